@@ -1,0 +1,310 @@
+//! Products with bf16 operands: f32 in, rounded while packing, f32 sums, f32 out.
+//!
+//! Both operands are packed as pairs along the inner dimension: `(panel, k/2, row in panel)` words of two bf16. One dot
+//! product instruction then does two multiply-adds a lane, odd member first, denormals flushed; the portable body does
+//! the same two fused operations, so all levels give the same bits.
+
+use crate::cpu::{Level, level};
+use crate::gemm::{Epilogue, MatMut, MatRef};
+use crate::par::{Shared, each};
+use crate::simd::simd_fn;
+use std::cell::RefCell;
+
+/// Rows of the register tile.
+const MR: usize = 14;
+/// Columns of the register tile: two vectors.
+const NR: usize = 32;
+/// Pairs in a block of the inner dimension (512 elements).
+const KP: usize = 256;
+/// Row panels a task works through with one packed column panel in cache.
+const PANELS: usize = 8;
+
+/// bf16 bits of a float, nearest even; NaN stays NaN.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let b = x.to_bits();
+    let rounded = b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16;
+    let nan = (b >> 16) | 0x40;
+    if (b & 0x7fff_ffff) > 0x7f80_0000 { nan } else { rounded }
+}
+
+#[cfg(test)]
+pub(crate) fn round_bf16(x: f32) -> f32 {
+    let y = f32::from_bits(bf16_bits(x) << 16);
+    if y.is_subnormal() { 0.0 } else { y }
+}
+
+thread_local! {
+    static PACK_A: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static PACK_B: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Borrows a thread's packing buffer, or a fresh one when an outer call on this thread holds it.
+fn with_words<R>(cell: &'static std::thread::LocalKey<RefCell<Vec<u32>>>, n: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+    let mut v = cell.take();
+    if v.len() < n {
+        v = vec![0; n];
+    }
+    let r = f(&mut v[..n]);
+    cell.set(v);
+    r
+}
+
+/// Word offset of a panel: blocks of `KP` pairs are contiguous inside it.
+#[inline(always)]
+fn panel_words(kp: usize, width: usize) -> usize {
+    kp * width
+}
+
+/// Packs rows `r0 .. r0 + W` of a view as one panel of `kp` pairs: `dst[p * W + r]`.
+macro_rules! pack_panel {
+    ($name:ident, $w:expr) => {
+        simd_fn! {
+            fn $name(src: MatRef, r0: usize, dst: &mut [u32]) {
+                const W: usize = $w;
+                let (rows, k) = (W.min(src.rows - r0), src.cols);
+                let kp = dst.len() / W;
+                if rows < W {
+                    dst.fill(0);
+                }
+                // SAFETY: rows r0..r0+rows and columns 0..k are inside the view.
+                let base = unsafe { src.ptr.add(r0 * src.rs) };
+                if src.cs == 1 {
+                    // Rows are contiguous: 16 pairs of each row at a time, written out transposed.
+                    let mut p = 0;
+                    while p + 16 <= k / 2 {
+                        let mut tile = [[0u32; 16]; W];
+                        for r in 0..rows {
+                            // SAFETY: 32 elements from column 2 p on.
+                            let row = unsafe { &*base.add(r * src.rs + 2 * p).cast::<[[f32; 2]; 16]>() };
+                            for i in 0..16 {
+                                tile[r][i] = bf16_bits(row[i][0]) | bf16_bits(row[i][1]) << 16;
+                            }
+                        }
+                        let out = &mut dst[p * W..(p + 16) * W];
+                        for i in 0..16 {
+                            for r in 0..W {
+                                out[i * W + r] = tile[r][i];
+                            }
+                        }
+                        p += 16;
+                    }
+                    for p in p..kp {
+                        for r in 0..rows {
+                            // SAFETY: columns below k.
+                            let at = |c: usize| if c < k { unsafe { *base.add(r * src.rs + c) } } else { 0.0 };
+                            dst[p * W + r] = bf16_bits(at(2 * p)) | bf16_bits(at(2 * p + 1)) << 16;
+                        }
+                    }
+                } else if src.rs == 1 && rows == W {
+                    for p in 0..kp {
+                        let out = &mut dst[p * W..(p + 1) * W];
+                        // SAFETY: W contiguous rows of columns 2 p and 2 p + 1, where they exist.
+                        let lo = unsafe { &*base.add(2 * p * src.cs).cast::<[f32; W]>() };
+                        if 2 * p + 1 < k {
+                            // SAFETY: as above.
+                            let hi = unsafe { &*base.add((2 * p + 1) * src.cs).cast::<[f32; W]>() };
+                            for r in 0..W {
+                                out[r] = bf16_bits(lo[r]) | bf16_bits(hi[r]) << 16;
+                            }
+                        } else {
+                            for r in 0..W {
+                                out[r] = bf16_bits(lo[r]);
+                            }
+                        }
+                    }
+                } else {
+                    for p in 0..kp {
+                        for r in 0..rows {
+                            // SAFETY: columns below k.
+                            let at = |c: usize| if c < k { unsafe { *base.add(r * src.rs + c * src.cs) } } else { 0.0 };
+                            dst[p * W + r] = bf16_bits(at(2 * p)) | bf16_bits(at(2 * p + 1)) << 16;
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+pack_panel!(pack_rows, MR);
+pack_panel!(pack_cols, NR);
+
+type Tile = [[f32; NR]; MR];
+
+/// `tile = a b` over one block of pairs: a is `(pairs, MR)`, b `(pairs, NR)`.
+fn tile(a: &[u32], b: &[u32], out: &mut Tile) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512Bf16 {
+        // SAFETY: `level` says the CPU has AVX512-BF16; both panels hold the same whole number of pairs.
+        return unsafe { tile_avx512bf16(a, b, out) };
+    }
+    tile_fma(a, b, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile_avx512bf16(a: &[u32], b: &[u32], out: &mut Tile) {
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let pairs = (a.len() / MR).min(b.len() / NR);
+    let mut acc = [[_mm512_setzero_ps(); 2]; MR];
+    let (mut pa, mut pb) = (a.as_ptr(), b.as_ptr());
+    let bh = |v: __m512i| -> __m512bh {
+        // SAFETY: both are 64 bytes of plain bits.
+        unsafe { std::mem::transmute(v) }
+    };
+    for _ in 0..pairs {
+        // SAFETY: the loop stays inside both panels.
+        unsafe {
+            let b0 = bh(_mm512_loadu_si512(pb.cast()));
+            let b1 = bh(_mm512_loadu_si512(pb.add(16).cast()));
+            for r in 0..MR {
+                let x = bh(_mm512_set1_epi32((*pa.add(r)).cast_signed()));
+                acc[r][0] = _mm512_dpbf16_ps(acc[r][0], x, b0);
+                acc[r][1] = _mm512_dpbf16_ps(acc[r][1], x, b1);
+            }
+            pa = pa.add(MR);
+            pb = pb.add(NR);
+        }
+    }
+    for r in 0..MR {
+        // SAFETY: a row of the tile is two vectors.
+        unsafe {
+            _mm512_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
+            _mm512_storeu_ps(out[r].as_mut_ptr().add(16), acc[r][1]);
+        }
+    }
+}
+
+simd_fn! {
+    /// The same sums with fused multiply-adds: odd member, then even; denormal operands and results are zero.
+    fn tile_fma(a: &[u32], b: &[u32], out: &mut Tile) {
+        let flush = |x: f32| if (x.to_bits() & 0x7f80_0000) == 0 { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x };
+        *out = [[0.0; NR]; MR];
+        // Four rows at a time keep their sums in registers.
+        for r0 in (0..MR).step_by(2) {
+            let mut acc = [[0.0f32; NR]; 2];
+            for (pa, pb) in a.chunks_exact(MR).zip(b.chunks_exact(NR)) {
+                for r in 0..2 {
+                    let w = pa[r0 + r];
+                    let (even, odd) = (flush(f32::from_bits(w << 16)), flush(f32::from_bits(w & 0xffff_0000)));
+                    for j in 0..NR {
+                        let (be, bo) = (flush(f32::from_bits(pb[j] << 16)), flush(f32::from_bits(pb[j] & 0xffff_0000)));
+                        let s = flush(odd.mul_add(bo, acc[r][j]));
+                        acc[r][j] = flush(even.mul_add(be, s));
+                    }
+                }
+            }
+            out[r0] = acc[0];
+            out[r0 + 1] = acc[1];
+        }
+    }
+}
+
+/// Multiplies row panels `panels` of packed `a` with all of packed `b` into `c`.
+fn multiply(
+    a: &[u32],
+    b: &[u32],
+    kp: usize,
+    panels: std::ops::Range<usize>,
+    cols: std::ops::Range<usize>,
+    c: &MatMut,
+    accumulate: bool,
+) {
+    let mut t: Tile = [[0.0; NR]; MR];
+    for k0 in (0..kp.max(1)).step_by(KP) {
+        let k1 = (k0 + KP).min(kp);
+        let add = accumulate || k0 > 0;
+        for jp in cols.clone() {
+            let bw = panel_words(kp, NR);
+            let pb = &b[jp * bw + k0 * NR..jp * bw + k1 * NR];
+            let nc = NR.min(c.cols - jp * NR);
+            for ip in panels.clone() {
+                let aw = panel_words(kp, MR);
+                let pa = &a[(ip - panels.start) * aw + k0 * MR..(ip - panels.start) * aw + k1 * MR];
+                tile(pa, pb, &mut t);
+                let rows = MR.min(c.rows - ip * MR);
+                for (r, t) in t.iter().enumerate().take(rows) {
+                    // SAFETY: the tile's part of `c`, which this task alone writes.
+                    let out = unsafe {
+                        std::slice::from_raw_parts_mut(c.ptr.add((ip * MR + r) * c.rs + jp * NR), nc)
+                    };
+                    store(&t[..nc], out, add);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn store(t: &[f32], out: &mut [f32], add: bool) {
+    if add {
+        for (o, v) in out.iter_mut().zip(t) {
+            *o += v;
+        }
+    } else {
+        out.copy_from_slice(t);
+    }
+}
+
+/// The product over all threads: `b` packed once, then one task a group of row panels.
+pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: Option<Epilogue>) {
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    let kp = a.cols.div_ceil(2);
+    let (row_panels, col_panels) = (c.rows.div_ceil(MR), c.cols.div_ceil(NR));
+    let bt = b.t();
+    with_words(&PACK_B, col_panels * panel_words(kp, NR), |pb| {
+        use rayon::prelude::*;
+        if a.cols > 0 {
+            pb.par_chunks_mut(panel_words(kp, NR)).enumerate().for_each(|(j, dst)| pack_cols(bt, j * NR, dst));
+        }
+        let group = PANELS.min(row_panels.div_ceil(rayon::current_num_threads() * 2)).max(1);
+        let dst = Shared(c.ptr);
+        let (rows, cols, rs) = (c.rows, c.cols, c.rs);
+        let pb = &*pb;
+        each(row_panels.div_ceil(group), |g| {
+            let panels = g * group..((g + 1) * group).min(row_panels);
+            with_words(&PACK_A, panels.len() * panel_words(kp, MR), |pa| {
+                if a.cols > 0 {
+                    for (ip, d) in panels.clone().zip(pa.chunks_mut(panel_words(kp, MR))) {
+                        pack_rows(a, ip * MR, d);
+                    }
+                }
+                // SAFETY: groups are disjoint rows of `c`, whose borrow outlives the loop.
+                let c = unsafe { MatMut::from_raw(dst.ptr(), rows, cols, rs) };
+                multiply(pa, pb, kp, panels.clone(), 0..col_panels, &c, accumulate);
+            });
+            if let Some(f) = epilogue {
+                for r in panels.start * MR..(panels.end * MR).min(rows) {
+                    // SAFETY: as above.
+                    f(r, 0, unsafe { std::slice::from_raw_parts_mut(dst.ptr().add(r * rs), cols) });
+                }
+            }
+        });
+    });
+}
+
+/// The product on the calling thread.
+pub(crate) fn gemm_serial(a: MatRef, b: MatRef, c: MatMut, accumulate: bool) {
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    let kp = a.cols.div_ceil(2);
+    let (row_panels, col_panels) = (c.rows.div_ceil(MR), c.cols.div_ceil(NR));
+    with_words(&PACK_B, col_panels * panel_words(kp, NR), |pb| {
+        with_words(&PACK_A, row_panels * panel_words(kp, MR), |pa| {
+            if a.cols > 0 {
+                for (j, d) in pb.chunks_mut(panel_words(kp, NR)).enumerate() {
+                    pack_cols(b.t(), j * NR, d);
+                }
+                for (i, d) in pa.chunks_mut(panel_words(kp, MR)).enumerate() {
+                    pack_rows(a, i * MR, d);
+                }
+            }
+            multiply(pa, pb, kp, 0..row_panels, 0..col_panels, &c, accumulate);
+        });
+    });
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+pub mod adamw;
+pub mod attention;
+pub mod cpu;
+pub mod dropout;
+pub mod elementwise;
+mod error;
+pub mod gelu;
+pub mod gemm;
+mod gemm_bf16;
+pub mod layer_norm;
+pub mod linear;
+pub mod loss;
+pub mod mae_loss;
+pub mod mem;
+mod par;
+pub mod patch;
+pub mod rng;
+mod simd;
+pub mod tokens;
+
+#[cfg(test)]
+mod check;
+
+pub use error::{Error, Result};
+pub use gemm::Precision;
+pub use rng::Key;
