@@ -14,10 +14,10 @@ use std::cell::RefCell;
 const MR: usize = 14;
 /// Columns of the register tile: two vectors.
 const NR: usize = 32;
-/// Pairs in a block of the inner dimension (512 elements).
-const KP: usize = 256;
+/// Pairs in a block of the inner dimension: one packed panel of each side stays in the first-level cache.
+const KP: usize = 192;
 /// Row panels a task works through with one packed column panel in cache.
-const PANELS: usize = 8;
+const PANELS: usize = 16;
 
 /// bf16 bits of a float, nearest even; NaN stays NaN.
 #[inline(always)]

@@ -1,0 +1,55 @@
+//! Errors of the tape.
+
+/// What can go wrong while recording, in the backward pass, or with parameters.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A shape does not fit an operation.
+    #[error("{op}: {message}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// What was expected and found.
+        message: String,
+    },
+    /// A parameter that should train got no gradient.
+    #[error("no gradient for {}: the loss does not depend on {}; freeze what should not train", list(.names), if .names.len() == 1 { "it" } else { "them" })]
+    NoGradient {
+        /// The parameters.
+        names: Vec<String>,
+    },
+    /// A parameter is missing or has another shape.
+    #[error("parameter {name}: {message}")]
+    Param {
+        /// Its state-dict name.
+        name: String,
+        /// What was expected and found.
+        message: String,
+    },
+    /// From a kernel.
+    #[error(transparent)]
+    Kernel(#[from] candlelight_kernels::Error),
+    /// From candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+fn list(names: &[String]) -> String {
+    let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Candle(e) => e,
+            other => candle_core::Error::wrap(other),
+        }
+    }
+}
+
+/// The tape's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub(crate) fn shape<T>(op: &'static str, message: impl Into<String>) -> Result<T> {
+    Err(Error::Shape { op, message: message.into() })
+}

@@ -1,0 +1,41 @@
+//! Errors of data: each names the file.
+
+use std::path::PathBuf;
+
+/// What can go wrong with data.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder that cannot be used.
+    #[error("{}: {message}", .path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Bytes that are no image we read.
+    #[error("{0}")]
+    Decode(String),
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// Too many samples could not be read.
+    #[error("{bad} of {total} samples cannot be read, more than the {allowed} allowed; the first: {first}")]
+    TooManyBad {
+        /// Unreadable samples so far.
+        bad: usize,
+        /// Samples of the data set.
+        total: usize,
+        /// How many may be.
+        allowed: usize,
+        /// Name and error of the first.
+        first: String,
+    },
+}
+
+/// The data crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub(crate) fn file(path: impl Into<PathBuf>, message: impl std::fmt::Display) -> Error {
+    Error::File { path: path.into(), message: message.to_string() }
+}

@@ -1,0 +1,449 @@
+//! Masked autoencoder, K. He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377.
+//!
+//! Shapes: B samples, L patches, K of them visible, D encoder width, E decoder width, P values in a patch.
+
+use crate::error::{Error, Result};
+use crate::posemb::sincos_2d;
+use crate::vit::{Block, Linear, LinearInit, Norm, PatchEmbed, Rates, VARIANTS as VIT, VitConfig};
+use candle_core::{Module, Tensor};
+use candle_nn::{Init, VarBuilder};
+use candlelight_autograd::{Key, ParamStore, Tape, Value, ops, tensor_from};
+use candlelight_kernels::mae_loss::patch_statistics;
+use candlelight_kernels::patch::{self, Grid};
+use serde::{Deserialize, Serialize};
+
+/// A masked autoencoder's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaeConfig {
+    /// Image height and width, multiples of `patch`.
+    pub image: (usize, usize),
+    /// Side of a patch.
+    pub patch: usize,
+    /// Image channels.
+    pub channels: usize,
+    /// Encoder width.
+    pub dim: usize,
+    /// Encoder blocks.
+    pub depth: usize,
+    /// Encoder heads.
+    pub heads: usize,
+    /// Decoder width.
+    pub decoder_dim: usize,
+    /// Decoder blocks.
+    pub decoder_depth: usize,
+    /// Decoder heads.
+    pub decoder_heads: usize,
+    /// Width of the MLPs over the model's.
+    pub mlp_ratio: usize,
+    /// Predict patches normalised to their own mean and deviation.
+    pub norm_pix_loss: bool,
+}
+
+const fn mae(patch: usize, encoder: (usize, usize, usize), decoder: (usize, usize, usize)) -> MaeConfig {
+    MaeConfig {
+        image: (224, 224),
+        patch,
+        channels: 3,
+        dim: encoder.0,
+        depth: encoder.1,
+        heads: encoder.2,
+        decoder_dim: decoder.0,
+        decoder_depth: decoder.1,
+        decoder_heads: decoder.2,
+        mlp_ratio: 4,
+        norm_pix_loss: false,
+    }
+}
+
+/// Named configurations, (width, depth, heads) of encoder and decoder. Base to huge are the paper's; tiny and small shrink
+/// the decoder with the encoder; `mae_vit_demo_patch4` is for 28 x 28 gray images.
+pub const VARIANTS: &[(&str, MaeConfig)] = &[
+    ("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
+    ("mae_vit_tiny_patch16", mae(16, (192, 12, 3), (192, 4, 6))),
+    ("mae_vit_small_patch16", mae(16, (384, 12, 6), (256, 4, 8))),
+    ("mae_vit_base_patch16", mae(16, (768, 12, 12), (512, 8, 16))),
+    ("mae_vit_base_patch16_dec512d8b", mae(16, (768, 12, 12), (512, 8, 16))),
+    ("mae_vit_large_patch16", mae(16, (1024, 24, 16), (512, 8, 16))),
+    ("mae_vit_large_patch16_dec512d8b", mae(16, (1024, 24, 16), (512, 8, 16))),
+    ("mae_vit_huge_patch14", mae(14, (1280, 32, 16), (512, 8, 16))),
+    ("mae_vit_huge_patch14_dec512d8b", mae(14, (1280, 32, 16), (512, 8, 16))),
+];
+
+impl MaeConfig {
+    /// How images are cut.
+    pub fn grid(&self) -> Grid {
+        Grid { channels: self.channels, height: self.image.0, width: self.image.1, patch: self.patch }
+    }
+
+    /// Checks that the parts fit.
+    ///
+    /// # Errors
+    /// When the patches do not tile the image, heads do not divide a width, or a width is not a multiple of 4.
+    pub fn check(&self) -> Result<()> {
+        let encoder = VitConfig {
+            image: self.image,
+            patch: self.patch,
+            channels: self.channels,
+            dim: self.dim,
+            heads: self.heads,
+            ..VIT[0].1.clone()
+        };
+        encoder.check()?;
+        VitConfig { dim: self.decoder_dim, heads: self.decoder_heads, ..encoder }.check()?;
+        for (name, dim) in [("encoder", self.dim), ("decoder", self.decoder_dim)] {
+            if dim % 4 != 0 {
+                return Err(Error::Config(format!("the {name}'s width {dim} is not a multiple of 4")));
+            }
+        }
+        Ok(())
+    }
+
+    fn positions(&self) -> Result<[(&'static str, Tensor); 2]> {
+        let (rows, cols) = (self.image.0 / self.patch, self.image.1 / self.patch);
+        Ok([
+            ("pos_embed", sincos_2d(self.dim, rows, cols)?),
+            ("decoder_pos_embed", sincos_2d(self.decoder_dim, rows, cols)?),
+        ])
+    }
+}
+
+/// Which patches are visible, for every sample of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mask {
+    /// (B, K): visible patches in the order the encoder sees them.
+    pub keep: Vec<u32>,
+    /// (B, L): where patch j is among the shuffled ones; K or more says it was removed.
+    pub restore: Vec<u32>,
+    /// (B, L) in image order: 0 = visible, 1 = removed.
+    pub removed: Vec<f32>,
+    /// Samples.
+    pub batch: usize,
+}
+
+impl Mask {
+    /// Patches kept of `l`: `floor(l (1 - ratio))` in f64.
+    ///
+    /// # Errors
+    /// When the ratio is outside (0, 1) or would keep or remove nothing.
+    pub fn kept(l: usize, ratio: f64) -> Result<usize> {
+        let keep = (l as f64 * (1.0 - ratio)) as usize;
+        if !(ratio > 0.0 && ratio < 1.0) {
+            return Err(Error::Config(format!("mask_ratio {ratio} is outside (0, 1)")));
+        }
+        if keep == 0 || keep >= l {
+            return Err(Error::Config(format!("mask_ratio {ratio} keeps {keep} of {l} patches: some must stay and some must go")));
+        }
+        Ok(keep)
+    }
+
+    /// A random mask a sample: row `i` is drawn from `key.index(i)`.
+    ///
+    /// # Errors
+    /// Those of [`Mask::kept`].
+    pub fn random(key: &Key, batch: usize, l: usize, ratio: f64) -> Result<Self> {
+        let noise: Vec<f32> = (0..batch as u64).flat_map(|i| key.index(i).uniform(l)).collect();
+        Self::from_noise(&noise, l, ratio)
+    }
+
+    /// The mask of given noise (B, L): the patches with the smallest values stay, in ascending order.
+    ///
+    /// # Errors
+    /// Those of [`Mask::kept`], and when the noise is not whole rows.
+    pub fn from_noise(noise: &[f32], l: usize, ratio: f64) -> Result<Self> {
+        let kept = Self::kept(l, ratio)?;
+        if noise.is_empty() || noise.len() % l != 0 {
+            return Err(Error::Config(format!("{} noise values are not rows of {l} patches", noise.len())));
+        }
+        let orders = noise.chunks_exact(l).map(|row| {
+            let mut order: Vec<u32> = (0..l as u32).collect();
+            order.sort_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]));
+            order
+        });
+        Ok(Self::from_orders(orders, l, kept))
+    }
+
+    /// Your own masks: for every sample the patches that stay, the same number each.
+    ///
+    /// # Errors
+    /// When a patch is named twice, is past the last one, or the numbers differ.
+    pub fn from_kept(kept: &[Vec<u32>], l: usize) -> Result<Self> {
+        let k = kept.first().map_or(0, Vec::len);
+        let mut orders = Vec::new();
+        for row in kept {
+            let mut seen = vec![false; l];
+            for &i in row {
+                match seen.get_mut(i as usize) {
+                    Some(s) if !*s => *s = true,
+                    _ => return Err(Error::Config(format!("patch {i} is named twice or is not one of {l}"))),
+                }
+            }
+            if row.len() != k || k == 0 || k >= l {
+                return Err(Error::Config(format!("a sample keeps {} patches, another {k}, of {l}", row.len())));
+            }
+            orders.push(row.iter().copied().chain((0..l as u32).filter(|&i| !seen[i as usize])).collect::<Vec<_>>());
+        }
+        Ok(Self::from_orders(orders.into_iter(), l, k))
+    }
+
+    fn from_orders(orders: impl Iterator<Item = Vec<u32>>, l: usize, kept: usize) -> Self {
+        let mut mask = Mask { keep: vec![], restore: vec![], removed: vec![], batch: 0 };
+        for order in orders {
+            let (mut restore, mut removed) = (vec![0; l], vec![1.0; l]);
+            for (place, &i) in order.iter().enumerate() {
+                restore[i as usize] = place as u32;
+                if place < kept {
+                    removed[i as usize] = 0.0;
+                }
+            }
+            mask.keep.extend(&order[..kept]);
+            mask.restore.extend(restore);
+            mask.removed.extend(removed);
+            mask.batch += 1;
+        }
+        mask
+    }
+}
+
+/// The model: encoder on visible patches, light decoder on all.
+#[derive(Debug, Clone)]
+pub struct Mae {
+    config: MaeConfig,
+    patch_embed: PatchEmbed,
+    cls_token: Tensor, // (1, 1, D)
+    pos_embed: Tensor, // (1, 1 + L, D), fixed
+    blocks: Vec<Block>,
+    norm: Norm,
+    decoder_embed: Linear,
+    mask_token: Tensor,        // (1, 1, E)
+    decoder_pos_embed: Tensor, // (1, 1 + L, E), fixed
+    decoder_blocks: Vec<Block>,
+    decoder_norm: Norm,
+    decoder_pred: Linear,
+}
+
+impl Mae {
+    /// A fresh model in `params`: weights drawn from `key` by name, fixed positions registered as buffers.
+    ///
+    /// # Errors
+    /// When the configuration does not fit.
+    pub fn init(config: &MaeConfig, params: &ParamStore, key: Key) -> Result<Self> {
+        config.check()?;
+        for (name, table) in config.positions()? {
+            params.insert_buffer(name, table);
+        }
+        Self::new(config, params.builder(key))
+    }
+
+    /// Builds the model with whatever the `VarBuilder` gives. Positions it does not hold are computed.
+    ///
+    /// # Errors
+    /// When the configuration does not fit or the builder lacks a tensor.
+    pub fn new(config: &MaeConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?;
+        let c = config;
+        let token = Init::Randn { mean: 0.0, stdev: 0.02 };
+        let x = LinearInit::Xavier;
+        let block = |dim, heads, name: String| Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), x, vb.pp(name));
+        let [pos_embed, decoder_pos_embed] = c.positions()?.map(|(name, table)| {
+            if vb.contains_tensor(name) { vb.get(table.shape(), name) } else { Ok(table) }
+        });
+        Ok(Mae {
+            patch_embed: PatchEmbed::new(&c.grid(), c.dim, x, vb.pp("patch_embed"))?,
+            cls_token: vb.get_with_hints((1, 1, c.dim), "cls_token", token)?,
+            pos_embed: pos_embed?,
+            blocks: (0..c.depth).map(|i| block(c.dim, c.heads, format!("blocks.{i}"))).collect::<Result<_>>()?,
+            norm: Norm::new(c.dim, vb.pp("norm"))?,
+            decoder_embed: Linear::new(c.dim, c.decoder_dim, x, vb.pp("decoder_embed"))?,
+            mask_token: vb.get_with_hints((1, 1, c.decoder_dim), "mask_token", token)?,
+            decoder_pos_embed: decoder_pos_embed?,
+            decoder_blocks: (0..c.decoder_depth)
+                .map(|i| block(c.decoder_dim, c.decoder_heads, format!("decoder_blocks.{i}")))
+                .collect::<Result<_>>()?,
+            decoder_norm: Norm::new(c.decoder_dim, vb.pp("decoder_norm"))?,
+            decoder_pred: Linear::new(c.decoder_dim, c.grid().patch_len(), x, vb.pp("decoder_pred"))?,
+            config: c.clone(),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &MaeConfig {
+        &self.config
+    }
+
+    /// images (B, C, H, W) -> latent (B, 1 + K, D); without a mask all patches are visible.
+    ///
+    /// # Errors
+    /// When the images are of another size.
+    pub fn forward_encoder(&self, images: &Value, mask: Option<&Mask>) -> Result<Value> {
+        let (l, d) = (self.config.grid().patches(), self.config.dim);
+        let (b, _, _, _) = images.tensor().dims4()?;
+        if mask.is_some_and(|m| m.batch != b || m.restore.len() != b * l) {
+            return Err(Error::Config(format!("the mask is not for {b} samples of {l} patches")));
+        }
+        let all: Vec<u32> = if mask.is_none() { (0..b).flat_map(|_| 0..l as u32).collect() } else { Vec::new() };
+        let keep = mask.map_or(&all, |m| &m.keep);
+        let x = self.patch_embed.forward(images, Some(keep))?; // (B, K, D)
+        let pos: Vec<f32> = self.pos_embed.flatten_all()?.to_vec1()?;
+        let visible: Vec<f32> = keep.iter().flat_map(|&i| &pos[(i as usize + 1) * d..(i as usize + 2) * d]).copied().collect();
+        let x = x.add(&images.tape().constant(&tensor_from(visible, x.tensor().shape())?))?;
+        let mut x = ops::prepend_token(&x, &self.cls_token, Some(&pos[..d]))?; // (B, 1 + K, D)
+        for block in &self.blocks {
+            x = block.forward(&x, None)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// latent (B, 1 + K, D) -> predicted patches (B, L, P), MAE's pixel order.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_decoder(&self, latent: &Value, mask: &Mask) -> Result<Value> {
+        let x = self.decoder_embed.forward(latent)?; // (B, 1 + K, E)
+        let mut x = ops::unshuffle_tokens(&x, &self.mask_token, &mask.restore, &self.decoder_pos_embed)?; // (B, 1 + L, E)
+        for block in &self.decoder_blocks {
+            x = block.forward(&x, None)?;
+        }
+        let x = self.decoder_pred.forward(&self.decoder_norm.forward(&x)?)?; // (B, 1 + L, P)
+        Ok(ops::drop_tokens(&x, 1)?)
+    }
+
+    /// images (B, C, H, W) -> (loss, predicted patches (B, L, P)).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, images: &Value, mask: &Mask) -> Result<(Value, Value)> {
+        let pred = self.forward_decoder(&self.forward_encoder(images, Some(mask))?, mask)?;
+        let c = &self.config;
+        let loss = ops::mae_loss(&pred, images.tensor(), c.patch, &mask.removed, c.norm_pix_loss)?;
+        Ok((loss, pred))
+    }
+
+    /// What a prediction looks like: (masked, reconstruction, reconstruction with the visible patches pasted in), each
+    /// (B, C, H, W) in the images' own normalised pixels. Masked patches are `gray`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn reconstruct(&self, images: &Tensor, mask: &Mask, gray: f32) -> Result<[Tensor; 3]> {
+        let tape = Tape::off();
+        let (_, pred) = self.forward(&tape.constant(images), mask)?;
+        let g = self.config.grid();
+        let flat = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+        let (image, mut pred) = (flat(images)?, flat(pred.tensor())?);
+        let len = g.patch_len();
+        if self.config.norm_pix_loss {
+            let stats = patch_statistics(&g, &image).map_err(candlelight_autograd::Error::from)?;
+            for (patch, (mean, std)) in pred.chunks_exact_mut(len).zip(stats) {
+                patch.iter_mut().for_each(|v| *v = *v * std + mean);
+            }
+        }
+        let mut patches = vec![0.0; image.len()];
+        patch::patchify(&g, &image, &mut patches).map_err(candlelight_autograd::Error::from)?;
+        let (mut masked, mut pasted) = (patches.clone(), pred.clone());
+        for (i, &m) in mask.removed.iter().enumerate() {
+            let at = i * len..(i + 1) * len;
+            if m > 0.0 {
+                masked[at].fill(gray);
+            } else {
+                pasted[at.clone()].copy_from_slice(&patches[at]);
+            }
+        }
+        let picture = |patches: &[f32]| -> Result<Tensor> {
+            let mut out = vec![0.0; patches.len()];
+            patch::unpatchify(&g, patches, &mut out).map_err(candlelight_autograd::Error::from)?;
+            Ok(tensor_from(out, images.shape())?)
+        };
+        Ok([picture(&masked)?, picture(&pred)?, picture(&pasted)?])
+    }
+}
+
+/// Inference: images (B, C, H, W) -> latent of all patches (B, 1 + L, D).
+impl Module for Mae {
+    fn forward(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        let tape = Tape::off();
+        Ok(self.forward_encoder(&tape.constant(images), None)?.tensor().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlelight_autograd::Gradients;
+
+    fn small() -> MaeConfig {
+        MaeConfig {
+            image: (8, 12),
+            dim: 16,
+            depth: 2,
+            heads: 2,
+            decoder_dim: 8,
+            decoder_depth: 1,
+            decoder_heads: 2,
+            patch: 4,
+            ..VARIANTS[1].1.clone()
+        }
+    }
+
+    #[test]
+    fn base_has_the_published_parameters() {
+        let params = ParamStore::new();
+        let config = &VARIANTS.iter().find(|(n, _)| *n == "mae_vit_base_patch16").unwrap().1;
+        Mae::init(config, &params, Key::new(0)).unwrap();
+        assert_eq!(params.count(), (111_907_840, 111_655_680));
+        let one_d = params.entries().iter().filter(|e| e.var.rank() == 1).count();
+        assert_eq!((one_d, params.len() - one_d), (167, 85));
+    }
+
+    #[test]
+    fn keep_counts_truncate_in_f64() {
+        for (l, ratio, want) in [(196, 0.75, 49), (256, 0.75, 64), (196, 0.9, 19), (100, 0.9, 9), (50, 0.9, 4)] {
+            assert_eq!(Mask::kept(l, ratio).unwrap(), want);
+        }
+        for ratio in [0.0, 1.0, -0.5, 1.5, f64::NAN, 0.999] {
+            assert!(Mask::kept(196, ratio).is_err(), "{ratio}");
+        }
+    }
+
+    #[test]
+    fn masks_restore_the_order() {
+        let m = Mask::random(&Key::new(3), 4, 10, 0.75).unwrap();
+        for b in 0..4 {
+            let keep = &m.keep[b * 2..b * 2 + 2];
+            for j in 0..10 {
+                let place = m.restore[b * 10 + j] as usize;
+                assert_eq!(m.removed[b * 10 + j] == 0.0, place < 2);
+                assert!(place >= 2 || keep[place] as usize == j);
+            }
+        }
+        let own = Mask::from_kept(&[vec![2, 0]], 4).unwrap();
+        assert_eq!((own.restore, own.removed), (vec![1, 2, 0, 3], vec![0., 1., 0., 1.]));
+        for bad in [vec![vec![1, 1]], vec![vec![4]], vec![vec![0], vec![0, 1]], vec![vec![]]] {
+            assert!(Mask::from_kept(&bad, 4).is_err());
+        }
+    }
+
+    #[test]
+    fn every_parameter_has_a_gradient_and_a_small_model_learns_one_batch() {
+        let (params, config) = (ParamStore::new(), small());
+        let model = Mae::init(&config, &params, Key::new(0)).unwrap();
+        let images = tensor_from(Key::new(1).normal(4 * 3 * 8 * 12), (4, 3, 8, 12)).unwrap();
+        let mask = Mask::random(&Key::new(2), 4, 6, 0.5).unwrap();
+        let mut losses = vec![];
+        let mut grads = Gradients::new(&params);
+        for _ in 0..60 {
+            let tape = Tape::new(&params);
+            let (loss, _) = model.forward(&tape.constant(&images), &mask).unwrap();
+            losses.push(loss.scalar().unwrap());
+            grads.zero();
+            tape.backward(&loss, &mut grads).unwrap();
+            for e in params.entries() {
+                let g = grads.get(&e.name).unwrap();
+                ParamStore::update(&e.var, |p| p.iter_mut().zip(g).for_each(|(p, g)| *p -= 0.5 * g)).unwrap();
+            }
+        }
+        assert!(losses[59] < 0.8 * losses[0], "{losses:?}");
+        let shown = model.reconstruct(&images, &mask, 0.0).unwrap();
+        assert!(shown.iter().all(|t| t.dims() == images.dims()));
+        assert_eq!(Module::forward(&model, &images).unwrap().dims(), [4, 7, 16]);
+    }
+}

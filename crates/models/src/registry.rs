@@ -1,0 +1,85 @@
+//! Models by name.
+
+use crate::error::{Error, Result};
+use crate::mae::{self, MaeConfig};
+use crate::vit::{self, VitConfig};
+use candlelight_autograd::glob;
+
+/// Names that match `pattern` (`*` matches any text), sorted.
+///
+/// ```
+/// assert!(candlelight_models::registry::list("mae_*_base*").contains(&"mae_vit_base_patch16"));
+/// ```
+pub fn list(pattern: &str) -> Vec<&'static str> {
+    let mut names: Vec<_> = names().filter(|n| glob(pattern, n)).collect();
+    names.sort_unstable();
+    names
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    mae::VARIANTS.iter().map(|(n, _)| *n).chain(vit::VARIANTS.iter().map(|(n, _)| *n))
+}
+
+/// The configuration of a named masked autoencoder.
+///
+/// # Errors
+/// When there is none of this name; the error names the nearest.
+pub fn mae(name: &str) -> Result<MaeConfig> {
+    find(mae::VARIANTS, name)
+}
+
+/// The configuration of a named vision transformer.
+///
+/// # Errors
+/// When there is none of this name; the error names the nearest.
+pub fn vit(name: &str) -> Result<VitConfig> {
+    find(vit::VARIANTS, name)
+}
+
+fn find<C: Clone>(variants: &[(&'static str, C)], name: &str) -> Result<C> {
+    if let Some((_, config)) = variants.iter().find(|(n, _)| *n == name) {
+        return Ok(config.clone());
+    }
+    let mut near: Vec<(usize, &str)> = variants.iter().map(|(n, _)| (distance(name, n), *n)).collect();
+    near.sort_unstable();
+    let limit = name.len().max(9) / 3;
+    let suggestions = near.into_iter().filter(|(d, _)| *d <= limit).take(2).map(|(_, n)| n.to_string()).collect();
+    Err(Error::Unknown { name: name.into(), suggestions })
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = if ca == *cb { corner } else { corner + 1 };
+            corner = row[j + 1];
+            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_names_get_a_suggestion() {
+        let e = mae("mae_vit_bse_patch16").unwrap_err().to_string();
+        assert!(e.contains("did you mean mae_vit_base_patch16"), "{e}");
+        assert!(!mae("resnet").unwrap_err().to_string().contains("did you mean"));
+        assert!(vit("vit_huge_patch14").is_ok());
+        assert_eq!(list("vit_*").len(), vit::VARIANTS.len());
+        assert_eq!(list("*").len(), mae::VARIANTS.len() + vit::VARIANTS.len());
+    }
+
+    #[test]
+    fn every_variant_fits_together() {
+        mae::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
+        vit::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
+    }
+}

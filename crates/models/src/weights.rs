@@ -1,0 +1,202 @@
+//! Reading weights from any file, loading them with a report, writing safetensors.
+
+use crate::error::{Error, Result};
+use crate::pickle;
+use candle_core::{DType, Device, Tensor};
+use candlelight_autograd::ParamStore;
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+/// Every tensor of a safetensors or PyTorch file, told apart by content, whatever the extension.
+///
+/// # Errors
+/// When the file is neither, is damaged, or holds no tensor.
+pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
+    let mut head = [0u8; 9];
+    let mut file = std::fs::File::open(path).map_err(|e| fail(&e))?;
+    let size = file.metadata().map_err(|e| fail(&e))?.len();
+    let got = file.read(&mut head).map_err(|e| fail(&e))?;
+    let header = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]);
+    if got < 9 || head[8] != b'{' {
+        let mut tensors = pickle::read(path)?;
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        return Ok(tensors);
+    }
+    if header > size {
+        return Err(fail(&format!("truncated: the header alone says {header} bytes, the file has {size}")));
+    }
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| fail(&e))?;
+    if tensors.is_empty() {
+        return Err(fail(&"no tensor in this safetensors file"));
+    }
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(tensors)
+}
+
+/// What loading did, name by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In the file and in the model.
+    pub loaded: Vec<String>,
+    /// In the model only: left as they were.
+    pub missing: Vec<String>,
+    /// In the file only: ignored.
+    pub unexpected: Vec<String>,
+    /// In both, with other shapes: (name, file's, model's).
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tensors loaded", self.loaded.len())?;
+        for (what, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
+            if !names.is_empty() {
+                write!(f, "; {} {what}: {}", names.len(), shorten(names))?;
+            }
+        }
+        for (name, file, model) in self.mismatched.iter().take(5) {
+            write!(f, "; {name}: the file has {file:?}, the model wants {model:?}")?;
+        }
+        Ok(())
+    }
+}
+
+fn shorten(names: &[String]) -> String {
+    let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 4 { format!("{shown}, ...") } else { shown }
+}
+
+/// Loads tensors by name into parameters and buffers: all or nothing. A prefix that every name of the file carries
+/// (`module.`, `_orig_mod.`) is dropped.
+///
+/// # Errors
+/// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.
+pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> Result<Report> {
+    let prefix = ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p))).unwrap_or("");
+    let file: HashMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (&n[prefix.len()..], t)).collect();
+    let mut report = Report::default();
+    let mut model: Vec<(String, Tensor)> = params.state_dict();
+    for (name, have) in &model {
+        match file.get(name.as_str()) {
+            Some(t) if t.dims() == have.dims() => report.loaded.push(name.clone()),
+            Some(t) => report.mismatched.push((name.clone(), t.dims().to_vec(), have.dims().to_vec())),
+            None => report.missing.push(name.clone()),
+        }
+    }
+    report.unexpected = file.keys().filter(|n| !model.iter().any(|(m, _)| m == *n)).map(ToString::to_string).collect();
+    report.unexpected.sort_unstable();
+    let incomplete = strict && !(report.missing.is_empty() && report.unexpected.is_empty());
+    if !report.mismatched.is_empty() || report.loaded.is_empty() || incomplete {
+        return Err(Error::Mismatch(format!("the weights are of another model: {report}")));
+    }
+    let names = params.names();
+    for (name, have) in &mut model {
+        let Some(t) = file.get(name.as_str()) else { continue };
+        if names.iter().any(|n| n == name) {
+            params.set(name, t)?;
+        } else {
+            // A fixed table: keep the model's own values unless the file really differs.
+            let t = t.to_dtype(DType::F32)?;
+            let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
+            if d > 1e-4 {
+                return Err(Error::Mismatch(format!("{name}: the file's fixed table differs from the model's by {d}")));
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Writes tensors as safetensors to a temporary file beside `path`, syncs it and renames it.
+///
+/// # Errors
+/// When writing fails; `path` is then as it was.
+pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
+    let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
+    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), metadata).map_err(|e| fail(&e))?;
+    write_atomic(path, |f| std::io::Write::write_all(f, &bytes)).map_err(|e| fail(&e))
+}
+
+/// Writes a file beside `path`, syncs it, renames it over `path` and syncs the folder: after a crash `path` holds the old
+/// bytes or the new, never a mixture.
+///
+/// # Errors
+/// Those of the file system; the temporary file is removed then.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| std::io::Error::other("not a file name"))?;
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let attempt = (|| {
+        let mut file = std::fs::File::create(&temporary)?;
+        write(&mut file)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    if attempt.is_err() {
+        // Best effort: the error that matters is the first.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    attempt?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlelight_autograd::Key;
+
+    fn store() -> ParamStore {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        vb.get((2, 3), "a.weight").unwrap();
+        vb.get(3, "a.bias").unwrap();
+        params
+    }
+
+    fn t(dims: &[usize]) -> Tensor {
+        Tensor::ones(dims, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn files_come_back_as_they_were_in_both_formats() {
+        let dir = tempfile::tempdir().unwrap();
+        let tensors = vec![("a.bias".to_string(), t(&[3])), ("a.weight".to_string(), t(&[2, 3]))];
+        let path = dir.path().join("w.bin");
+        write_safetensors(&path, &tensors, None).unwrap();
+        let st = read(&path).unwrap();
+        write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other)).unwrap();
+        let pth = read(&path).unwrap();
+        for back in [st, pth] {
+            assert_eq!(back.len(), 2);
+            for ((n, a), (m, b)) in back.iter().zip(&tensors) {
+                assert_eq!((n, a.dims()), (m, b.dims()));
+                assert_eq!(a.flatten_all().unwrap().to_vec1::<f32>().unwrap(), b.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in [0, 3, 10, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            let e = read(&path).unwrap_err().to_string();
+            assert!(e.contains("w.bin"), "cut at {cut}: {e}");
+        }
+    }
+
+    #[test]
+    fn loading_is_all_or_nothing_and_says_why() {
+        let params = store();
+        let before = params.var("a.bias").unwrap().to_vec1::<f32>().unwrap();
+        let bad = vec![("module.a.bias".into(), t(&[3])), ("module.a.weight".into(), t(&[3, 2]))];
+        let e = load(&params, &bad, false).unwrap_err().to_string();
+        assert!(e.contains("a.weight") && e.contains("[3, 2]") && e.contains("[2, 3]"), "{e}");
+        assert_eq!(params.var("a.bias").unwrap().to_vec1::<f32>().unwrap(), before);
+        let partial = vec![("module.a.bias".into(), t(&[3])), ("module.x".into(), t(&[1]))];
+        assert!(load(&params, &partial, true).is_err());
+        let report = load(&params, &partial, false).unwrap();
+        assert_eq!((report.missing, report.unexpected), (vec!["a.weight".into()], vec!["x".to_string()]));
+        assert_eq!(params.var("a.bias").unwrap().to_vec1::<f32>().unwrap(), [1.0; 3]);
+        assert!(load(&params, &[("x".into(), t(&[1]))], false).is_err(), "nothing fits");
+    }
+}
