@@ -65,6 +65,9 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Image> {
     if u64::from(w) * u64::from(h) > limits.pixels {
         return Err(Error::Decode(format!("PNG: {w}x{h} pixels exceed the limit of {}", limits.pixels)));
     }
+    if !bytes.windows(8).any(|w| w == b"IEND\xaeB`\x82") {
+        return Err(Error::Decode("PNG: truncated, no end chunk".into()));
+    }
     let rgb = reader.decode().map_err(fail)?.to_rgb8();
     Image::new(rgb.width() as usize, rgb.height() as usize, 3, rgb.into_raw())
 }

@@ -137,12 +137,12 @@ impl Mask {
         Ok(keep)
     }
 
-    /// A random mask a sample: row `i` is drawn from `key.index(i)`.
+    /// A random mask a sample: that of sample `i` is drawn from `key.index(i)`.
     ///
     /// # Errors
     /// Those of [`Mask::kept`].
-    pub fn random(key: &Key, batch: usize, l: usize, ratio: f64) -> Result<Self> {
-        let noise: Vec<f32> = (0..batch as u64).flat_map(|i| key.index(i).uniform(l)).collect();
+    pub fn random(key: &Key, samples: &[u64], l: usize, ratio: f64) -> Result<Self> {
+        let noise: Vec<f32> = samples.iter().flat_map(|&i| key.index(i).uniform(l)).collect();
         Self::from_noise(&noise, l, ratio)
     }
 
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn masks_restore_the_order() {
-        let m = Mask::random(&Key::new(3), 4, 10, 0.75).unwrap();
+        let m = Mask::random(&Key::new(3), &[0, 1, 2, 3], 10, 0.75).unwrap();
         for b in 0..4 {
             let keep = &m.keep[b * 2..b * 2 + 2];
             for j in 0..10 {
@@ -427,7 +427,7 @@ mod tests {
         let (params, config) = (ParamStore::new(), small());
         let model = Mae::init(&config, &params, Key::new(0)).unwrap();
         let images = tensor_from(Key::new(1).normal(4 * 3 * 8 * 12), (4, 3, 8, 12)).unwrap();
-        let mask = Mask::random(&Key::new(2), 4, 6, 0.5).unwrap();
+        let mask = Mask::random(&Key::new(2), &[0, 1, 2, 3], 6, 0.5).unwrap();
         let mut losses = vec![];
         let mut grads = Gradients::new(&params);
         for _ in 0..60 {

@@ -1,0 +1,254 @@
+//! AdamW with parameter groups and state that can be saved.
+
+use crate::rules::{Group, Rule, assign};
+use crate::{Error, Result};
+use candle_core::{Tensor, Var};
+use candlelight_autograd::{Gradients, ParamStore, tensor_from};
+use candlelight_kernels::adamw::{Part, Step, adamw};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// AdamW's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay rates of the moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+impl Default for AdamWConfig {
+    /// PyTorch's: betas (0.9, 0.999), eps 1e-8.
+    fn default() -> Self {
+        AdamWConfig { betas: (0.9, 0.999), eps: 1e-8 }
+    }
+}
+
+struct Slot {
+    name: String,
+    var: Var,
+    group: Group,
+    m: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// AdamW over the trainable parameters of a store.
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: Vec<Slot>,
+    step: u64,
+}
+
+impl std::fmt::Debug for AdamW {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdamW({} tensors, {} updates)", self.slots.len(), self.step)
+    }
+}
+
+impl AdamW {
+    /// Moments of zero for every trainable parameter, grouped by `rules`.
+    ///
+    /// # Errors
+    /// When a constant is out of range or a parameter is covered by no rule.
+    pub fn new(config: AdamWConfig, rules: &[Rule], params: &ParamStore) -> Result<Self> {
+        let (b1, b2) = config.betas;
+        if !((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2) && config.eps >= 0.0) {
+            return Err(Error::Config(format!("betas ({b1}, {b2}) are not in [0, 1) or eps {} is negative", config.eps)));
+        }
+        let slots = assign(rules, params)?
+            .into_iter()
+            .map(|(name, group)| {
+                let var = params.var(&name)?;
+                let n = var.elem_count();
+                Ok(Slot { name, var, group, m: vec![0.0; n], v: vec![0.0; n] })
+            })
+            .collect::<Result<_>>()?;
+        Ok(AdamW { config, slots, step: 0 })
+    }
+
+    /// Updates done so far.
+    pub fn updates(&self) -> u64 {
+        self.step
+    }
+
+    /// One update of every parameter.
+    ///
+    /// # Errors
+    /// When a gradient is missing; then nothing is changed.
+    pub fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
+        let grads: HashMap<&str, &[f32]> = grads.iter().collect();
+        if let Some(s) = self.slots.iter().find(|s| !grads.contains_key(s.name.as_str())) {
+            return Err(candlelight_autograd::Error::NoGradient { names: vec![s.name.clone()] }.into());
+        }
+        self.step += 1;
+        let step = Step { betas: self.config.betas, eps: self.config.eps, step: self.step };
+        for s in &mut self.slots {
+            let Some(grad) = grads.get(s.name.as_str()) else { continue };
+            let (m, v, g) = (&mut s.m, &mut s.v, s.group);
+            ParamStore::update(&s.var, |param| {
+                adamw(step, &mut [Part { param, grad, m, v, lr: lr * g.lr_scale, weight_decay: g.weight_decay }])
+            })??;
+        }
+        Ok(())
+    }
+
+    /// The moments by name, for a checkpoint: `NAME.m` and `NAME.v`.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut out = Vec::with_capacity(2 * self.slots.len());
+        for s in &self.slots {
+            for (suffix, data) in [("m", &s.m), ("v", &s.v)] {
+                out.push((format!("{}.{suffix}", s.name), tensor_from(data.clone(), s.var.dims())?));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Takes over saved moments and the number of updates.
+    ///
+    /// # Errors
+    /// When a moment is missing or of another size; then nothing is changed.
+    pub fn load_state(&mut self, mut get: impl FnMut(&str) -> Option<Vec<f32>>, updates: u64) -> Result<()> {
+        let mut moments = Vec::with_capacity(self.slots.len());
+        for s in &self.slots {
+            let mut one = |suffix: &str| {
+                let name = format!("{}.{suffix}", s.name);
+                match get(&name) {
+                    Some(d) if d.len() == s.m.len() => Ok(d),
+                    Some(d) => Err(Error::State(format!("{name} has {} values, expected {}", d.len(), s.m.len()))),
+                    None => Err(Error::State(format!("{name} is missing"))),
+                }
+            };
+            moments.push((one("m")?, one("v")?));
+        }
+        for (s, (m, v)) in self.slots.iter_mut().zip(moments) {
+            (s.m, s.v) = (m, v);
+        }
+        self.step = updates;
+        Ok(())
+    }
+}
+
+/// The same update behind candle's `Optimizer` trait, for candle training loops: one group, gradients from candle.
+#[derive(Debug)]
+pub struct CandleAdamW {
+    params: candle_nn::ParamsAdamW,
+    vars: Vec<(Var, Vec<f32>, Vec<f32>)>,
+    step: u64,
+}
+
+impl candle_nn::Optimizer for CandleAdamW {
+    type Config = candle_nn::ParamsAdamW;
+
+    fn new(vars: Vec<Var>, params: Self::Config) -> candle_core::Result<Self> {
+        let zeros = |v: &Var| vec![0.0; v.elem_count()];
+        Ok(CandleAdamW { params, vars: vars.into_iter().map(|v| (v.clone(), zeros(&v), zeros(&v))).collect(), step: 0 })
+    }
+
+    fn step(&mut self, grads: &candle_core::backprop::GradStore) -> candle_core::Result<()> {
+        self.step += 1;
+        let p = &self.params;
+        let step = Step { betas: (p.beta1, p.beta2), eps: p.eps, step: self.step };
+        for (var, m, v) in &mut self.vars {
+            let Some(grad) = grads.get(var) else { continue };
+            let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
+            let (lr, weight_decay) = (p.lr, p.weight_decay);
+            ParamStore::update(var, |param| adamw(step, &mut [Part { param, grad: &grad, m, v, lr, weight_decay }]))?
+                .map_err(candle_core::Error::wrap)?;
+        }
+        Ok(())
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.params.lr
+    }
+
+    fn set_learning_rate(&mut self, lr: f64) {
+        self.params.lr = lr;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::mae_rules;
+    use candle_nn::{Init, Optimizer};
+    use candlelight_autograd::{Key, Tape, ops};
+
+    fn problem() -> (ParamStore, Tensor) {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        vb.get_with_hints((3, 4), "head.weight", Init::Randn { mean: 0.0, stdev: 1.0 }).unwrap();
+        vb.get_with_hints(3, "head.bias", Init::Const(0.5)).unwrap();
+        vb.get_with_hints((1, 1, 4), "cls_token", Init::Const(0.1)).unwrap();
+        (params, tensor_from(Key::new(1).normal(8), (1, 2, 4)).unwrap())
+    }
+
+    fn gradients(params: &ParamStore, x: &Tensor) -> Gradients {
+        let tape = Tape::new(params);
+        let t = |n: &str| params.var(n).unwrap().as_tensor().clone();
+        let x = ops::prepend_token(&tape.constant(x), &t("cls_token"), None).unwrap();
+        let y = ops::linear(&x, &t("head.weight"), Some(&t("head.bias"))).unwrap();
+        let loss = ops::cross_entropy(&y.reshape((3, 3)).unwrap(), &[0, 1, 2], 0.0).unwrap();
+        let mut grads = Gradients::new(params);
+        tape.backward(&loss, &mut grads).unwrap();
+        grads
+    }
+
+    #[test]
+    fn decay_follows_the_rules_and_uncovered_parameters_are_named() {
+        let (params, _) = problem();
+        let groups = assign(&mae_rules(0.05), &params).unwrap();
+        let decays: Vec<f64> = groups.iter().map(|(_, g)| g.weight_decay).collect();
+        assert_eq!(decays, [0.05, 0.0, 0.05], "the class token is decayed, biases are not");
+        let e = assign(&mae_rules(0.05)[..2], &params).unwrap_err().to_string();
+        assert!(e.contains("head.weight"), "{e}");
+        assert!(AdamW::new(AdamWConfig { betas: (1.0, 0.9), eps: 1e-8 }, &mae_rules(0.0), &params).is_err());
+    }
+
+    #[test]
+    fn candle_with_our_gradients_and_our_optimizer_agree() {
+        let (ours, x) = problem();
+        let (theirs, _) = problem();
+        let rules = [Rule::named("*", Group { weight_decay: 0.1, lr_scale: 1.0 })];
+        let mut a = AdamW::new(AdamWConfig::default(), &rules, &ours).unwrap();
+        let vars = theirs.entries().into_iter().map(|e| e.var).collect();
+        let config = candle_nn::ParamsAdamW { lr: 1e-2, weight_decay: 0.1, ..Default::default() };
+        let mut b = candle_nn::AdamW::new(vars, config).unwrap();
+        for _ in 0..5 {
+            a.step(&gradients(&ours, &x), 1e-2).unwrap();
+            b.step(&gradients(&theirs, &x).to_grad_store(&theirs).unwrap()).unwrap();
+        }
+        for n in ours.names() {
+            let get = |p: &ParamStore| p.var(&n).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (x, y) in get(&ours).iter().zip(get(&theirs)) {
+                assert!((x - y).abs() < 1e-5, "{n}: {x} {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn saved_state_continues_bit_for_bit() {
+        let (params, x) = problem();
+        let mut opt = AdamW::new(AdamWConfig::default(), &mae_rules(0.1), &params).unwrap();
+        opt.step(&gradients(&params, &x), 1e-2).unwrap();
+        let saved: HashMap<String, Vec<f32>> =
+            opt.state().unwrap().into_iter().map(|(n, t)| (n, t.flatten_all().unwrap().to_vec1().unwrap())).collect();
+        let (copy, _) = problem();
+        for e in params.entries() {
+            copy.set(&e.name, e.var.as_tensor()).unwrap();
+        }
+        let mut again = AdamW::new(AdamWConfig::default(), &mae_rules(0.1), &copy).unwrap();
+        again.load_state(|n| saved.get(n).cloned(), 1).unwrap();
+        opt.step(&gradients(&params, &x), 1e-2).unwrap();
+        again.step(&gradients(&copy, &x), 1e-2).unwrap();
+        let bits = |p: &ParamStore| -> Vec<u32> {
+            p.entries().iter().flat_map(|e| e.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).map(f32::to_bits).collect()
+        };
+        assert_eq!(bits(&params), bits(&copy));
+        assert!(again.load_state(|_| None, 1).unwrap_err().to_string().contains("head.weight.m is missing"));
+    }
+}

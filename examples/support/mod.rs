@@ -1,0 +1,50 @@
+//! What the example programs share.
+#![allow(dead_code)] // each example uses a part
+
+use std::process::ExitCode;
+
+/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag.
+pub fn arguments() -> Vec<String> {
+    let flag = |a: String| match a.strip_prefix("--") {
+        Some(rest) => {
+            let (name, value) = rest.split_at(rest.find('=').unwrap_or(rest.len()));
+            format!("--{}{value}", name.replace('-', "_"))
+        }
+        None => a,
+    };
+    std::env::args().map(flag).collect()
+}
+
+/// Log lines on standard error: `CANDLELIGHT_LOG=debug` shows more.
+pub fn log() {
+    let level = match std::env::var("CANDLELIGHT_LOG").as_deref() {
+        Ok("debug") => tracing::Level::DEBUG,
+        Ok("warn") => tracing::Level::WARN,
+        _ => tracing::Level::INFO,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().with_target(false).init();
+}
+
+/// Prints an error and its causes, one line each; exit status 1.
+pub fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(e) = cause {
+        if !text.contains(&e.to_string()) {
+            eprintln!("  because: {e}");
+        }
+        text = e.to_string();
+        cause = e.source();
+    }
+    ExitCode::FAILURE
+}
+
+/// The folder of the images that come with the repository.
+pub fn shipped_data() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
+}
+
+/// Fashion-MNIST's pixel statistics.
+pub fn fashion() -> candlelight::data::Normalize {
+    candlelight::data::Normalize { mean: vec![0.286], std: vec![0.353] }
+}
