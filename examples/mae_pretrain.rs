@@ -41,7 +41,7 @@ struct Args {
     /// Samples a step [default: 64]
     #[arg(long, help_heading = "Optimisation")]
     batch_size: Option<usize>,
-    /// Epochs [default: 400; demo: 40]
+    /// Epochs [default: 400; demo: 32]
     #[arg(long, help_heading = "Optimisation")]
     epochs: Option<usize>,
     /// Steps an update [default: 1]
@@ -210,7 +210,7 @@ struct Preset {
 }
 
 /// About three minutes on two cores.
-const DEMO: Preset = Preset { model: "mae_vit_demo_patch4", epochs: 40, warmup_epochs: 2.0, blr: 6e-3 };
+const DEMO: Preset = Preset { model: "mae_vit_demo_patch4", epochs: 32, warmup_epochs: 2.0, blr: 6e-3 };
 const FULL: Preset = Preset { model: "mae_vit_large_patch16", epochs: 400, warmup_epochs: 40.0, blr: 1e-3 };
 
 /// (training images, held-out images, their normalisation)

@@ -1,0 +1,189 @@
+//! Agreement with PyTorch: the files of `tests/golden/`, written by `tests/golden/make.py`.
+
+use candle_core::{Device, Tensor};
+use candlelight::data::{Filter, Image, resize};
+use candlelight::kernels::gelu::Gelu;
+use candlelight::models::weights;
+use candlelight::optim::AdamWConfig;
+use candlelight::prelude::*;
+use std::collections::HashMap;
+
+type Golden = HashMap<String, Tensor>;
+
+fn golden(name: &str) -> Golden {
+    let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// `max |a - b| <= tol * max(max |b|, floor)`
+#[track_caller]
+fn close(what: &str, a: &[f32], b: &[f32], tol: f32, floor: f32) {
+    assert_eq!(a.len(), b.len(), "{what}: lengths");
+    let scale = b.iter().fold(floor, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= tol * scale, "{what}: off by {worst:e}, scale {scale:e}");
+}
+
+fn small() -> MaeConfig {
+    MaeConfig {
+        image: (16, 24),
+        patch: 4,
+        channels: 3,
+        dim: 32,
+        depth: 2,
+        heads: 4,
+        decoder_dim: 16,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        ..registry::mae("mae_vit_base_patch16").unwrap()
+    }
+}
+
+fn model(g: &Golden, norm_pix_loss: bool) -> (Mae, ParamStore) {
+    let params = ParamStore::new();
+    let model = Mae::init(&MaeConfig { norm_pix_loss, ..small() }, &params, Key::new(0)).unwrap();
+    let weights: Vec<(String, Tensor)> =
+        g.iter().filter_map(|(n, t)| Some((n.strip_prefix("weights.")?.to_string(), t.clone()))).collect();
+    let report = weights::load(&params, &weights, true).unwrap();
+    assert_eq!(report.loaded.len(), weights.len());
+    (model, params)
+}
+
+fn batch(g: &Golden, step: usize) -> (Tensor, Mask) {
+    let noise = values(&g["noise"].get(step).unwrap());
+    (g["images"].get(step % 4).unwrap().contiguous().unwrap(), Mask::from_noise(&noise, 24, 0.75).unwrap())
+}
+
+/// design.md's tolerance, over all gradients of a model.
+fn check_gradients(g: &Golden, prefix: &str, grads: &Gradients, tol: f32) {
+    let wanted: Vec<(&str, &Tensor)> = g.iter().filter_map(|(n, t)| Some((n.strip_prefix(prefix)?, t))).collect();
+    assert_eq!(wanted.len(), grads.iter().count());
+    let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
+    for (name, want) in wanted {
+        close(name, grads.get(name).unwrap(), &values(want), tol, 1e-3 * largest);
+    }
+}
+
+#[test]
+fn mae_loss_prediction_and_every_gradient() {
+    let g = golden("mae_small");
+    for (norm_pix, name) in [(false, "pixels"), (true, "norm_pix")] {
+        let (model, params) = model(&g, norm_pix);
+        let (images, mask) = batch(&g, 0);
+        let tape = Tape::new(&params);
+        let (loss, pred) = model.forward(&tape.constant(&images), &mask).unwrap();
+        close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
+        close("pred", &values(pred.tensor()), &values(&g[&format!("{name}.pred")]), 1e-4, 0.0);
+        let mut grads = Gradients::new(&params);
+        tape.backward(&loss, &mut grads).unwrap();
+        check_gradients(&g, &format!("{name}.grad."), &grads, 1e-4);
+    }
+}
+
+fn train(g: &Golden, precision: Precision) -> (Vec<f32>, f64) {
+    let (model, params) = model(g, true);
+    let config = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
+    let mut opt = AdamW::new(config, &mae_rules(0.05), &params).unwrap();
+    let mut grads = Gradients::new(&params);
+    let mut losses = vec![];
+    let mut cosine = 0.0;
+    for step in 0..50 {
+        let (images, mask) = batch(g, step);
+        let tape = Tape::new(&params).with_precision(precision);
+        let (loss, _) = model.forward(&tape.constant(&images), &mask).unwrap();
+        losses.push(loss.scalar().unwrap());
+        grads.zero();
+        tape.backward(&loss, &mut grads).unwrap();
+        if step == 0 {
+            let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
+            for (name, ours) in grads.iter() {
+                for (a, b) in ours.iter().zip(values(&g[&format!("{precision}.grad.{name}")])) {
+                    let (a, b) = (f64::from(*a), f64::from(b));
+                    (xy, xx, yy) = (xy + a * b, xx + a * a, yy + b * b);
+                }
+            }
+            cosine = xy / (xx * yy).sqrt();
+        }
+        opt.step(&grads, 1e-3).unwrap();
+    }
+    (losses, cosine)
+}
+
+#[test]
+fn fifty_steps_follow_pytorch_in_f32_and_in_bf16() {
+    let g = golden("mae_small");
+    for (precision, tol, least) in [(Precision::F32, 1e-3, 0.999_999), (Precision::Bf16, 1e-2, 0.999)] {
+        let (losses, cosine) = train(&g, precision);
+        let want = values(&g[&format!("{precision}.losses")]);
+        for (i, (a, b)) in losses.iter().zip(&want).enumerate() {
+            assert!((a - b).abs() <= tol * b, "{precision} step {i}: {a}, PyTorch {b}");
+        }
+        assert!(cosine >= least, "{precision}: gradient cosine {cosine}");
+        assert!(want[49] < want[0], "the reference learns");
+    }
+}
+
+#[test]
+fn single_operations() {
+    let g = golden("kernels");
+    let run = |name: &str, inputs: &[&str], f: &dyn Fn(&[Value]) -> candlelight::autograd::Result<Value>| {
+        let tape = Tape::new(&ParamStore::new());
+        let store = ParamStore::new();
+        let x: Vec<Value> = inputs.iter().map(|i| tape.leaf(&g[&format!("{name}.{i}")])).collect();
+        let y = f(&x).unwrap();
+        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
+        let seed = g[&format!("{name}.g")].reshape(y.tensor().shape()).unwrap();
+        let d = tape.backward_with(&y, &seed, &x, &mut Gradients::new(&store)).unwrap();
+        for (i, d) in inputs.iter().zip(d) {
+            close(&format!("{name} d{i}"), &d.unwrap(), &values(&g[&format!("{name}.d{i}")]), 2e-5, 0.0);
+        }
+    };
+    run("gelu", &["x"], &|v| ops::gelu(&v[0], Gelu::Erf));
+    run("gelu_tanh", &["x"], &|v| ops::gelu(&v[0], Gelu::Tanh));
+    run("attention", &["qkv"], &|v| ops::attention(&v[0], 3, None));
+    run("cross_entropy", &["x"], &|v| ops::cross_entropy(&v[0], &[0, 4, 2, 6], 0.1));
+    run("soft_cross_entropy", &["x"], &|v| ops::soft_cross_entropy(&v[0], &g["soft_cross_entropy.t"]));
+
+    // Operations with weights: gradients of parameters.
+    for name in ["layer_norm", "linear"] {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        for p in ["w", "b"] {
+            vb.get(g[&format!("{name}.{p}")].shape(), p).unwrap();
+            params.set(p, &g[&format!("{name}.{p}")]).unwrap();
+        }
+        let (w, b) = (params.var("w").unwrap().as_tensor().clone(), params.var("b").unwrap().as_tensor().clone());
+        let tape = Tape::new(&params);
+        let x = tape.leaf(&g[&format!("{name}.x")]);
+        let y = if name == "linear" { ops::linear(&x, &w, Some(&b)) } else { ops::layer_norm(&x, &w, &b, 1e-6) }.unwrap();
+        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
+        let mut grads = Gradients::new(&params);
+        let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
+        close(name, dx[0].as_ref().unwrap(), &values(&g[&format!("{name}.dx")]), 2e-5, 0.0);
+        for p in ["w", "b"] {
+            close(name, grads.get(p).unwrap(), &values(&g[&format!("{name}.d{p}")]), 2e-5, 0.0);
+        }
+    }
+}
+
+#[test]
+fn resize_is_pillows_bit_for_bit() {
+    let g = golden("resize");
+    let bytes = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    let cases = g.keys().filter(|k| k.ends_with(".in")).count();
+    assert_eq!(cases, 6);
+    for i in 0..cases {
+        let input = &g[&format!("{i}.in")];
+        let (h, w, _) = input.dims3().unwrap();
+        let image = Image::new(w, h, 3, bytes(input)).unwrap();
+        for (name, filter) in [("bicubic", Filter::Bicubic), ("bilinear", Filter::Bilinear)] {
+            let want = &g[&format!("{i}.{name}")];
+            let (nh, nw, _) = want.dims3().unwrap();
+            assert_eq!(resize(&image, nw, nh, filter).data, bytes(want), "{w}x{h} to {nw}x{nh} {name}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+"""Writes the golden files of the tests: `python tests/golden/make.py` in an environment with requirements.txt.
+
+mae_small.safetensors: weights, images, mask noise; loss, prediction and every gradient with and without norm_pix;
+50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
+kernels.safetensors: values and gradients of single operations.
+resize.safetensors: Pillow's bicubic and bilinear on generated images.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mae_torch import Mae, groups
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+HERE = Path(__file__).parent
+torch.manual_seed(0)
+torch.set_num_threads(1)
+SMALL = dict(image=(16, 24), patch=4, channels=3, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+STEPS, BATCH, KEEP = 50, 4, 6
+
+
+def mae():
+    out = {}
+    model = Mae(**SMALL, norm_pix=False)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad and p.ndim == 1:
+                p.add_(torch.randn_like(p) * 0.05)  # norms and biases away from their neutral start
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    out.update({f"weights.{k}": v for k, v in start.items()})
+    images = torch.randn(STEPS, BATCH, 3, *SMALL["image"])
+    noise = torch.rand(STEPS, BATCH, 24)
+    out["images"], out["noise"] = images, noise
+    for norm_pix, name in ((False, "pixels"), (True, "norm_pix")):
+        model.norm_pix = norm_pix
+        model.zero_grad()
+        loss, pred = model(images[0], noise[0], KEEP)
+        loss.backward()
+        out[f"{name}.loss"], out[f"{name}.pred"] = loss.detach().reshape(1), pred.detach()
+        out.update({f"{name}.grad.{n}": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    for precision in ("f32", "bf16"):
+        model.load_state_dict(start)
+        model.norm_pix = True
+        opt = torch.optim.AdamW(groups(model, 0.05), lr=1e-3, betas=(0.9, 0.95))
+        losses = []
+        for i in range(STEPS):
+            opt.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss, _ = model(images[i % 4], noise[i], KEEP)
+            loss.backward()
+            if i == 0:
+                out.update({f"{precision}.grad.{n}": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+            opt.step()
+            losses.append(loss.item())
+        out[f"{precision}.losses"] = torch.tensor(losses)
+    out["images"] = images[:4]
+    save_file({k: v.contiguous() for k, v in out.items()}, HERE / "mae_small.safetensors")
+
+
+def kernels():
+    out = {}
+
+    def case(name, f, **inputs):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        y = f(**leaves)
+        g = torch.randn_like(y)
+        y.backward(g)
+        out[f"{name}.y"], out[f"{name}.g"] = y.detach(), g
+        for k, v in leaves.items():
+            out[f"{name}.{k}"], out[f"{name}.d{k}"] = v.detach(), v.grad
+
+    r = torch.randn
+    case("layer_norm", lambda x, w, b: F.layer_norm(x, (20,), w, b, 1e-6), x=r(3, 5, 20) + 2, w=r(20), b=r(20))
+    case("gelu", lambda x: F.gelu(x), x=r(4, 33) * 3)
+    case("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), x=r(4, 33) * 3)
+    case("linear", lambda x, w, b: F.linear(x, w, b), x=r(2, 7, 19), w=r(11, 19), b=r(11))
+
+    def attention(qkv):
+        q, k, v = qkv.reshape(2, 9, 3, 3, 8).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 9, 24)
+
+    case("attention", attention, qkv=r(2, 9, 72))
+    labels = torch.tensor([0, 4, 2, 6])
+    case("cross_entropy", lambda x: F.cross_entropy(x, labels, label_smoothing=0.1), x=r(4, 7))
+    soft = torch.rand(4, 7).softmax(1)
+    out["soft_cross_entropy.t"] = soft
+    case("soft_cross_entropy", lambda x: -(soft * x.log_softmax(1)).sum(1).mean(), x=r(4, 7))
+    save_file({k: v.contiguous() for k, v in out.items()}, HERE / "kernels.safetensors")
+
+
+def resize():
+    out, rng = {}, np.random.default_rng(0)
+    for i, (w, h, nw, nh) in enumerate([(37, 23, 16, 16), (8, 8, 31, 17), (1, 5, 4, 3), (50, 2, 7, 9), (13, 40, 13, 8), (64, 64, 1, 1)]):
+        pixels = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        if i % 2:
+            pixels = (pixels // 128) * 255  # hard edges overshoot
+        out[f"{i}.in"] = torch.from_numpy(pixels)
+        for name, f in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
+            out[f"{i}.{name}"] = torch.from_numpy(np.array(Image.fromarray(pixels).resize((nw, nh), f)))
+    save_file(out, HERE / "resize.safetensors")
+
+
+mae()
+kernels()
+resize()
