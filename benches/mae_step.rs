@@ -87,7 +87,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for precision in ["f32", "bf16"] {
             let mut bench = Bench::new(name, batch, precision)?;
             bench.run(1)?;
-            let best = (0..3).map(|_| bench.run(1)).collect::<Result<Vec<_>, _>>()?.into_iter().fold(f64::INFINITY, f64::min);
+            let best =
+                (0..3).map(|_| bench.run(1)).collect::<Result<Vec<_>, _>>()?.into_iter().fold(f64::INFINITY, f64::min);
             println!("{name} batch {batch} {precision}: {best:.3} s, {:.2} img/s", batch as f64 / best);
         }
     }

@@ -213,8 +213,10 @@ struct Preset {
 const DEMO: Preset = Preset { model: "mae_vit_demo_patch4", epochs: 32, warmup_epochs: 2.0, blr: 6e-3 };
 const FULL: Preset = Preset { model: "mae_vit_large_patch16", epochs: 400, warmup_epochs: 40.0, blr: 1e-3 };
 
-/// (training images, held-out images, their normalisation)
-fn data(root: Option<&Path>, channels: usize) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>, Normalize)> {
+/// Training images, held-out images, their normalisation.
+type Data = (Arc<dyn Dataset>, Arc<dyn Dataset>, Normalize);
+
+fn data(root: Option<&Path>, channels: usize) -> Result<Data> {
     let shipped = support::shipped_data();
     let root = root.unwrap_or(&shipped);
     if Idx::present(root, "train") {
@@ -227,7 +229,8 @@ fn data(root: Option<&Path>, channels: usize) -> Result<(Arc<dyn Dataset>, Arc<d
     let held_out = split_dir(root, "val").or_else(|| split_dir(root, "test"));
     let test = held_out.map_or_else(|| Ok(train.clone()), |p| ImageFolder::unlabelled(&p))?;
     let n = Normalize::imagenet();
-    let normalize = if channels == 3 { n } else { Normalize { mean: vec![0.449; channels], std: vec![0.226; channels] } };
+    let normalize =
+        if channels == 3 { n } else { Normalize { mean: vec![0.449; channels], std: vec![0.226; channels] } };
     Ok((Arc::new(train), Arc::new(test), normalize))
 }
 
@@ -256,7 +259,8 @@ fn run(args: &Args) -> Result<ExitCode> {
         workers,
         max_bad: args.max_bad.unwrap_or(0.1),
     };
-    let one_look = LoaderConfig { batch_size: 8.min(test.len()), shuffle: false, drop_last: false, workers: 0, ..load.clone() };
+    let one_look =
+        LoaderConfig { batch_size: 8.min(test.len()), shuffle: false, drop_last: false, workers: 0, ..load.clone() };
     let loader = Loader::new(train, Pipeline::mae_pretrain(size, normalize.clone()), load)?;
     let held_out = Loader::new(test, Pipeline::evaluation(size, normalize.clone()), one_look)?;
 
@@ -268,7 +272,11 @@ fn run(args: &Args) -> Result<ExitCode> {
     let signals = Signals::install()?;
     let mut pretrain = Pretrain::new(config.clone())?;
     let (all, trained) = pretrain.params().count();
-    tracing::info!("{all} parameters, {trained} trained; {} steps an epoch; writing to {}", loader.steps(), output.display());
+    tracing::info!(
+        "{all} parameters, {trained} trained; {} steps an epoch; writing to {}",
+        loader.steps(),
+        output.display()
+    );
     let shown = Shown::new(&held_out, &config.model, config.mask_ratio, normalize)?;
     let folder = RunDir::open(&output, resume != Resume::No)?;
     let log_dir = args.log_dir.clone().unwrap_or_else(|| output.clone());

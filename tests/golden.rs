@@ -159,7 +159,8 @@ fn single_operations() {
         let (w, b) = (params.var("w").unwrap().as_tensor().clone(), params.var("b").unwrap().as_tensor().clone());
         let tape = Tape::new(&params);
         let x = tape.leaf(&g[&format!("{name}.x")]);
-        let y = if name == "linear" { ops::linear(&x, &w, Some(&b)) } else { ops::layer_norm(&x, &w, &b, 1e-6) }.unwrap();
+        let y =
+            if name == "linear" { ops::linear(&x, &w, Some(&b)) } else { ops::layer_norm(&x, &w, &b, 1e-6) }.unwrap();
         close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
         let mut grads = Gradients::new(&params);
         let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();

@@ -59,7 +59,14 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, g: &Tensor, b: &Tensor, _: &Tensor, d: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        g: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        d: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (xs, gs, bs, ds) = (values(x)?, values(g)?, values(b)?, values(d)?);
         let rows = xs.len() / gs.len().max(1);
         let (mut y, mut mean, mut rstd) = (buffer(xs.len()), buffer(rows), buffer(rows));
@@ -136,7 +143,14 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(y), dims.into()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, _: &Tensor, d: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        d: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let inputs = w.dim(1)?;
         let (xs, ws, ds) = (values(x)?, values(w)?, values(d)?);
         let (mut dx, mut dw, mut db) = (buffer(xs.len()), buffer(ws.len()), buffer(b.elem_count()));

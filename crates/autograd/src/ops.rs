@@ -9,14 +9,21 @@ use candle_core::{Tensor, Var};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::patch::{self, Grid};
-use candlelight_kernels::{Key, attention as attn, dropout as drop, elementwise, layer_norm as ln, linear as lin, loss, mae_loss as mae, tokens};
+use candlelight_kernels::{
+    Key, attention as attn, dropout as drop, elementwise, layer_norm as ln, linear as lin, loss, mae_loss as mae,
+    tokens,
+};
 
 fn read<'a>(op: &'static str, t: &'a Tensor) -> Result<CpuSlice<'a>> {
     CpuSlice::new(op, t)
 }
 
 /// Runs `f` on the gradient buffer of a parameter that trains.
-fn param_grad(b: &mut Backward<'_>, p: Option<usize>, f: impl FnOnce(&mut [f32], bool) -> candlelight_kernels::Result<()>) -> Result<()> {
+fn param_grad(
+    b: &mut Backward<'_>,
+    p: Option<usize>,
+    f: impl FnOnce(&mut [f32], bool) -> candlelight_kernels::Result<()>,
+) -> Result<()> {
     if let Some(p) = p {
         let (buf, accumulate) = b.param(p);
         f(buf, accumulate)?;
@@ -73,13 +80,18 @@ impl Value {
         let mut out = read("scale", self.tensor())?.to_vec();
         elementwise::scale(factor, &mut out);
         let source = self.source();
-        Ok(self.tape().push(tensor_from(out, self.tensor().shape())?, source.is_some(), source_params([source]), move |g, b| {
-            b.add_with(source, || {
-                let mut v = g.into_vec();
-                elementwise::scale(factor, &mut v);
-                Ok(v)
-            })
-        }))
+        Ok(self.tape().push(
+            tensor_from(out, self.tensor().shape())?,
+            source.is_some(),
+            source_params([source]),
+            move |g, b| {
+                b.add_with(source, || {
+                    let mut v = g.into_vec();
+                    elementwise::scale(factor, &mut v);
+                    Ok(v)
+                })
+            },
+        ))
     }
 }
 
@@ -532,7 +544,11 @@ pub fn soft_cross_entropy(logits: &Value, targets: &Tensor) -> Result<Value> {
 ///
 /// # Errors
 /// Those of `f`.
-pub fn candle(tape: &Tape, inputs: &[&Value], f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor> + 'static) -> Result<Value> {
+pub fn candle(
+    tape: &Tape,
+    inputs: &[&Value],
+    f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor> + 'static,
+) -> Result<Value> {
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.tensor().detach()).collect();
     let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
     let out = f(&tensors)?.detach().contiguous()?;

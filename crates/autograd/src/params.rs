@@ -101,7 +101,8 @@ impl ParamStore {
     /// (all, trainable) values. Buffers count among all, as PyTorch counts frozen parameters.
     pub fn count(&self) -> (usize, usize) {
         let inner = self.read();
-        let of = |t: bool| inner.entries.iter().filter(|e| e.trainable || !t).map(|e| e.var.elem_count()).sum::<usize>();
+        let of =
+            |t: bool| inner.entries.iter().filter(|e| e.trainable || !t).map(|e| e.var.elem_count()).sum::<usize>();
         let buffers: usize = inner.buffers.iter().map(|(_, t)| t.elem_count()).sum();
         (of(false) + buffers, of(true))
     }
@@ -223,7 +224,9 @@ impl Backend {
             Init::Kaiming { dist, fan, non_linearity } => {
                 let fan = match fan {
                     FanInOut::FanIn => shape.dims().iter().skip(1).product::<usize>(),
-                    FanInOut::FanOut => shape.dims().first().copied().unwrap_or(1) * shape.dims().iter().skip(2).product::<usize>(),
+                    FanInOut::FanOut => {
+                        shape.dims().first().copied().unwrap_or(1) * shape.dims().iter().skip(2).product::<usize>()
+                    }
                 };
                 let std = non_linearity.gain() / (fan.max(1) as f64).sqrt();
                 match dist {

@@ -270,7 +270,13 @@ impl Tape {
     ///
     /// # Errors
     /// When the seed does not fit the value.
-    pub fn backward_with(&self, of: &Value, seed: &Tensor, leaves: &[Value], grads: &mut Gradients) -> Result<Vec<Option<Grad>>> {
+    pub fn backward_with(
+        &self,
+        of: &Value,
+        seed: &Tensor,
+        leaves: &[Value],
+        grads: &mut Gradients,
+    ) -> Result<Vec<Option<Grad>>> {
         if of.dims() != seed.dims() {
             return shape("backward", format!("the seed is {:?}, the value {:?}", seed.dims(), of.dims()));
         }
@@ -380,7 +386,10 @@ impl Backward<'_> {
             Source::Param(p) => {
                 let (buf, accumulate) = self.grads.slot(p);
                 if buf.len() != g.len() {
-                    return shape("backward", format!("a gradient of {} values for a parameter of {}", g.len(), buf.len()));
+                    return shape(
+                        "backward",
+                        format!("a gradient of {} values for a parameter of {}", g.len(), buf.len()),
+                    );
                 }
                 if accumulate {
                     elementwise::axpy(1.0, &g, buf)?;

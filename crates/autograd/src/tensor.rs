@@ -24,11 +24,16 @@ impl<'a> CpuSlice<'a> {
     pub fn new(op: &'static str, t: &'a Tensor) -> Result<Self> {
         let (storage, layout) = t.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else {
-            return Err(Error::Shape { op, message: format!("a strided view of shape {:?}: call contiguous()", t.dims()) });
+            return Err(Error::Shape {
+                op,
+                message: format!("a strided view of shape {:?}: call contiguous()", t.dims()),
+            });
         };
         match &*storage {
             Storage::Cpu(CpuStorage::F32(v)) if end <= v.len() => {}
-            Storage::Cpu(_) => return Err(Error::Shape { op, message: format!("expected f32, found {:?}", t.dtype()) }),
+            Storage::Cpu(_) => {
+                return Err(Error::Shape { op, message: format!("expected f32, found {:?}", t.dtype()) });
+            }
             _ => {
                 return Err(Error::Shape {
                     op,

@@ -43,7 +43,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
 
 fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let fail = |e: &dyn std::fmt::Display| Error::Decode(format!("JPEG: {e}"));
-    let strict = DecodeLimits { max_pixels: limits.pixels, max_memory: Some(limits.pixels * 16), ..DecodeLimits::default() };
+    let strict =
+        DecodeLimits { max_pixels: limits.pixels, max_memory: Some(limits.pixels * 16), ..DecodeLimits::default() };
     let decoder = Decoder::new_with_limits(bytes, strict).map_err(|e| fail(&e))?;
     let image = decoder.with_output_format(PixelFormat::Rgb).decode_image().map_err(|e| fail(&e))?;
     // The decoder fills up a scan whose last bytes are missing; the end marker shows whether they were there.
@@ -60,8 +61,9 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(limits.pixels.saturating_mul(8));
     reader.limits(allowed);
-    let (w, h) =
-        image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png).into_dimensions().map_err(fail)?;
+    let (w, h) = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png)
+        .into_dimensions()
+        .map_err(fail)?;
     if u64::from(w) * u64::from(h) > limits.pixels {
         return Err(Error::Decode(format!("PNG: {w}x{h} pixels exceed the limit of {}", limits.pixels)));
     }

@@ -28,10 +28,19 @@ impl Idx {
         let (path, dims, images) = read(dir, &format!("{prefix}-images-idx3-ubyte"), 3)?;
         let (label_path, label_dims, labels) = read(dir, &format!("{prefix}-labels-idx1-ubyte"), 1)?;
         if dims[0] != label_dims[0] {
-            return Err(file(label_path, format!("{} labels for the {} images of {}", label_dims[0], dims[0], path.display())));
+            return Err(file(
+                label_path,
+                format!("{} labels for the {} images of {}", label_dims[0], dims[0], path.display()),
+            ));
         }
         let classes = labels.iter().max().map_or(0, |&m| usize::from(m) + 1);
-        Ok(Idx { images, labels, height: dims[1], width: dims[2], classes: (0..classes).map(|c| c.to_string()).collect() })
+        Ok(Idx {
+            images,
+            labels,
+            height: dims[1],
+            width: dims[2],
+            classes: (0..classes).map(|c| c.to_string()).collect(),
+        })
     }
 
     /// The same data with names for its classes.

@@ -162,7 +162,8 @@ impl Pipeline {
     pub fn evaluation(size: (usize, usize), normalize: Normalize) -> Self {
         let short = size.0.max(size.1);
         let short = if short <= 224 { (short as f64 / 0.875) as usize } else { short };
-        let transforms = vec![Transform::Resize { size: short, filter: Filter::Bicubic }, Transform::CenterCrop { size }];
+        let transforms =
+            vec![Transform::Resize { size: short, filter: Filter::Bicubic }, Transform::CenterCrop { size }];
         Pipeline { transforms, normalize }
     }
 

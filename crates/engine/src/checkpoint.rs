@@ -68,11 +68,17 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
         .map_err(|e| file(path, format!("not a readable safetensors file ({e}): truncated?")))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get("candlelight")) else {
-        return Err(file(path, "not a candlelight checkpoint: it has weights only, which --resume cannot continue from"));
+        return Err(file(
+            path,
+            "not a candlelight checkpoint: it has weights only, which --resume cannot continue from",
+        ));
     };
     let header: Header = serde_json::from_str(text).map_err(|e| file(path, format!("a damaged record: {e}")))?;
     if header.format > FORMAT {
-        return Err(file(path, format!("written by a later version (format {}, this one reads {FORMAT})", header.format)));
+        return Err(file(
+            path,
+            format!("written by a later version (format {}, this one reads {FORMAT})", header.format),
+        ));
     }
     if header.kind != kind {
         return Err(file(path, format!("a checkpoint of `{}`, expected `{kind}`", header.kind)));
@@ -85,7 +91,8 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
             None => return Err(file(path, format!("{name} is missing"))),
         }
     }
-    let record = serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
+    let record =
+        serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
     Ok(Checkpoint { record, tensors })
 }
 

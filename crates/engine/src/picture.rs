@@ -25,8 +25,15 @@ impl Picture {
     pub fn png(&self) -> std::io::Result<Vec<u8>> {
         let mut out = std::io::Cursor::new(Vec::new());
         let (w, h) = (self.width as u32, self.height as u32);
-        image::write_buffer_with_format(&mut out, &self.rgb, w, h, image::ExtendedColorType::Rgb8, image::ImageFormat::Png)
-            .map_err(std::io::Error::other)?;
+        image::write_buffer_with_format(
+            &mut out,
+            &self.rgb,
+            w,
+            h,
+            image::ExtendedColorType::Rgb8,
+            image::ImageFormat::Png,
+        )
+        .map_err(std::io::Error::other)?;
         Ok(out.into_inner())
     }
 
@@ -36,7 +43,8 @@ impl Picture {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let png = self.png().map_err(|e| file(path, e))?;
-        candlelight_models::weights::write_atomic(path, |f| std::io::Write::write_all(f, &png)).map_err(|e| file(path, e))
+        candlelight_models::weights::write_atomic(path, |f| std::io::Write::write_all(f, &png))
+            .map_err(|e| file(path, e))
     }
 }
 

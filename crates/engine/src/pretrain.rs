@@ -149,7 +149,8 @@ impl Pretrain {
     pub fn new(config: PretrainConfig) -> Result<Self> {
         config.schedule.check()?;
         Mask::kept(config.model.grid().patches(), config.mask_ratio)?;
-        let positive = [("batch_size", config.batch_size), ("accum_iter", config.accum_iter), ("save_every", config.save_every)];
+        let positive =
+            [("batch_size", config.batch_size), ("accum_iter", config.accum_iter), ("save_every", config.save_every)];
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
             return Err(Error::Config(format!("{name} is 0, expected at least 1")));
         }
@@ -159,7 +160,16 @@ impl Pretrain {
         let adamw = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
         let optimizer = AdamW::new(adamw, &mae_rules(config.weight_decay), &params)?;
         let grads = Gradients::new(&params);
-        Ok(Pretrain { precision, params, model, optimizer, grads, position: Position::default(), classes: vec![], config })
+        Ok(Pretrain {
+            precision,
+            params,
+            model,
+            optimizer,
+            grads,
+            position: Position::default(),
+            classes: vec![],
+            config,
+        })
     }
 
     /// The parameters.
@@ -202,7 +212,8 @@ impl Pretrain {
     /// # Errors
     /// When it cannot be written.
     fn save(&self, dir: &Path, steps_per_epoch: usize) -> Result<PathBuf> {
-        let named = |prefix: &str, v: Vec<(String, Tensor)>| v.into_iter().map(|(n, t)| (format!("{prefix}.{n}"), t)).collect();
+        let named =
+            |prefix: &str, v: Vec<(String, Tensor)>| v.into_iter().map(|(n, t)| (format!("{prefix}.{n}"), t)).collect();
         let mut tensors: Vec<(String, Tensor)> = named("model", self.params.state_dict());
         tensors.extend(named("optim", self.optimizer.state()?) as Vec<_>);
         let record =
@@ -234,7 +245,15 @@ impl Pretrain {
     ///
     /// # Errors
     /// When data, disk or numbers fail; what was trained is saved first where that is possible.
-    pub fn run(&mut self, loader: &Loader, run: &RunDir, shown: &Shown, signals: &Signals, resume: &Resume, log_dir: &Path) -> Result<Outcome> {
+    pub fn run(
+        &mut self,
+        loader: &Loader,
+        run: &RunDir,
+        shown: &Shown,
+        signals: &Signals,
+        resume: &Resume,
+        log_dir: &Path,
+    ) -> Result<Outcome> {
         let (dir, steps) = (run.path(), loader.steps());
         match resume {
             Resume::No => {}
@@ -254,7 +273,10 @@ impl Pretrain {
             let n = loader.dataset().len();
             return Err(Error::Config(format!("batch_size x accum_iter = {batch} is larger than the data set of {n}")));
         }
-        memory::check(memory::estimate(&c.model, c.batch_size, c.mask_ratio, self.params.count().0), memory::available())?;
+        memory::check(
+            memory::estimate(&c.model, c.batch_size, c.mask_ratio, self.params.count().0),
+            memory::available(),
+        )?;
         run.cut_log(self.position.epoch)?;
         let mut events = EventWriter::create(log_dir)?;
         let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
@@ -323,11 +345,19 @@ impl Pretrain {
             if finished || (self.position.epoch % c.save_every == 0 && self.position.step == 0) {
                 last.1 = self.save(dir, steps)?;
             }
-            if finished || (c.picture_every > 0 && self.position.epoch % c.picture_every == 0 && self.position.step == 0) {
+            if finished
+                || (c.picture_every > 0 && self.position.epoch % c.picture_every == 0 && self.position.step == 0)
+            {
                 let picture = reconstructions(&self.model, &shown.images, &shown.mask, &shown.normalize)?;
                 picture.save(&dir.join("reconstruction.png"))?;
                 let png = picture.png().map_err(|e| crate::error::file(dir, e))?;
-                events.image("reconstruction", (self.position.epoch * 1000) as i64, picture.width, picture.height, &png)?;
+                events.image(
+                    "reconstruction",
+                    (self.position.epoch * 1000) as i64,
+                    picture.width,
+                    picture.height,
+                    &png,
+                )?;
             }
             events.flush()?;
         }

@@ -20,7 +20,10 @@ impl RunDir {
         std::fs::create_dir_all(path).map_err(|e| file(path, format!("cannot be made: {e}")))?;
         let used = !crate::checkpoint::list(path).is_empty() || path.join("log.txt").exists();
         if used && !resume {
-            return Err(file(path, "holds an earlier run: continue it with --resume auto, or name another --output_dir"));
+            return Err(file(
+                path,
+                "holds an earlier run: continue it with --resume auto, or name another --output_dir",
+            ));
         }
         let lock = path.join(".lock");
         Self::acquire(&lock)?;

@@ -20,7 +20,8 @@ impl EventWriter {
         std::fs::create_dir_all(dir).map_err(|e| file(dir, e))?;
         let now = now();
         // A run that resumes within the same second must not write over its first file.
-        let name = |n: u32| dir.join(format!("events.out.tfevents.{:010}.candlelight.{}.{n}", now as u64, std::process::id()));
+        let name =
+            |n: u32| dir.join(format!("events.out.tfevents.{:010}.candlelight.{}.{n}", now as u64, std::process::id()));
         let path = (0..).map(name).find(|p| !p.exists()).unwrap_or_else(|| name(0));
         let out = std::io::BufWriter::new(std::fs::File::create(&path).map_err(|e| file(&path, e))?);
         let mut writer = EventWriter { path, out };

@@ -159,7 +159,14 @@ pub fn forward(d: &Dims, qkv: &[f32], dropout: Option<Dropout>, out: &mut [f32],
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn backward(d: &Dims, qkv: &[f32], lse: &[f32], dropout: Option<Dropout>, dout: &[f32], dqkv: &mut [f32]) -> Result<()> {
+pub fn backward(
+    d: &Dims,
+    qkv: &[f32],
+    lse: &[f32],
+    dropout: Option<Dropout>,
+    dout: &[f32],
+    dqkv: &mut [f32],
+) -> Result<()> {
     check("attention backward", d, dropout, qkv.len(), lse.len())?;
     let (n, width) = (d.tokens, d.heads * d.head_dim);
     expect_len("attention backward", "dout", dout.len(), d.batch * n * width)?;
@@ -229,7 +236,10 @@ mod tests {
                 }
                 for i in 0..n {
                     let s: Vec<f64> = (0..n)
-                        .map(|j| f64::from(d.scale) * (0..d.head_dim).map(|c| at(b, i, 0, h, c) * at(b, j, 1, h, c)).sum::<f64>())
+                        .map(|j| {
+                            f64::from(d.scale)
+                                * (0..d.head_dim).map(|c| at(b, i, 0, h, c) * at(b, j, 1, h, c)).sum::<f64>()
+                        })
                         .collect();
                     let sum: f64 = s.iter().map(|s| s.exp()).sum();
                     for c in 0..d.head_dim {
@@ -244,8 +254,11 @@ mod tests {
 
     #[test]
     fn values_and_gradients_agree_with_f64_at_every_level() {
-        for (batch, tokens, heads, head_dim, rate) in [(1, 1, 1, 1, 0.0), (2, 5, 3, 4, 0.0), (1, 18, 2, 3, 0.0), (2, 7, 2, 4, 0.3)] {
-            let d = Dims { batch, tokens, heads, head_dim, scale: (head_dim as f32).powf(-0.5), precision: Precision::F32 };
+        for (batch, tokens, heads, head_dim, rate) in
+            [(1, 1, 1, 1, 0.0), (2, 5, 3, 4, 0.0), (1, 18, 2, 3, 0.0), (2, 7, 2, 4, 0.3)]
+        {
+            let d =
+                Dims { batch, tokens, heads, head_dim, scale: (head_dim as f32).powf(-0.5), precision: Precision::F32 };
             let dropout = (rate > 0.0).then(|| Dropout { words: crate::Key::new(9).into_words(), rate });
             let qkv = random("qkv", batch * tokens * 3 * heads * head_dim);
             let dout = random("dout", batch * tokens * heads * head_dim);
@@ -269,7 +282,8 @@ mod tests {
 
     #[test]
     fn bf16_products_stay_close_to_f32() {
-        let mut d = Dims { batch: 2, tokens: 50, heads: 2, head_dim: 32, scale: 32f32.powf(-0.5), precision: Precision::F32 };
+        let mut d =
+            Dims { batch: 2, tokens: 50, heads: 2, head_dim: 32, scale: 32f32.powf(-0.5), precision: Precision::F32 };
         let qkv = random("qkv", 2 * 50 * 3 * 64);
         let run = |d: &Dims| {
             let (mut out, mut lse) = (vec![0.0; 2 * 50 * 64], vec![0.0; 2 * 2 * 50]);

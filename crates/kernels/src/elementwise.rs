@@ -22,7 +22,10 @@ simd_fn! {
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) -> Result<()> {
     expect_len("add", "a", a.len(), out.len())?;
     expect_len("add", "b", b.len(), out.len())?;
-    out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((o, a), b)| add_body(a, b, o));
+    out.par_chunks_mut(CHUNK)
+        .zip(a.par_chunks(CHUNK))
+        .zip(b.par_chunks(CHUNK))
+        .for_each(|((o, a), b)| add_body(a, b, o));
     Ok(())
 }
 
@@ -102,7 +105,9 @@ pub fn column_sum(x: &[f32], out: &mut [f32], accumulate: bool) -> Result<()> {
 pub fn add_rows(x: &[f32], table: &[f32], out: &mut [f32]) -> Result<()> {
     expect_len("add_rows", "x", x.len(), out.len())?;
     expect_len("add_rows", "x modulo table", x.len() % table.len().max(1), 0)?;
-    out.par_chunks_mut(table.len().max(1)).zip(x.par_chunks(table.len().max(1))).for_each(|(o, x)| add_body(x, table, o));
+    out.par_chunks_mut(table.len().max(1))
+        .zip(x.par_chunks(table.len().max(1)))
+        .for_each(|(o, x)| add_body(x, table, o));
     Ok(())
 }
 

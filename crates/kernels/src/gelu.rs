@@ -82,10 +82,7 @@ pub fn backward(kind: Gelu, x: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<()>
     expect_len("gelu backward", "x", x.len(), dx.len())?;
     expect_len("gelu backward", "dy", dy.len(), dx.len())?;
     let f = if kind == Gelu::Erf { erf_bwd } else { tanh_bwd };
-    dx.par_chunks_mut(SERIAL)
-        .zip(x.par_chunks(SERIAL))
-        .zip(dy.par_chunks(SERIAL))
-        .for_each(|((d, x), g)| f(x, g, d));
+    dx.par_chunks_mut(SERIAL).zip(x.par_chunks(SERIAL)).zip(dy.par_chunks(SERIAL)).for_each(|((d, x), g)| f(x, g, d));
     Ok(())
 }
 

@@ -199,7 +199,12 @@ fn panels(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: Option<Ep
         // SAFETY: panels are disjoint row or column ranges of `c`, whose borrow outlives this loop; the sub-views of
         // `a` and `b` stay inside views that were checked.
         unsafe {
-            block(a.some_rows(r0, nr), b.t().some_rows(c0, nc).t(), MatMut::from_raw(dst.ptr().add(r0 * c.rs + c0), nr, nc, c.rs), accumulate);
+            block(
+                a.some_rows(r0, nr),
+                b.t().some_rows(c0, nc).t(),
+                MatMut::from_raw(dst.ptr().add(r0 * c.rs + c0), nr, nc, c.rs),
+                accumulate,
+            );
             if let Some(f) = epilogue {
                 for r in r0..r0 + nr {
                     f(r, c0, std::slice::from_raw_parts_mut(dst.ptr().add(r * c.rs + c0), nc));

@@ -40,7 +40,11 @@ thread_local! {
 }
 
 /// Borrows a thread's packing buffer, or a fresh one when an outer call on this thread holds it.
-fn with_words<R>(cell: &'static std::thread::LocalKey<RefCell<Vec<u32>>>, n: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+fn with_words<R>(
+    cell: &'static std::thread::LocalKey<RefCell<Vec<u32>>>,
+    n: usize,
+    f: impl FnOnce(&mut [u32]) -> R,
+) -> R {
     let mut v = cell.take();
     if v.len() < n {
         v = vec![0; n];
@@ -227,9 +231,7 @@ fn multiply(
                 let rows = MR.min(c.rows - ip * MR);
                 for (r, t) in t.iter().enumerate().take(rows) {
                     // SAFETY: the tile's part of `c`, which this task alone writes.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(c.ptr.add((ip * MR + r) * c.rs + jp * NR), nc)
-                    };
+                    let out = unsafe { std::slice::from_raw_parts_mut(c.ptr.add((ip * MR + r) * c.rs + jp * NR), nc) };
                     store(&t[..nc], out, add);
                 }
             }

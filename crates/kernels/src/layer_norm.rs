@@ -155,9 +155,11 @@ pub fn recompute(x: &[f32], gamma: &[f32], beta: &[f32], mean: &[f32], rstd: &[f
     let n = gamma.len();
     expect_len("layer_norm recompute", "x", x.len(), mean.len() * n)?;
     expect_len("layer_norm recompute", "y", y.len(), x.len())?;
-    y.par_chunks_mut(n.max(1)).zip(x.par_chunks(n.max(1))).zip(mean.par_iter().zip(rstd)).with_min_len(16).for_each(
-        |((y, x), (&m, &r))| normalise_row(x, m, r, gamma, beta, y),
-    );
+    y.par_chunks_mut(n.max(1))
+        .zip(x.par_chunks(n.max(1)))
+        .zip(mean.par_iter().zip(rstd))
+        .with_min_len(16)
+        .for_each(|((y, x), (&m, &r))| normalise_row(x, m, r, gamma, beta, y));
     Ok(())
 }
 
@@ -204,7 +206,12 @@ mod tests {
             close("y", y, &reference(&x64, &g64, &b64, eps), 1e-5);
             let plus1 = |v: Vec<f64>| v.into_iter().map(|v| v + 1.0).collect::<Vec<_>>();
             close("dx", dx, &finite_difference(&x, |x| dot64(&reference(x, &g64, &b64, eps), &dy)), 3e-5);
-            close("dgamma", dg, &plus1(finite_difference(&gamma, |g| dot64(&reference(&x64, g, &b64, eps), &dy))), 1e-5);
+            close(
+                "dgamma",
+                dg,
+                &plus1(finite_difference(&gamma, |g| dot64(&reference(&x64, g, &b64, eps), &dy))),
+                1e-5,
+            );
             close("dbeta", db, &plus1(finite_difference(&beta, |b| dot64(&reference(&x64, &g64, b, eps), &dy))), 1e-5);
             assert!(runs.iter().all(|r| r == &runs[0]), "levels differ");
         }

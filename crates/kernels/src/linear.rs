@@ -19,7 +19,14 @@ simd_fn! {
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn forward(precision: Precision, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut [f32]) -> Result<()> {
+pub fn forward(
+    precision: Precision,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    inputs: usize,
+    y: &mut [f32],
+) -> Result<()> {
     let outputs = w.len() / inputs.max(1);
     expect_len("linear", "w", w.len(), outputs * inputs)?;
     let rows = y.len() / outputs.max(1);
@@ -102,7 +109,14 @@ pub fn backward_input(precision: Precision, dy: &[f32], w: &[f32], inputs: usize
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn backward_weight(precision: Precision, dy: &[f32], x: &[f32], inputs: usize, dw: &mut [f32], accumulate: bool) -> Result<()> {
+pub fn backward_weight(
+    precision: Precision,
+    dy: &[f32],
+    x: &[f32],
+    inputs: usize,
+    dw: &mut [f32],
+    accumulate: bool,
+) -> Result<()> {
     let (rows, outputs) = (x.len() / inputs.max(1), dw.len() / inputs.max(1));
     expect_len("linear backward", "dy", dy.len(), rows * outputs)?;
     expect_len("linear backward", "x", x.len(), rows * inputs)?;
@@ -143,7 +157,10 @@ mod tests {
         let act = |v: f64| if gelu { 0.5 * v * (1.0 + erf64(v / 2f64.sqrt())) } else { v };
         x.chunks(inputs)
             .flat_map(|x| {
-                w.chunks(inputs).zip(b).map(|(w, b)| act(w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b)).collect::<Vec<_>>()
+                w.chunks(inputs)
+                    .zip(b)
+                    .map(|(w, b)| act(w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>() + b))
+                    .collect::<Vec<_>>()
             })
             .collect()
     }
@@ -152,8 +169,12 @@ mod tests {
     fn values_and_gradients_agree_with_f64() {
         for gelu in [false, true] {
             let (rows, inputs, outputs) = (5, 7, 3);
-            let (x, w, b, dy) =
-                (random("x", rows * inputs), random("w", outputs * inputs), random("b", outputs), random("dy", rows * outputs));
+            let (x, w, b, dy) = (
+                random("x", rows * inputs),
+                random("w", outputs * inputs),
+                random("b", outputs),
+                random("dy", rows * outputs),
+            );
             let (x64, w64, b64) = (f64s(&x), f64s(&w), f64s(&b));
             let p = Precision::F32;
             let (mut y, mut act) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);

@@ -98,7 +98,8 @@ mod tests {
         let (b, k) = (5, 19);
         let x = random("x", b * k);
         let labels: Vec<u32> = (0..b as u32).map(|i| i * 3 % k as u32).collect();
-        let hard: Vec<f64> = (0..b * k).map(|i| 0.1 / k as f64 + if labels[i / k] as usize == i % k { 0.9 } else { 0.0 }).collect();
+        let hard: Vec<f64> =
+            (0..b * k).map(|i| 0.1 / k as f64 + if labels[i / k] as usize == i % k { 0.9 } else { 0.0 }).collect();
         let soft: Vec<f32> = random("t", b * k).iter().map(|v| v.abs()).collect();
         for lv in levels() {
             with_level(lv, || {

@@ -102,7 +102,8 @@ impl Key {
                 for attempt in 0..1024u32 {
                     let [a, b, c, d] = philox([i as u32, (i >> 32) as u32, attempt, 1], key);
                     let (p, q) = (box_muller(a, b), box_muller(c, d));
-                    if let Some(v) = [p.0, p.1, q.0, q.1].map(|v| v as f32).into_iter().find(|v| (lo..=hi).contains(v)) {
+                    if let Some(v) = [p.0, p.1, q.0, q.1].map(|v| v as f32).into_iter().find(|v| (lo..=hi).contains(v))
+                    {
                         return v;
                     }
                 }

@@ -123,7 +123,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     p = p.mul_add(u, 3.772_522e-3);
     p = p.mul_add(u, 5.276_921_4e-2);
     p = p.mul_add(u, 1.905_931_4e-1);
-    p = p.mul_add(u, 1.128_379_1);
+    p = p.mul_add(u, std::f32::consts::FRAC_2_SQRT_PI);
     let mut q = 3.804_775_4e-5f32;
     q = q.mul_add(u, 1.163_850_4e-3);
     q = q.mul_add(u, 1.498_314_4e-2);

@@ -58,7 +58,14 @@ pub fn prepend(first: &[f32], x: &[f32], batch: usize, out: &mut [f32]) -> Resul
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn unshuffle(x: &[f32], mask_token: &[f32], restore: &[u32], pos: &[f32], batch: usize, out: &mut [f32]) -> Result<()> {
+pub fn unshuffle(
+    x: &[f32],
+    mask_token: &[f32],
+    restore: &[u32],
+    pos: &[f32],
+    batch: usize,
+    out: &mut [f32],
+) -> Result<()> {
     let (width, l) = (mask_token.len(), restore.len() / batch.max(1));
     let k1 = x.len() / (batch * width).max(1);
     expect_len("unshuffle", "x", x.len(), batch * k1 * width)?;
@@ -79,7 +86,14 @@ pub fn unshuffle(x: &[f32], mask_token: &[f32], restore: &[u32], pos: &[f32], ba
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn unshuffle_backward(d: &[f32], restore: &[u32], batch: usize, dx: &mut [f32], dmask: &mut [f32], accumulate: bool) -> Result<()> {
+pub fn unshuffle_backward(
+    d: &[f32],
+    restore: &[u32],
+    batch: usize,
+    dx: &mut [f32],
+    dmask: &mut [f32],
+    accumulate: bool,
+) -> Result<()> {
     let (width, l) = (dmask.len(), restore.len() / batch.max(1));
     let k1 = dx.len() / (batch * width).max(1);
     expect_len("unshuffle backward", "d", d.len(), batch * (l + 1) * width)?;

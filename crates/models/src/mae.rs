@@ -132,7 +132,9 @@ impl Mask {
             return Err(Error::Config(format!("mask_ratio {ratio} is outside (0, 1)")));
         }
         if keep == 0 || keep >= l {
-            return Err(Error::Config(format!("mask_ratio {ratio} keeps {keep} of {l} patches: some must stay and some must go")));
+            return Err(Error::Config(format!(
+                "mask_ratio {ratio} keeps {keep} of {l} patches: some must stay and some must go"
+            )));
         }
         Ok(keep)
     }
@@ -244,10 +246,11 @@ impl Mae {
         let c = config;
         let token = Init::Randn { mean: 0.0, stdev: 0.02 };
         let x = LinearInit::Xavier;
-        let block = |dim, heads, name: String| Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), x, vb.pp(name));
-        let [pos_embed, decoder_pos_embed] = c.positions()?.map(|(name, table)| {
-            if vb.contains_tensor(name) { vb.get(table.shape(), name) } else { Ok(table) }
-        });
+        let block =
+            |dim, heads, name: String| Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), x, vb.pp(name));
+        let [pos_embed, decoder_pos_embed] = c
+            .positions()?
+            .map(|(name, table)| if vb.contains_tensor(name) { vb.get(table.shape(), name) } else { Ok(table) });
         Ok(Mae {
             patch_embed: PatchEmbed::new(&c.grid(), c.dim, x, vb.pp("patch_embed"))?,
             cls_token: vb.get_with_hints((1, 1, c.dim), "cls_token", token)?,
@@ -285,7 +288,8 @@ impl Mae {
         let keep = mask.map_or(&all, |m| &m.keep);
         let x = self.patch_embed.forward(images, Some(keep))?; // (B, K, D)
         let pos: Vec<f32> = self.pos_embed.flatten_all()?.to_vec1()?;
-        let visible: Vec<f32> = keep.iter().flat_map(|&i| &pos[(i as usize + 1) * d..(i as usize + 2) * d]).copied().collect();
+        let visible: Vec<f32> =
+            keep.iter().flat_map(|&i| &pos[(i as usize + 1) * d..(i as usize + 2) * d]).copied().collect();
         let x = x.add(&images.tape().constant(&tensor_from(visible, x.tensor().shape())?))?;
         let mut x = ops::prepend_token(&x, &self.cls_token, Some(&pos[..d]))?; // (B, 1 + K, D)
         for block in &self.blocks {

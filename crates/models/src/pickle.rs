@@ -104,7 +104,8 @@ fn read_legacy(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         let Some(&(element, _)) = sizes.get(&key) else { return Err(format!("storage {key} belongs to no tensor")) };
         let len = count.checked_mul(element).ok_or("an absurd storage size")?;
         at += 8;
-        let data = bytes.get(at..).and_then(|b| b.get(..len)).ok_or_else(|| format!("truncated inside storage {key}"))?;
+        let data =
+            bytes.get(at..).and_then(|b| b.get(..len)).ok_or_else(|| format!("truncated inside storage {key}"))?;
         storages.insert(key, data);
         at += len;
     }
@@ -136,12 +137,18 @@ fn storage_of(tensor: &Object) -> Result<(String, Meta, usize, usize, usize), St
     Ok((key, info, first, element, count))
 }
 
-fn tensors(object: &Object, mut storage: impl FnMut(&str, usize) -> Result<Vec<u8>, String>) -> Result<Vec<(String, Tensor)>, String> {
+fn tensors(
+    object: &Object,
+    mut storage: impl FnMut(&str, usize) -> Result<Vec<u8>, String>,
+) -> Result<Vec<(String, Tensor)>, String> {
     let mut out: Vec<(String, Tensor)> = Vec::new();
     walk(object, &mut |name, tensor| {
         let (key, info, first, element, count) = storage_of(tensor).map_err(|e| format!("{name}: {e}"))?;
         let (dims, stride) = (info.layout.dims().to_vec(), info.layout.stride().to_vec());
-        let last = dims.iter().zip(&stride).try_fold(first, |at, (&d, &s)| d.saturating_sub(1).checked_mul(s)?.checked_add(at));
+        let last = dims
+            .iter()
+            .zip(&stride)
+            .try_fold(first, |at, (&d, &s)| d.saturating_sub(1).checked_mul(s)?.checked_add(at));
         let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let (Some(last), Some(n)) = (last, n) else { return Err(format!("{name}: an absurd shape {dims:?}")) };
         if n > 0 && last >= count {
@@ -162,7 +169,11 @@ fn tensors(object: &Object, mut storage: impl FnMut(&str, usize) -> Result<Vec<u
             }
         }
         let t = Tensor::from_raw_buffer(&data, info.dtype, &dims, &Device::Cpu).map_err(|e| format!("{name}: {e}"))?;
-        let t = if matches!(info.dtype, DType::F16 | DType::BF16 | DType::F64) { t.to_dtype(DType::F32).map_err(text)? } else { t };
+        let t = if matches!(info.dtype, DType::F16 | DType::BF16 | DType::F64) {
+            t.to_dtype(DType::F32).map_err(text)?
+        } else {
+            t
+        };
         if !out.iter().any(|(n, _)| n == name) {
             out.push((name.into(), t));
         }

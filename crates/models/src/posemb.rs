@@ -11,7 +11,9 @@ use candlelight_autograd::tensor_from;
 /// When `dim` is not a multiple of 4.
 pub fn sincos_2d(dim: usize, rows: usize, cols: usize) -> Result<Tensor> {
     if dim == 0 || dim % 4 != 0 {
-        return Err(crate::Error::Config(format!("sin-cos positions need a width that is a multiple of 4, found {dim}")));
+        return Err(crate::Error::Config(format!(
+            "sin-cos positions need a width that is a multiple of 4, found {dim}"
+        )));
     }
     let quarter = dim / 4;
     let mut out = vec![0.0f32; (1 + rows * cols) * dim];
@@ -38,7 +40,14 @@ mod tests {
             assert!((got - sum).abs() < 1e-2, "{dim}: {got}");
             if dim == 768 {
                 let row = &v[2 * dim..3 * dim]; // patch (x = 1, y = 0)
-                for (i, want) in [(0, 0.841_470_96), (1, 0.815_250_64), (2, 0.788_593_05), (192, 0.540_302_3), (384, 0.0), (576, 1.0)] {
+                for (i, want) in [
+                    (0, 0.841_470_96),
+                    (1, 0.815_250_64),
+                    (2, 0.788_593_05),
+                    (192, 0.540_302_3),
+                    (384, 0.0),
+                    (576, 1.0),
+                ] {
                     assert!((row[i] - want).abs() < 1e-6, "{i}: {}", row[i]);
                 }
             }

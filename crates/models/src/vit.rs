@@ -91,12 +91,17 @@ impl VitConfig {
         let g = self.grid();
         if g.check().is_err() {
             let (h, w) = self.image;
-            return Err(Error::Config(format!("input_size {h}x{w} is not a multiple of the patch size {}", self.patch)));
+            return Err(Error::Config(format!(
+                "input_size {h}x{w} is not a multiple of the patch size {}",
+                self.patch
+            )));
         }
         if self.heads == 0 || self.dim % self.heads != 0 {
             return Err(Error::Config(format!("{} heads do not divide a width of {}", self.heads, self.dim)));
         }
-        for (name, rate) in [("drop_path", self.drop_path), ("dropout", self.dropout), ("attn_dropout", self.attn_dropout)] {
+        for (name, rate) in
+            [("drop_path", self.drop_path), ("dropout", self.dropout), ("attn_dropout", self.attn_dropout)]
+        {
             if !(0.0..1.0).contains(&rate) {
                 return Err(Error::Config(format!("{name} {rate} is outside [0, 1)")));
             }
@@ -224,7 +229,14 @@ pub(crate) struct Rates {
 }
 
 impl Block {
-    pub(crate) fn new(dim: usize, heads: usize, mlp: usize, rates: Rates, init: LinearInit, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(
+        dim: usize,
+        heads: usize,
+        mlp: usize,
+        rates: Rates,
+        init: LinearInit,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         Ok(Block {
             norm1: Norm::new(dim, vb.pp("norm1"))?,
             qkv: Linear::new(dim, 3 * dim, init, vb.pp("attn.qkv"))?,
@@ -294,7 +306,9 @@ impl Vit {
             pos_embed: vb.get_with_hints((1, 1 + c.grid().patches(), c.dim), "pos_embed", normal)?,
             blocks: (0..c.depth).map(block).collect::<Result<_>>()?,
             norm: Norm::new(c.dim, vb.pp(if c.pool == Pool::Avg { "fc_norm" } else { "norm" }))?,
-            head: (c.classes > 0).then(|| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb.pp("head"))).transpose()?,
+            head: (c.classes > 0)
+                .then(|| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb.pp("head")))
+                .transpose()?,
             config: c.clone(),
         })
     }

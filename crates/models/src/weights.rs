@@ -75,7 +75,8 @@ fn shorten(names: &[String]) -> String {
 /// # Errors
 /// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.
 pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> Result<Report> {
-    let prefix = ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p))).unwrap_or("");
+    let prefix =
+        ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p))).unwrap_or("");
     let file: HashMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (&n[prefix.len()..], t)).collect();
     let mut report = Report::default();
     let mut model: Vec<(String, Tensor)> = params.state_dict();
@@ -113,7 +114,11 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
 ///
 /// # Errors
 /// When writing fails; `path` is then as it was.
-pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
     let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
     let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), metadata).map_err(|e| fail(&e))?;
     write_atomic(path, |f| std::io::Write::write_all(f, &bytes)).map_err(|e| fail(&e))
@@ -172,7 +177,10 @@ mod tests {
             assert_eq!(back.len(), 2);
             for ((n, a), (m, b)) in back.iter().zip(&tensors) {
                 assert_eq!((n, a.dims()), (m, b.dims()));
-                assert_eq!(a.flatten_all().unwrap().to_vec1::<f32>().unwrap(), b.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                assert_eq!(
+                    a.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                    b.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                );
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");

@@ -54,7 +54,10 @@ impl AdamW {
     pub fn new(config: AdamWConfig, rules: &[Rule], params: &ParamStore) -> Result<Self> {
         let (b1, b2) = config.betas;
         if !((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2) && config.eps >= 0.0) {
-            return Err(Error::Config(format!("betas ({b1}, {b2}) are not in [0, 1) or eps {} is negative", config.eps)));
+            return Err(Error::Config(format!(
+                "betas ({b1}, {b2}) are not in [0, 1) or eps {} is negative",
+                config.eps
+            )));
         }
         let slots = assign(rules, params)?
             .into_iter()
@@ -246,7 +249,11 @@ mod tests {
         opt.step(&gradients(&params, &x), 1e-2).unwrap();
         again.step(&gradients(&copy, &x), 1e-2).unwrap();
         let bits = |p: &ParamStore| -> Vec<u32> {
-            p.entries().iter().flat_map(|e| e.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).map(f32::to_bits).collect()
+            p.entries()
+                .iter()
+                .flat_map(|e| e.var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+                .map(f32::to_bits)
+                .collect()
         };
         assert_eq!(bits(&params), bits(&copy));
         assert!(again.load_state(|_| None, 1).unwrap_err().to_string().contains("head.weight.m is missing"));

@@ -64,7 +64,12 @@ pub fn assign(rules: &[Rule], params: &ParamStore) -> Result<Vec<(String, Group)
     for (r, n) in rules.iter().zip(counts) {
         let rank = r.max_rank.map_or(String::new(), |m| format!(" of rank <= {m}"));
         let g = r.group;
-        tracing::debug!("{n} tensors match `{}`{rank}: weight decay {}, lr x {}", r.pattern, g.weight_decay, g.lr_scale);
+        tracing::debug!(
+            "{n} tensors match `{}`{rank}: weight decay {}, lr x {}",
+            r.pattern,
+            g.weight_decay,
+            g.lr_scale
+        );
     }
     Ok(out)
 }

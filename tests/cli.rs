@@ -1,0 +1,123 @@
+//! The example program as a user meets it: error texts, exit codes, signals.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// The built example: cargo builds examples before it runs tests.
+fn program(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is not built: run `cargo test` without --test, or build the examples", path.display());
+    path
+}
+
+fn pretrain(dir: &Path, args: &[&str]) -> Output {
+    let mut c = Command::new(program("mae_pretrain"));
+    c.current_dir(dir).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn refused(dir: &Path, args: &[&str], code: i32, words: &[&str]) {
+    let out = pretrain(dir, args);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+    for w in words {
+        assert!(text.contains(w), "{args:?}: no `{w}` in: {text}");
+    }
+    assert!(!text.contains("panicked"), "{args:?}: {text}");
+}
+
+fn png(w: u32, h: u32) -> Vec<u8> {
+    let picture = candlelight::engine::picture::Picture {
+        width: w as usize,
+        height: h as usize,
+        rgb: vec![90; (w * h * 3) as usize],
+    };
+    picture.png().unwrap()
+}
+
+#[test]
+fn bad_arguments_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    refused(
+        d,
+        &["--model", "mae_vit_bse_patch16"],
+        1,
+        &["no model `mae_vit_bse_patch16`", "did you mean mae_vit_base_patch16"],
+    );
+    refused(d, &["--mask-ratio", "1.5"], 1, &["mask_ratio 1.5 is outside (0, 1)"]);
+    refused(d, &["--input_size", "30"], 1, &["input_size 30x30 is not a multiple of the patch size 4"]);
+    refused(d, &["--data_path", "nowhere"], 1, &["nowhere"]);
+    refused(d, &["--world_size", "4"], 1, &["many processes is not there yet"]);
+    refused(d, &["--device", "cuda:0"], 1, &["`cpu` only"]);
+    refused(d, &["--precision", "fp8"], 1, &["`fp8` is not one of f32, bf16"]);
+    refused(d, &["--batch_size", "20000"], 1, &["a batch of 20000 is larger than the data set of 10000"]);
+    refused(d, &["--bogus", "1"], 2, &["--bogus"]);
+    refused(d, &["--resume", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
+    std::fs::write(d.join("bad.toml"), "epohcs = 3").unwrap();
+    refused(d, &["--config", "bad.toml"], 1, &["bad.toml", "epohcs"]);
+    std::fs::write(d.join("file"), "").unwrap();
+    refused(d, &["--output_dir", "file/run"], 1, &["file/run", "cannot be made"]);
+}
+
+#[test]
+fn bad_images_are_named_once_replaced_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data/train");
+    std::fs::create_dir_all(&data).unwrap();
+    refused(dir.path(), &["--data_path", "data"], 1, &["no image found"]);
+    for i in 0..18 {
+        std::fs::write(data.join(format!("{i}.png")), png(20, 20)).unwrap();
+    }
+    std::fs::write(data.join("empty.jpg"), "").unwrap();
+    std::fs::write(data.join("cut.png"), &png(20, 20)[..60]).unwrap();
+    std::fs::write(data.join("notes.txt"), "not an image").unwrap();
+    let args = ["--data_path", "data", "--model", "mae_vit_tiny_patch16", "--input_size", "32", "--batch_size", "5"];
+    let args = [&args[..], &["--epochs", "2", "--warmup_epochs", "0", "--output_dir", "run"]].concat();
+    let out = pretrain(dir.path(), &args);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{text}");
+    assert_eq!(text.matches("empty.jpg").count(), 1, "{text}");
+    assert_eq!(text.matches("cut.png").count(), 1, "{text}");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("2 images could not be read"));
+    let strict = [&args[..args.len() - 1], &["run2", "--max_bad", "0.06"]].concat();
+    refused(dir.path(), &strict, 1, &["2 of 20 samples cannot be read, more than the 1 allowed"]);
+}
+
+#[test]
+fn a_configuration_file_is_overridden_by_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("c.toml"), "epochs = 7\nmax_steps = 2\nmask_ratio = 0.5\n").unwrap();
+    let out = pretrain(dir.path(), &["--config", "c.toml", "--mask-ratio", "0.6"]);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{text}");
+    assert!(text.contains("\"mask_ratio\":0.6") && text.contains("\"epochs\":7.0"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_the_run_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let resume = if signal == "TERM" { &["--epochs", "400"][..] } else { &["--epochs", "400", "--resume", "auto"] };
+        let mut child = Command::new(program("mae_pretrain")).current_dir(dir.path()).args(resume).spawn().unwrap();
+        let events = || {
+            let names = std::fs::read_dir(dir.path().join("output_dir")).into_iter().flatten().flatten();
+            names.filter(|e| e.file_name().to_string_lossy().starts_with("events")).count()
+        };
+        let (start, wanted) = (Instant::now(), if signal == "TERM" { 1 } else { 2 });
+        while events() < wanted && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+    }
+    let left = candlelight::engine::checkpoint::list(&dir.path().join("output_dir"));
+    assert_eq!(left.len(), 2, "one checkpoint a signal");
+    for c in left {
+        candlelight::engine::pretrain::load_model(&c).unwrap();
+    }
+}

@@ -1,0 +1,159 @@
+//! Training end to end on the shipped images: it learns, resumes bit for bit, and does not depend on threads.
+
+use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
+use candlelight::engine::pretrain::{Outcome, Pretrain, PretrainConfig, Resume, Shown};
+use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
+use candlelight::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+fn shipped() -> Idx {
+    Idx::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train").unwrap()
+}
+
+fn normalize() -> Normalize {
+    Normalize { mean: vec![0.286], std: vec![0.353] }
+}
+
+fn loader(n: usize, workers: usize) -> Loader {
+    let data = Subset::new(shipped(), (0..n).collect()).unwrap();
+    let config =
+        LoaderConfig { batch_size: 8, size: (28, 28), seed: 0, shuffle: true, drop_last: true, workers, max_bad: 0.0 };
+    Loader::new(Arc::new(data), Pipeline::mae_pretrain((28, 28), normalize()), config).unwrap()
+}
+
+/// Tiny: 4 patches of 14 pixels.
+fn config(epochs: usize) -> PretrainConfig {
+    let model = MaeConfig {
+        patch: 14,
+        dim: 16,
+        depth: 1,
+        heads: 2,
+        decoder_dim: 8,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        ..registry::mae("mae_vit_demo_patch4").unwrap()
+    };
+    PretrainConfig {
+        model,
+        mask_ratio: 0.5,
+        batch_size: 8,
+        accum_iter: 2,
+        schedule: WarmupCosine { lr: 5e-3, min_lr: 0.0, warmup_epochs: 0.5, epochs: epochs as f64 },
+        weight_decay: 0.05,
+        seed: 0,
+        precision: "f32".into(),
+        clip_grad: None,
+        max_steps: None,
+        save_every: 1,
+        keep: 2,
+        picture_every: 0,
+        max_non_finite: 3,
+    }
+}
+
+fn go(dir: &Path, config: PretrainConfig, loader: &Loader, resume: Resume) -> candlelight::engine::Result<Outcome> {
+    let mut run = Pretrain::new(config.clone())?;
+    let shown = Shown::new(loader, &config.model, config.mask_ratio, normalize())?;
+    let folder = RunDir::open(dir, resume != Resume::No)?;
+    run.run(loader, &folder, &shown, &Signals::default(), &resume, dir)
+}
+
+fn last(dir: &Path) -> Vec<u8> {
+    std::fs::read(checkpoint::list(dir).last().unwrap()).unwrap()
+}
+
+fn log(dir: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(dir.join("log.txt")).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn the_shipped_images_are_balanced_and_a_model_learns_them() {
+    let data = shipped();
+    assert_eq!((data.len(), data.classes().len()), (10_000, 10));
+    let dir = tempfile::tempdir().unwrap();
+    let model = MaeConfig { patch: 7, dim: 32, ..config(1).model };
+    let config = PretrainConfig { model, accum_iter: 1, ..config(4) };
+    let outcome = go(dir.path(), config, &loader(800, 2), Resume::No).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }));
+    let lines = log(dir.path());
+    let losses: Vec<f64> = lines.iter().map(|l| l["train_loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 4);
+    assert!(losses[3] < 0.8 * losses[0], "{losses:?}");
+    let keys: Vec<_> = lines[0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["train_lr", "train_loss", "epoch"], "MAE's keys in MAE's order");
+    let png = std::fs::read(dir.path().join("reconstruction.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG"));
+    assert_eq!(checkpoint::list(dir.path()).len(), 2, "the newest two are kept");
+    assert!(!dir.path().join(".lock").exists());
+}
+
+#[test]
+fn a_resumed_run_is_the_run_that_was_never_stopped_bit_for_bit() {
+    let whole = tempfile::tempdir().unwrap();
+    go(whole.path(), config(3), &loader(50, 0), Resume::No).unwrap();
+    // Steps an epoch: 6. Stop inside an epoch and at its end, and with other loader threads.
+    for (stop, workers) in [(2, 2), (6, 1), (8, 0), (10, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let first = PretrainConfig { max_steps: Some(stop), ..config(3) };
+        go(dir.path(), first, &loader(50, workers), Resume::No).unwrap();
+        go(dir.path(), config(3), &loader(50, 2), Resume::Auto).unwrap();
+        assert_eq!(last(dir.path()), last(whole.path()), "stopped after {stop} steps");
+        assert_eq!(log(dir.path()), log(whole.path()), "stopped after {stop} steps");
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_trained_model() {
+    for precision in ["f32", "bf16"] {
+        let run = |threads: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let config = PretrainConfig { precision: precision.into(), max_steps: Some(4), ..config(1) };
+            pool.install(|| go(dir.path(), config, &loader(50, 0), Resume::No).unwrap());
+            last(dir.path())
+        };
+        let one = run(1);
+        assert_eq!(one, run(2), "{precision}");
+        assert_eq!(one, run(3), "{precision}");
+    }
+}
+
+#[test]
+fn losses_that_are_not_finite_are_skipped_and_then_end_the_run_with_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut c = config(2);
+    c.schedule.lr = 1e30;
+    c.schedule.warmup_epochs = 0.0;
+    let e = go(dir.path(), c, &loader(200, 0), Resume::No).unwrap_err();
+    assert!(matches!(e, Error::NonFinite { count: 3, .. }), "{e}");
+    assert!(e.to_string().contains("epoch 0 step") && checkpoint::list(dir.path()).len() == 1, "{e}");
+}
+
+#[test]
+fn settings_and_files_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |c: PretrainConfig| Pretrain::new(c).unwrap_err().to_string();
+    assert!(text(PretrainConfig { mask_ratio: 1.0, ..config(1) }).contains("mask_ratio 1"));
+    assert!(text(PretrainConfig { precision: "fp8".into(), ..config(1) }).contains("fp8"));
+    assert!(text(PretrainConfig { batch_size: 0, ..config(1) }).contains("batch_size"));
+    let odd = MaeConfig { image: (30, 28), ..config(1).model };
+    assert!(text(PretrainConfig { model: odd, ..config(1) }).contains("30x28"));
+    let huge = PretrainConfig { accum_iter: 100, ..config(1) };
+    let e = go(&dir.path().join("a"), huge, &loader(50, 0), Resume::No).unwrap_err().to_string();
+    assert!(e.contains("800") && e.contains("50"), "{e}");
+
+    let run = dir.path().join("b");
+    go(&run, config(1), &loader(50, 0), Resume::No).unwrap();
+    let e = go(&run, config(1), &loader(50, 0), Resume::No).unwrap_err().to_string();
+    assert!(e.contains("--resume auto"), "{e}");
+    let other = PretrainConfig { model: MaeConfig { dim: 24, ..config(1).model }, ..config(1) };
+    let e = go(&run, other, &loader(50, 0), Resume::Auto).unwrap_err().to_string();
+    assert!(e.contains("another model"), "{e}");
+    let weights = dir.path().join("weights.safetensors");
+    let (_, params, _) = candlelight::engine::pretrain::load_model(checkpoint::list(&run).last().unwrap()).unwrap();
+    candlelight::models::weights::write_safetensors(&weights, &params.state_dict(), None).unwrap();
+    let e = go(&dir.path().join("c"), config(1), &loader(50, 0), Resume::From(weights)).unwrap_err().to_string();
+    assert!(e.contains("not a candlelight checkpoint"), "{e}");
+}
