@@ -4,7 +4,7 @@ use crate::error::{Result, expect_len};
 use crate::patch::check_ids;
 use rayon::prelude::*;
 
-/// out[b, k] = x[b, ids[b, k]]: x (B, N, D), ids (B, K) -> (B, K, D).
+/// `out[b, k] = x[b, ids[b, k]]`: x (B, N, D), ids (B, K) -> (B, K, D).
 ///
 /// # Errors
 /// When the lengths do not fit or an id is past the last row.
@@ -39,7 +39,7 @@ pub fn scatter_add(d: &[f32], ids: &[u32], batch: usize, width: usize, out: &mut
     Ok(())
 }
 
-/// out[b] = [first, x[b]]: a class token (D) before every sample's tokens (B, N, D) -> (B, N + 1, D).
+/// `out[b] = [first, x[b]]`: a class token (D) before every sample's tokens (B, N, D) -> (B, N + 1, D).
 ///
 /// # Errors
 /// When the lengths do not fit.
