@@ -1,8 +1,10 @@
 //! Products with bf16 operands: f32 in, rounded while packing, f32 sums, f32 out.
 //!
-//! Both operands are packed as pairs along the inner dimension: `(panel, k/2, row in panel)` words of two bf16. One dot
-//! product instruction then does two multiply-adds a lane, odd member first, denormals flushed; the portable body does
-//! the same two fused operations, so all levels give the same bits.
+//! Both operands are packed as words of two bf16 that are neighbours along the inner dimension: the right one as
+//! `(panel, pair, column)`, the left one as `(panel, block, row, pair)` where its rows are contiguous in memory (packing is
+//! then a plain conversion) and as `(panel, pair, row)` where its columns are. One dot product instruction does two
+//! multiply-adds a lane, odd member first, denormals flushed; the portable body does the same two fused operations, so all
+//! levels give the same bits.
 
 use crate::cpu::{Level, level};
 use crate::gemm::{Epilogue, MatMut, MatRef};
@@ -54,12 +56,6 @@ fn with_words<R>(
     r
 }
 
-/// Word offset of a panel: blocks of `KP` pairs are contiguous inside it.
-#[inline(always)]
-fn panel_words(kp: usize, width: usize) -> usize {
-    kp * width
-}
-
 /// Packs rows `r0 .. r0 + W` of a view as one panel of `kp` pairs: `dst[p * W + r]`.
 macro_rules! pack_panel {
     ($name:ident, $w:expr) => {
@@ -67,7 +63,7 @@ macro_rules! pack_panel {
             fn $name(src: MatRef, r0: usize, dst: &mut [u32]) {
                 const W: usize = $w;
                 let (rows, k) = (W.min(src.rows - r0), src.cols);
-                let kp = dst.len() / W;
+                let kp = k.div_ceil(2);
                 if rows < W {
                     dst.fill(0);
                 }
@@ -130,28 +126,64 @@ macro_rules! pack_panel {
         }
     };
 }
-pack_panel!(pack_rows, MR);
+pack_panel!(pack_rows_interleaved, MR);
 pack_panel!(pack_cols, NR);
+
+simd_fn! {
+    /// Packs rows `r0 .. r0 + MR`, each contiguous, block by block: `dst[(block * MR + r) * KP + pair]`.
+    fn pack_rows_contiguous(src: MatRef, r0: usize, dst: &mut [u32]) {
+        let (rows, k) = (MR.min(src.rows - r0), src.cols);
+        for (b, block) in dst.chunks_exact_mut(MR * KP).enumerate() {
+            let first = 2 * b * KP;
+            let pairs = (k.saturating_sub(first) / 2).min(KP);
+            for (r, out) in block.chunks_exact_mut(KP).enumerate() {
+                if r >= rows {
+                    out.fill(0);
+                    continue;
+                }
+                // SAFETY: row r0 + r of the view; columns first .. first + 2 pairs are below k.
+                let row = unsafe { std::slice::from_raw_parts(src.ptr.add((r0 + r) * src.rs + first).cast::<[f32; 2]>(), pairs) };
+                for (o, v) in out.iter_mut().zip(row) {
+                    *o = bf16_bits(v[0]) | bf16_bits(v[1]) << 16;
+                }
+                if pairs < KP && first + 2 * pairs < k {
+                    // SAFETY: the last, odd column.
+                    out[pairs] = bf16_bits(unsafe { *src.ptr.add((r0 + r) * src.rs + k - 1) });
+                }
+            }
+        }
+    }
+}
+
+/// Packs one panel of the left operand; `contiguous` says which layout.
+fn pack_rows(src: MatRef, r0: usize, contiguous: bool, dst: &mut [u32]) {
+    if contiguous { pack_rows_contiguous(src, r0, dst) } else { pack_rows_interleaved(src, r0, dst) }
+}
+
+/// Words of a panel of the left operand: whole blocks.
+fn row_panel_words(kp: usize) -> usize {
+    kp.next_multiple_of(KP) * MR
+}
 
 type Tile = [[f32; NR]; MR];
 
-/// `tile = a b` over one block of pairs: a is `(pairs, MR)`, b `(pairs, NR)`.
-fn tile(a: &[u32], b: &[u32], out: &mut Tile) {
+/// `tile = a b` over one block of `pairs`; word (row r, pair p) of a is `a[r * ROW + p * PAIR]`, of b `b[p * NR + column]`.
+fn tile<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32], b: &[u32], out: &mut Tile) {
+    debug_assert!(pairs == 0 || (a.len() > (MR - 1) * ROW + (pairs - 1) * PAIR && b.len() >= pairs * NR));
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512Bf16 {
-        // SAFETY: `level` says the CPU has AVX512-BF16; both panels hold the same whole number of pairs.
-        return unsafe { tile_avx512bf16(a, b, out) };
+        // SAFETY: `level` says the CPU has AVX512-BF16; both panels hold `pairs` pairs.
+        return unsafe { tile_avx512bf16::<ROW, PAIR>(pairs, a, b, out) };
     }
-    tile_fma(a, b, out);
+    tile_fma(ROW, PAIR, pairs, a, b, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile_avx512bf16(a: &[u32], b: &[u32], out: &mut Tile) {
+fn tile_avx512bf16<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32], b: &[u32], out: &mut Tile) {
     use std::arch::x86_64::{
         __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    let pairs = (a.len() / MR).min(b.len() / NR);
     let mut acc = [[_mm512_setzero_ps(); 2]; MR];
     let (mut pa, mut pb) = (a.as_ptr(), b.as_ptr());
     let bh = |v: __m512i| -> __m512bh {
@@ -164,11 +196,11 @@ fn tile_avx512bf16(a: &[u32], b: &[u32], out: &mut Tile) {
             let b0 = bh(_mm512_loadu_si512(pb.cast()));
             let b1 = bh(_mm512_loadu_si512(pb.add(16).cast()));
             for r in 0..MR {
-                let x = bh(_mm512_set1_epi32((*pa.add(r)).cast_signed()));
+                let x = bh(_mm512_set1_epi32((*pa.add(r * ROW)).cast_signed()));
                 acc[r][0] = _mm512_dpbf16_ps(acc[r][0], x, b0);
                 acc[r][1] = _mm512_dpbf16_ps(acc[r][1], x, b1);
             }
-            pa = pa.add(MR);
+            pa = pa.add(PAIR);
             pb = pb.add(NR);
         }
     }
@@ -183,15 +215,14 @@ fn tile_avx512bf16(a: &[u32], b: &[u32], out: &mut Tile) {
 
 simd_fn! {
     /// The same sums with fused multiply-adds: odd member, then even; denormal operands and results are zero.
-    fn tile_fma(a: &[u32], b: &[u32], out: &mut Tile) {
+    fn tile_fma(row: usize, pair: usize, pairs: usize, a: &[u32], b: &[u32], out: &mut Tile) {
         let flush = |x: f32| if (x.to_bits() & 0x7f80_0000) == 0 { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x };
-        *out = [[0.0; NR]; MR];
-        // Four rows at a time keep their sums in registers.
+        // Two rows at a time keep their sums in registers.
         for r0 in (0..MR).step_by(2) {
             let mut acc = [[0.0f32; NR]; 2];
-            for (pa, pb) in a.chunks_exact(MR).zip(b.chunks_exact(NR)) {
+            for (p, pb) in b.chunks_exact(NR).take(pairs).enumerate() {
                 for r in 0..2 {
-                    let w = pa[r0 + r];
+                    let w = a[(r0 + r) * row + p * pair];
                     let (even, odd) = (flush(f32::from_bits(w << 16)), flush(f32::from_bits(w & 0xffff_0000)));
                     for j in 0..NR {
                         let (be, bo) = (flush(f32::from_bits(pb[j] << 16)), flush(f32::from_bits(pb[j] & 0xffff_0000)));
@@ -206,29 +237,51 @@ simd_fn! {
     }
 }
 
+/// Asks for the part of `c` that a tile will be added to, so that it arrives while the tile is computed.
+#[inline(always)]
+fn prefetch(c: &MatMut, row: usize, rows: usize, col: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for r in row..row + rows {
+        // SAFETY: prefetching reads nothing; the address is inside `c`.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let p = c.ptr.add(r * c.rs + col).cast::<i8>();
+            _mm_prefetch::<_MM_HINT_T0>(p);
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (c, row, rows, col);
+}
+
 /// Multiplies row panels `panels` of packed `a` with all of packed `b` into `c`.
 fn multiply(
     a: &[u32],
+    contiguous: bool,
     b: &[u32],
     kp: usize,
     panels: std::ops::Range<usize>,
-    cols: std::ops::Range<usize>,
     c: &MatMut,
     accumulate: bool,
 ) {
     let mut t: Tile = [[0.0; NR]; MR];
+    let (aw, bw) = (row_panel_words(kp), kp * NR);
     for k0 in (0..kp.max(1)).step_by(KP) {
         let k1 = (k0 + KP).min(kp);
         let add = accumulate || k0 > 0;
-        for jp in cols.clone() {
-            let bw = panel_words(kp, NR);
+        for jp in 0..c.cols.div_ceil(NR) {
             let pb = &b[jp * bw + k0 * NR..jp * bw + k1 * NR];
             let nc = NR.min(c.cols - jp * NR);
             for ip in panels.clone() {
-                let aw = panel_words(kp, MR);
-                let pa = &a[(ip - panels.start) * aw + k0 * MR..(ip - panels.start) * aw + k1 * MR];
-                tile(pa, pb, &mut t);
                 let rows = MR.min(c.rows - ip * MR);
+                prefetch(c, ip * MR, rows, jp * NR);
+                let at = (ip - panels.start) * aw;
+                let pa = &a[at + k0 * MR..at + aw];
+                if contiguous {
+                    tile::<KP, 1>(k1 - k0, pa, pb, &mut t);
+                } else {
+                    tile::<1, MR>(k1 - k0, pa, pb, &mut t);
+                }
                 for (r, t) in t.iter().enumerate().take(rows) {
                     // SAFETY: the tile's part of `c`, which this task alone writes.
                     let out = unsafe { std::slice::from_raw_parts_mut(c.ptr.add((ip * MR + r) * c.rs + jp * NR), nc) };
@@ -258,10 +311,11 @@ pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: 
     let kp = a.cols.div_ceil(2);
     let (row_panels, col_panels) = (c.rows.div_ceil(MR), c.cols.div_ceil(NR));
     let bt = b.t();
-    with_words(&PACK_B, col_panels * panel_words(kp, NR), |pb| {
+    let contiguous = a.cs == 1;
+    with_words(&PACK_B, col_panels * kp * NR, |pb| {
         use rayon::prelude::*;
         if a.cols > 0 {
-            pb.par_chunks_mut(panel_words(kp, NR)).enumerate().for_each(|(j, dst)| pack_cols(bt, j * NR, dst));
+            pb.par_chunks_mut(kp * NR).enumerate().for_each(|(j, dst)| pack_cols(bt, j * NR, dst));
         }
         let group = PANELS.min(row_panels.div_ceil(rayon::current_num_threads() * 2)).max(1);
         let dst = Shared(c.ptr);
@@ -269,15 +323,15 @@ pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: 
         let pb = &*pb;
         each(row_panels.div_ceil(group), |g| {
             let panels = g * group..((g + 1) * group).min(row_panels);
-            with_words(&PACK_A, panels.len() * panel_words(kp, MR), |pa| {
+            with_words(&PACK_A, panels.len() * row_panel_words(kp), |pa| {
                 if a.cols > 0 {
-                    for (ip, d) in panels.clone().zip(pa.chunks_mut(panel_words(kp, MR))) {
-                        pack_rows(a, ip * MR, d);
+                    for (ip, d) in panels.clone().zip(pa.chunks_mut(row_panel_words(kp))) {
+                        pack_rows(a, ip * MR, contiguous, d);
                     }
                 }
                 // SAFETY: groups are disjoint rows of `c`, whose borrow outlives the loop.
                 let c = unsafe { MatMut::from_raw(dst.ptr(), rows, cols, rs) };
-                multiply(pa, pb, kp, panels.clone(), 0..col_panels, &c, accumulate);
+                multiply(pa, contiguous, pb, kp, panels.clone(), &c, accumulate);
             });
             if let Some(f) = epilogue {
                 for r in panels.start * MR..(panels.end * MR).min(rows) {
@@ -296,17 +350,18 @@ pub(crate) fn gemm_serial(a: MatRef, b: MatRef, c: MatMut, accumulate: bool) {
     }
     let kp = a.cols.div_ceil(2);
     let (row_panels, col_panels) = (c.rows.div_ceil(MR), c.cols.div_ceil(NR));
-    with_words(&PACK_B, col_panels * panel_words(kp, NR), |pb| {
-        with_words(&PACK_A, row_panels * panel_words(kp, MR), |pa| {
+    let contiguous = a.cs == 1;
+    with_words(&PACK_B, col_panels * kp * NR, |pb| {
+        with_words(&PACK_A, row_panels * row_panel_words(kp), |pa| {
             if a.cols > 0 {
-                for (j, d) in pb.chunks_mut(panel_words(kp, NR)).enumerate() {
+                for (j, d) in pb.chunks_mut(kp * NR).enumerate() {
                     pack_cols(b.t(), j * NR, d);
                 }
-                for (i, d) in pa.chunks_mut(panel_words(kp, MR)).enumerate() {
-                    pack_rows(a, i * MR, d);
+                for (i, d) in pa.chunks_mut(row_panel_words(kp)).enumerate() {
+                    pack_rows(a, i * MR, contiguous, d);
                 }
             }
-            multiply(pa, pb, kp, 0..row_panels, 0..col_panels, &c, accumulate);
+            multiply(pa, contiguous, pb, kp, 0..row_panels, &c, accumulate);
         });
     });
 }

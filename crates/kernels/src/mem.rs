@@ -16,7 +16,27 @@ pub fn buffer(n: usize) -> Vec<f32> {
         std::arch::asm!("/* {0} */", in(reg) v.as_mut_ptr(), options(nostack, preserves_flags));
         v.set_len(n);
     }
+    huge_pages(&v);
     v
+}
+
+/// Asks for 2 MiB pages under a large buffer: its first touch costs far fewer page faults, and products that stride
+/// through it fewer address translations. Advice only: refusal changes nothing.
+fn huge_pages(v: &[f32]) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 2 << 20;
+        let (start, end) = (v.as_ptr() as usize, v.as_ptr() as usize + size_of_val(v));
+        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if last > first {
+            // SAFETY: the range lies inside a live allocation, and the advice changes no contents.
+            unsafe {
+                libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = v;
 }
 
 /// Tells the C library's allocator to keep large freed blocks in the process. Call once, first thing in a program.
@@ -27,8 +47,10 @@ pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt only sets parameters of the allocator.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        // No block is mapped apart (thresholds above 32 MiB are refused, so mapping is turned off instead), and -1 means
+        // that freed memory at the end of the heap is never trimmed.
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
 }
