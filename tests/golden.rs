@@ -188,3 +188,64 @@ fn resize_is_pillows_bit_for_bit() {
         }
     }
 }
+
+#[test]
+fn files_of_torch_save_are_read_in_every_layout() {
+    for (name, whole_state) in [("zip", true), ("legacy", true), ("nested", true), ("module", false)] {
+        let path = format!("{}/tests/golden/{name}.pth", env!("CARGO_MANIFEST_DIR"));
+        let tensors: Golden = weights::read(path.as_ref()).unwrap().into_iter().collect();
+        assert_eq!(tensors["0.weight"].to_vec2::<f32>().unwrap(), [[0., 1., 2.], [3., 4., 5.]], "{name}");
+        assert_eq!(values(&tensors["1.running_var"]), [1.0, 1.0], "{name}");
+        assert_eq!(tensors["1.num_batches_tracked"].to_scalar::<i64>().unwrap(), 0, "{name}");
+        if whole_state {
+            assert_eq!(tensors["strided"].to_vec2::<f32>().unwrap(), [[4., 8.], [6., 10.]], "{name}");
+            assert_eq!(values(&tensors["half"]), [1.5, -2.0], "{name}");
+        }
+    }
+}
+
+#[test]
+fn damaged_files_of_torch_save_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.pth");
+    for name in ["zip", "legacy"] {
+        let bytes = std::fs::read(format!("{}/tests/golden/{name}.pth", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for cut in (0..bytes.len()).step_by(bytes.len() / 20) {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(weights::read(&path).is_err(), "{name} cut at {cut} of {}", bytes.len());
+        }
+    }
+    std::fs::write(&path, "hello").unwrap();
+    assert!(weights::read(&path).unwrap_err().to_string().contains("neither"));
+}
+
+#[test]
+fn fresh_weights_have_the_published_distributions() {
+    let config = registry::mae("mae_vit_tiny_patch16").unwrap();
+    let params = ParamStore::new();
+    Mae::init(&config, &params, Key::new(0)).unwrap();
+    let stats = |name: &str| {
+        let v = values(params.var(name).unwrap().as_tensor());
+        let n = v.len() as f64;
+        let mean = v.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        let std = (v.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        (mean, std, v.iter().fold(0.0f64, |m, &x| m.max(f64::from(x).abs())))
+    };
+    // Xavier-uniform: bound sqrt(6 / (in + out)), deviation bound / sqrt(3).
+    for (name, fans) in [
+        ("blocks.0.attn.qkv.weight", 192 + 576),
+        ("decoder_embed.weight", 192 + 192),
+        ("patch_embed.proj.weight", 768 + 192),
+    ] {
+        let bound = (6.0 / f64::from(fans)).sqrt();
+        let (mean, std, max) = stats(name);
+        assert!(mean.abs() < 0.02 * bound && (std * 3f64.sqrt() / bound - 1.0).abs() < 0.02, "{name}: {mean} {std}");
+        assert!(max <= bound && max > 0.99 * bound, "{name}: {max} of {bound}");
+    }
+    let (_, std, _) = stats("mask_token");
+    assert!((std - 0.02).abs() < 0.004, "{std}");
+    let (_, _, max) = stats("patch_embed.proj.bias");
+    assert!(max <= 1.0 / 768f64.sqrt() && max > 0.8 / 768f64.sqrt(), "{max}");
+    assert_eq!(stats("blocks.3.mlp.fc1.bias"), (0.0, 0.0, 0.0));
+    assert_eq!(stats("norm.weight"), (1.0, 0.0, 1.0));
+}

@@ -4,6 +4,7 @@ mae_small.safetensors: weights, images, mask noise; loss, prediction and every g
 50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
 kernels.safetensors: values and gradients of single operations.
 resize.safetensors: Pillow's bicubic and bilinear on generated images.
+zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
 
 from pathlib import Path
@@ -103,6 +104,20 @@ def resize():
     save_file(out, HERE / "resize.safetensors")
 
 
+def pickles():
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    with torch.no_grad():
+        layer[0].weight.copy_(torch.arange(6.0).reshape(2, 3))
+    state = layer.state_dict()
+    state["strided"] = torch.arange(12.0).reshape(3, 4)[1:, ::2].t()  # an offset and two strides
+    state["half"] = torch.tensor([1.5, -2.0], dtype=torch.float16)
+    torch.save(state, HERE / "zip.pth")
+    torch.save({"epoch": 3, "state_dict": state}, HERE / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save({"optimizer": {"lr": 0.1}, "model": state, "args": {"lr": 1}}, HERE / "nested.pth")
+    torch.save(layer, HERE / "module.pth")
+
+
 mae()
 kernels()
 resize()
+pickles()

@@ -84,7 +84,9 @@ fn read_zip<R: Read + Seek>(file: R) -> Result<Vec<(String, Tensor)>, String> {
 /// Magic, protocol, system description, the object, the list of storage keys; then each storage: its length and data.
 fn read_legacy(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let mut r = Cursor::new(bytes);
-    for _ in 0..3 {
+    // The magic number is 80 bits long, more than the unpickler's integers hold; it was compared already.
+    r.set_position(LEGACY_MAGIC.len() as u64 + 1);
+    for _ in 0..2 {
         unpickle(&mut r)?;
     }
     let object = unpickle(&mut r)?;
