@@ -6,6 +6,7 @@ use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
 use candlelight::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 fn shipped() -> Idx {
     Idx::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train").unwrap()
@@ -129,6 +130,49 @@ fn losses_that_are_not_finite_are_skipped_and_then_end_the_run_with_a_checkpoint
     let e = go(dir.path(), c, &loader(200, 0), Resume::No).unwrap_err();
     assert!(matches!(e, Error::NonFinite { count: 3, .. }), "{e}");
     assert!(e.to_string().contains("epoch 0 step") && checkpoint::list(dir.path()).len() == 1, "{e}");
+}
+
+/// Images that go bad at some point of a run.
+struct Failing(Idx, std::sync::atomic::AtomicUsize);
+
+impl Dataset for Failing {
+    fn len(&self) -> usize {
+        50
+    }
+    fn get(&self, i: usize) -> candlelight::data::Result<candlelight::data::Sample> {
+        let left = self.1.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
+        left.map_err(|_| candlelight::data::Error::Decode("gone".into()))?;
+        self.0.get(i)
+    }
+}
+
+#[test]
+fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit() {
+    let whole = tempfile::tempdir().unwrap();
+    go(whole.path(), config(2), &loader(50, 0), Resume::No).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load = LoaderConfig {
+        batch_size: 8,
+        size: (28, 28),
+        seed: 0,
+        shuffle: true,
+        drop_last: true,
+        workers: 0,
+        max_bad: 0.0,
+    };
+    // 8 images for the picture, then 3 batches: the fourth fails, one step after the last update.
+    let data = Failing(shipped(), (8 + 3 * 8).into());
+    let failing = Loader::new(Arc::new(data), Pipeline::mae_pretrain((28, 28), normalize()), load).unwrap();
+    let e = go(dir.path(), config(2), &failing, Resume::No).unwrap_err().to_string();
+    assert!(e.contains("gone"), "{e}");
+    go(dir.path(), config(2), &loader(50, 0), Resume::Auto).unwrap();
+    // The class list, part of the record, differs between the two data sets; the weights do not.
+    let weights = |d: &Path| {
+        let (_, params, _) = candlelight::engine::pretrain::load_model(checkpoint::list(d).last().unwrap()).unwrap();
+        params.entries().iter().map(|e| e.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(dir.path()), weights(whole.path()));
+    assert_eq!(log(dir.path()), log(whole.path()));
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl Pretrain {
     /// Trains until the end, `max_steps` or a signal.
     ///
     /// # Errors
-    /// When data, disk or numbers fail; what was trained is saved first where that is possible.
+    /// When data, disk or numbers fail; where the disk is not what failed, the run is saved at its last update first.
     pub fn run(
         &mut self,
         loader: &Loader,
@@ -289,13 +289,24 @@ impl Pretrain {
             let epoch = self.position.epoch;
             let mut lr = 0.0;
             let mut finite = true;
+            let mut updated = self.position.clone();
             self.grads.zero();
             for batch in loader.epoch(epoch, self.position.step) {
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    Err(e) => {
+                        // Nothing is lost: the weights are those of the last update, and so is the position saved.
+                        self.position = updated;
+                        let saved = self.save(dir, steps)?;
+                        progress.quiet(|| tracing::error!("the data failed; saved {}", saved.display()));
+                        return Err(e.into());
+                    }
+                };
                 let at = epoch as f64 + self.position.step as f64 / steps as f64;
                 if self.position.step % c.accum_iter == 0 {
                     lr = c.schedule.at(at);
                 }
-                let loss = self.accumulate(&batch?)?;
+                let loss = self.accumulate(&batch)?;
                 finite &= loss.is_finite();
                 self.position.add(loss, lr);
                 self.position.step += 1;
@@ -319,6 +330,7 @@ impl Pretrain {
                     }
                     finite = true;
                     self.grads.zero();
+                    updated = self.position.clone();
                     let x = ((epoch as f64 + self.position.step as f64 / steps as f64) * 1000.0) as i64;
                     events.scalar("train_loss", x, loss)?;
                     events.scalar("lr", x, lr as f32)?;

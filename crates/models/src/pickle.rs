@@ -125,10 +125,33 @@ fn unpickle(r: &mut Cursor<impl AsRef<[u8]>>) -> Result<Object, String> {
 
 type Meta = candle_core::pickle::TensorInfo;
 
+/// Before PyTorch 0.4 tensors were rebuilt by `_rebuild_tensor`, whose arguments are the first four of `_rebuild_tensor_v2`.
+fn modern(tensor: &Object) -> Object {
+    match tensor {
+        Object::Reduce { callable, args } => {
+            let callable = match callable.as_ref() {
+                Object::Class { module_name, class_name } if class_name == "_rebuild_tensor" => {
+                    Object::Class { module_name: module_name.clone(), class_name: "_rebuild_tensor_v2".into() }
+                }
+                other => other.clone(),
+            };
+            let args = match args.as_ref() {
+                Object::Tuple(parts) if is_parameter(&callable) => Object::Tuple(parts.iter().map(modern).collect()),
+                other => other.clone(),
+            };
+            Object::Reduce { callable: Box::new(callable), args: Box::new(args) }
+        }
+        other => other.clone(),
+    }
+}
+
+fn is_parameter(callable: &Object) -> bool {
+    matches!(callable, Object::Class { class_name, .. } if class_name == "_rebuild_parameter")
+}
+
 /// (key, info, first element, bytes an element, elements of the storage)
 fn storage_of(tensor: &Object) -> Result<(String, Meta, usize, usize, usize), String> {
-    let info = tensor
-        .clone()
+    let info = modern(tensor)
         .into_tensor_info(Object::Unicode(String::new()), Path::new(""))
         .map_err(text)?
         .ok_or("an object that is no tensor")?;
