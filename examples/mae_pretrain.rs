@@ -11,6 +11,7 @@ use candlelight::data::{Dataset, Idx, ImageFolder, Loader, LoaderConfig, Normali
 use candlelight::engine::pretrain::{Outcome, Pretrain, PretrainConfig, Resume, Shown};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
+use candlelight::kernels::cpu;
 use candlelight::models::registry;
 use candlelight::sched::{WarmupCosine, scaled_lr};
 use clap::Parser;
@@ -269,6 +270,10 @@ fn run(args: &Args) -> Result<ExitCode> {
         Some("auto") => Resume::Auto,
         Some(path) => Resume::From(path.into()),
     };
+    if let Err(reason) = cpu::requested() {
+        tracing::warn!("{reason}; using {}", cpu::level().name());
+    }
+    tracing::info!("kernels: {} on {} threads, products in {}", cpu::level().name(), cores, config.precision);
     let signals = Signals::install()?;
     let mut pretrain = Pretrain::new(config.clone())?;
     let (all, trained) = pretrain.params().count();

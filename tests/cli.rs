@@ -96,6 +96,52 @@ fn a_configuration_file_is_overridden_by_the_command_line() {
     assert!(text.contains("\"mask_ratio\":0.6") && text.contains("\"epochs\":7.0"), "{text}");
 }
 
+#[test]
+fn published_recipes_are_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipes = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")).unwrap();
+    for recipe in recipes.map(|e| e.unwrap().path()) {
+        let path = recipe.display().to_string();
+        // The configuration is read and resolved before the data is looked at.
+        refused(
+            dir.path(),
+            &["--config", &path, "--data_path", "nowhere"],
+            1,
+            &["norm_pix_loss\":true", "error: nowhere"],
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_continues_to_the_bytes_of_one_that_was_not() {
+    let dir = tempfile::tempdir().unwrap();
+    // 39 steps an epoch.
+    let args =
+        ["--batch_size", "256", "--epochs", "3", "--warmup_epochs", "1", "--save_every", "1", "--picture_every", "0"];
+    let whole = pretrain(dir.path(), &[&args[..], &["--output_dir", "whole"]].concat());
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let killed = dir.path().join("killed");
+    let args = [&args[..], &["--output_dir", "killed", "--resume", "auto"]].concat();
+    for saved in 1..=2 {
+        let mut child = Command::new(program("mae_pretrain")).current_dir(dir.path()).args(&args).spawn().unwrap();
+        let start = Instant::now();
+        while candlelight::engine::checkpoint::list(&killed).len() < saved && start.elapsed() < Duration::from_secs(120)
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap(); // SIGKILL: nothing is cleaned up
+        child.wait().unwrap();
+    }
+    assert!(killed.join(".lock").exists(), "a killed run leaves its lock");
+    let last = pretrain(dir.path(), &args);
+    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    for name in ["checkpoint-00000117.safetensors", "log.txt"] {
+        let read = |d: &str| std::fs::read(dir.path().join(d).join(name)).unwrap();
+        assert!(read("whole") == read("killed"), "{name} differs");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_and_the_run_continues() {
