@@ -1,8 +1,10 @@
 //! The folder of a run: one run at a time, never over another's files.
 
 use crate::error::{Error, Result, file};
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// A run's folder, locked until dropped.
 #[derive(Debug)]
@@ -40,12 +42,18 @@ impl RunDir {
     fn acquire(lock: &Path) -> Result<()> {
         for _ in 0..2 {
             match std::fs::OpenOptions::new().write(true).create_new(true).open(lock) {
-                Ok(mut f) => return write!(f, "{}", std::process::id()).map_err(|e| file(lock, e)),
+                Ok(mut f) => {
+                    held().insert(lock.into());
+                    return write!(f, "{}", std::process::id()).map_err(|e| file(lock, e));
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                     let pid = std::fs::read_to_string(lock).unwrap_or_default();
                     let pid: u32 = pid.trim().parse().unwrap_or(0);
-                    if pid != 0 && alive(pid) {
-                        let message = format!("process {pid} is training here; stop it or name another --output_dir");
+                    if pid != 0 && alive(pid, lock) {
+                        let message = format!(
+                            "process {pid} is training here: stop it, name another --output_dir, or remove this file if \
+                             that process is something else"
+                        );
                         return Err(file(lock, message));
                     }
                     tracing::info!("removing the lock of process {pid}, which is gone");
@@ -96,12 +104,19 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         // The folder may be gone; there is nothing left to unlock then.
         let _ = std::fs::remove_file(&self.lock);
+        held().remove(&self.lock);
     }
 }
 
-fn alive(pid: u32) -> bool {
+/// Locks this process holds. In a container every run may have the same pid, so the pid alone does not tell.
+fn held() -> std::sync::MutexGuard<'static, HashSet<PathBuf>> {
+    static HELD: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alive(pid: u32, lock: &Path) -> bool {
     if pid == std::process::id() {
-        return true;
+        return held().contains(lock);
     }
     if cfg!(target_os = "linux") { Path::new(&format!("/proc/{pid}")).exists() } else { true }
 }
@@ -120,6 +135,9 @@ mod tests {
         }
         drop(run);
         assert!(RunDir::open(dir.path(), false).unwrap_err().to_string().contains("--resume auto"));
+        // A killed run whose pid this process has again, as in a container.
+        std::fs::write(dir.path().join(".lock"), std::process::id().to_string()).unwrap();
+        drop(RunDir::open(dir.path(), true).unwrap());
         std::fs::write(dir.path().join(".lock"), "999999999").unwrap();
         std::fs::write(dir.path().join(".checkpoint.1.tmp"), "x").unwrap();
         let run = RunDir::open(dir.path(), true).unwrap();
