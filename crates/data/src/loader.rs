@@ -91,6 +91,11 @@ impl Loader {
         if n == 0 || config.batch_size == 0 {
             return Err(Error::Config(format!("{n} samples in batches of {}: nothing to load", config.batch_size)));
         }
+        let (mean, std) = (pipeline.normalize.mean.len(), pipeline.normalize.std.len());
+        if mean == 0 || mean != std || config.size.0 == 0 || config.size.1 == 0 {
+            let (h, w) = config.size;
+            return Err(Error::Config(format!("images of {h}x{w} with {mean} means and {std} deviations")));
+        }
         if config.drop_last && n < config.batch_size {
             return Err(Error::Config(format!("a batch of {} is larger than the data set of {n}", config.batch_size)));
         }
@@ -174,7 +179,8 @@ impl Job {
                 s.next += 1;
                 s.next - 1
             };
-            let batch = self.batch(step);
+            let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.batch(step)))
+                .unwrap_or_else(|_| Err(Error::Config(format!("a loader thread panicked on batch {step}"))));
             lock(&self.state).done.insert(step, batch);
             self.changed.notify_all();
         }

@@ -1,6 +1,7 @@
 //! Augmentations: each a function of (image, key).
 
 use crate::dataset::Image;
+use crate::decode::Limits;
 use crate::error::{Error, Result};
 use crate::resize::{Filter, resize};
 use candlelight_kernels::Key;
@@ -95,6 +96,9 @@ impl Transform {
                 let (w, h) = (image.width, image.height);
                 // The longer side truncates, as torchvision's does.
                 let (nw, nh) = if w <= h { (size, size * h / w) } else { (size * w / h, size) };
+                if nw.saturating_mul(nh) as u64 > Limits::default().pixels {
+                    return Err(Error::Decode(format!("the image, {w}x{h}, would become {nw}x{nh}")));
+                }
                 Ok(resize(&image, nw, nh, filter))
             }
             Transform::CenterCrop { size: (h, w) } => {

@@ -124,13 +124,20 @@ pub fn newest<R: DeserializeOwned>(dir: &Path, kind: &str) -> Option<(PathBuf, C
     })
 }
 
-/// Removes all but the newest `keep` checkpoints.
+/// The step a checkpoint's name says.
+fn step_of(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// Removes all but the newest `keep` checkpoints up to `written`, which itself always stays. Files of later steps, left by
+/// another continuation of the run, and files with other names are not touched.
 ///
 /// # Errors
 /// When a file cannot be removed.
-pub fn prune(dir: &Path, keep: usize) -> Result<()> {
-    let found = list(dir);
-    for old in &found[..found.len().saturating_sub(keep.max(1))] {
+pub fn prune(dir: &Path, keep: usize, written: &Path) -> Result<()> {
+    let earlier: Vec<PathBuf> =
+        list(dir).into_iter().filter(|p| step_of(p).is_some() && step_of(p) < step_of(written)).collect();
+    for old in &earlier[..earlier.len().saturating_sub(keep.saturating_sub(1))] {
         std::fs::remove_file(old).map_err(|e| file(old, e))?;
     }
     Ok(())
@@ -177,8 +184,11 @@ mod tests {
         }
         std::fs::write(path(dir.path(), 10), "cut off").unwrap();
         assert_eq!(newest::<usize>(dir.path(), "k").unwrap().1.record, 2);
-        prune(dir.path(), 2).unwrap();
-        assert_eq!(list(dir.path()).len(), 2);
+        // Step 10 is damaged: saving step 3 must keep 3 and 2, whatever lies after it.
+        save(&path(dir.path(), 3), "k", &3usize, &tensors()).unwrap();
+        prune(dir.path(), 2, &path(dir.path(), 3)).unwrap();
+        assert_eq!(list(dir.path()), [2, 3, 10].map(|s| path(dir.path(), s)));
+        assert_eq!(newest::<usize>(dir.path(), "k").unwrap().1.record, 3);
         assert!(newest::<usize>(&dir.path().join("nowhere"), "k").is_none());
     }
 

@@ -148,6 +148,7 @@ impl Pretrain {
     /// When the configuration does not make sense.
     pub fn new(config: PretrainConfig) -> Result<Self> {
         config.schedule.check()?;
+        config.model.check()?;
         Mask::kept(config.model.grid().patches(), config.mask_ratio)?;
         let positive =
             [("batch_size", config.batch_size), ("accum_iter", config.accum_iter), ("save_every", config.save_every)];
@@ -220,7 +221,7 @@ impl Pretrain {
             Record { config: self.config.clone(), position: self.position.clone(), classes: self.classes.clone() };
         let path = checkpoint::path(dir, self.position.epoch * steps_per_epoch + self.position.step);
         checkpoint::save(&path, KIND, &record, &tensors)?;
-        checkpoint::prune(dir, self.config.keep)?;
+        checkpoint::prune(dir, self.config.keep, &path)?;
         Ok(path)
     }
 
@@ -267,6 +268,14 @@ impl Pretrain {
             },
         }
         let c = self.config.clone();
+        let at = self.position.step;
+        if at > steps || (at < steps && at % c.accum_iter != 0) {
+            return Err(Error::Config(format!(
+                "the checkpoint lies at step {at} of its epoch, but an epoch now has {steps} steps in updates of {}: resume \
+                 with the batch size, accumulation and data it was made with",
+                c.accum_iter
+            )));
+        }
         self.classes = loader.dataset().classes().to_vec();
         if steps < c.accum_iter {
             let batch = c.batch_size * c.accum_iter;
@@ -311,7 +320,8 @@ impl Pretrain {
                 self.position.add(loss, lr);
                 self.position.step += 1;
                 if self.position.step % c.accum_iter == 0 {
-                    if finite {
+                    // A finite loss can still have a gradient that is not; one such update would ruin every weight.
+                    if finite && self.grads.norm().is_finite() {
                         if let Some(max) = c.clip_grad {
                             self.grads.clip_norm(max);
                         }

@@ -53,8 +53,14 @@ unsafe impl Send for MatRef<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for MatRef<'_> {}
 
+/// Elements a view reaches to; a view too large to address reaches past every slice.
 fn last_index(rows: usize, cols: usize, rs: usize, cs: usize) -> usize {
-    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
+    if rows == 0 || cols == 0 {
+        return 0;
+    }
+    let reach =
+        (rows - 1).checked_mul(rs).zip((cols - 1).checked_mul(cs)).and_then(|(a, b)| a.checked_add(b)?.checked_add(1));
+    reach.unwrap_or(usize::MAX)
 }
 
 impl<'a> MatRef<'a> {
@@ -408,5 +414,6 @@ mod tests {
         let (a, b) = (MatRef::row_major(&x, 2, 2).unwrap(), MatRef::row_major(&x, 1, 2).unwrap());
         assert!(gemm(Precision::F32, a, b, MatMut::row_major(&mut c, 2, 2).unwrap(), false).is_err());
         assert!(MatRef::row_major(&x, 3, 2).is_err());
+        assert!(MatRef::new(&x, 2, 1, usize::MAX, 1).is_err() && MatMut::new(&mut c, 2, 1, usize::MAX).is_err());
     }
 }

@@ -176,6 +176,9 @@ fn tensors(
             .try_fold(first, |at, (&d, &s)| d.saturating_sub(1).checked_mul(s)?.checked_add(at));
         let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let (Some(last), Some(n)) = (last, n) else { return Err(format!("{name}: an absurd shape {dims:?}")) };
+        if n > count {
+            return Err(format!("{name}: {dims:?} is more than its storage of {count} values"));
+        }
         if n > 0 && last >= count {
             return Err(format!("{name}: {dims:?} reaches past its storage of {count} values"));
         }

@@ -93,18 +93,20 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
     if !report.mismatched.is_empty() || report.loaded.is_empty() || incomplete {
         return Err(Error::Mismatch(format!("the weights are of another model: {report}")));
     }
-    let names = params.names();
-    for (name, have) in &mut model {
+    let trained = params.names();
+    let (values, tables): (Vec<_>, Vec<_>) = model.drain(..).partition(|(n, _)| trained.contains(n));
+    for (name, have) in &tables {
+        // A fixed table: the model keeps its own, and the file's must be the same.
         let Some(t) = file.get(name.as_str()) else { continue };
-        if names.iter().any(|n| n == name) {
+        let t = t.to_dtype(DType::F32)?;
+        let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
+        if d.is_nan() || d > 1e-4 {
+            return Err(Error::Mismatch(format!("{name}: the file's fixed table differs from the model's by {d}")));
+        }
+    }
+    for (name, _) in &values {
+        if let Some(t) = file.get(name.as_str()) {
             params.set(name, t)?;
-        } else {
-            // A fixed table: keep the model's own values unless the file really differs.
-            let t = t.to_dtype(DType::F32)?;
-            let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
-            if d > 1e-4 {
-                return Err(Error::Mismatch(format!("{name}: the file's fixed table differs from the model's by {d}")));
-            }
         }
     }
     Ok(report)
