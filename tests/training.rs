@@ -192,6 +192,10 @@ fn settings_and_files_that_do_not_fit_are_refused() {
     go(&run, config(1), &loader(50, 0), Resume::No).unwrap();
     let e = go(&run, config(1), &loader(50, 0), Resume::No).unwrap_err().to_string();
     assert!(e.contains("--resume auto"), "{e}");
+    let e = go(&run, config(1), &loader(50, 0), Resume::Auto).unwrap_err().to_string();
+    assert!(e.contains("nothing left to train") && e.contains("step 6 of 6"), "{e}");
+    let e = go(&dir.path().join("d"), PretrainConfig { max_steps: Some(0), ..config(1) }, &loader(50, 0), Resume::No);
+    assert!(e.unwrap_err().to_string().contains("nothing left to train"));
     let other = PretrainConfig { model: MaeConfig { dim: 24, ..config(1).model }, ..config(1) };
     let e = go(&run, other, &loader(50, 0), Resume::Auto).unwrap_err().to_string();
     assert!(e.contains("another model"), "{e}");

@@ -226,10 +226,10 @@ impl Pretrain {
     }
 
     /// Forward and backward of one batch; the gradients are added up. Returns the loss.
-    fn accumulate(&mut self, batch: &Batch) -> Result<f32> {
+    fn accumulate(&mut self, batch: Batch) -> Result<f32> {
         let c = &self.config;
         let (h, w) = c.model.image;
-        let images = tensor_from(batch.images.clone(), (batch.indices.len(), c.model.channels, h, w))?;
+        let images = tensor_from(batch.images, (batch.indices.len(), c.model.channels, h, w))?;
         let key = Key::new(c.seed).child("mask").index(self.position.epoch as u64);
         let samples: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
         let mask = Mask::random(&key, &samples, c.model.grid().patches(), c.mask_ratio)?;
@@ -286,10 +286,16 @@ impl Pretrain {
             memory::estimate(&c.model, c.batch_size, c.mask_ratio, self.params.count().0),
             memory::available(),
         )?;
+        let done = |p: &Position| p.epoch * steps + p.step;
+        let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
+        if done(&self.position) >= total {
+            let at = done(&self.position);
+            return Err(Error::Config(format!(
+                "nothing left to train: the run is at step {at} of {total}; raise --epochs"
+            )));
+        }
         run.cut_log(self.position.epoch)?;
         let mut events = EventWriter::create(log_dir)?;
-        let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
-        let done = |p: &Position| p.epoch * steps + p.step;
         let mut progress = Progress::new(done(&self.position), total, c.batch_size);
         let mut bad_in_a_row = 0;
         let mut last = (f64::NAN, checkpoint::path(dir, done(&self.position)));
@@ -315,16 +321,13 @@ impl Pretrain {
                 if self.position.step % c.accum_iter == 0 {
                     lr = c.schedule.at(at);
                 }
-                let loss = self.accumulate(&batch)?;
+                let loss = self.accumulate(batch)?;
                 finite &= loss.is_finite();
                 self.position.add(loss, lr);
                 self.position.step += 1;
                 if self.position.step % c.accum_iter == 0 {
                     // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-                    if finite && self.grads.norm().is_finite() {
-                        if let Some(max) = c.clip_grad {
-                            self.grads.clip_norm(max);
-                        }
+                    if finite && self.grads.clip_norm(c.clip_grad.unwrap_or(f64::INFINITY)).is_finite() {
                         self.optimizer.step(&self.grads, lr)?;
                         self.position.updates += 1;
                         bad_in_a_row = 0;
