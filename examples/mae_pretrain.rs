@@ -90,7 +90,7 @@ struct Args {
     /// Where TensorBoard events go [default: the output folder]
     #[arg(long, help_heading = "Run")]
     log_dir: Option<PathBuf>,
-    /// cpu [default: cpu]
+    /// cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long, help_heading = "Run")]
     device: Option<String>,
     /// Seed of weights, masks, order and augmentation [default: 0]
@@ -150,9 +150,6 @@ impl Args {
             || self.dist_url.as_ref().is_some_and(|u| u != "env://");
         if many {
             return Err("training with many processes is not there yet: leave --world_size, --local_rank, --dist_on_itp and --dist_url at their defaults".into());
-        }
-        if let Some(d) = self.device.as_ref().filter(|d| *d != "cpu") {
-            return Err(format!("--device {d}: training runs on `cpu` only so far").into());
         }
         if self.start_epoch.is_some_and(|e| e != 0) {
             return Err("--start_epoch: a resumed run continues where it stopped; leave it at 0".into());
@@ -238,13 +235,14 @@ fn data(root: Option<&Path>, channels: usize) -> Result<Data> {
 fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     let config = args.resolve()?;
+    let device = support::device(args.device.as_deref())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.num_workers.unwrap_or(cores);
     let output = args.output_dir.clone().unwrap_or_else(|| "./output_dir".into());
     if args.demo() {
         tracing::info!("demo preset: no --data_path given, so a small model learns the shipped Fashion-MNIST images");
     } else {
-        tracing::info!("MAE's own defaults, except device cpu and num_workers {workers}");
+        tracing::info!("MAE's own defaults, except device {} and num_workers {workers}", support::device_name(&device));
     }
     tracing::info!("{}", serde_json::to_string(&config)?);
 
@@ -273,9 +271,13 @@ fn run(args: &Args) -> Result<ExitCode> {
     if let Err(reason) = cpu::requested() {
         tracing::warn!("{reason}; using {}", cpu::level().name());
     }
-    tracing::info!("kernels: {} on {} threads, products in {}", cpu::level().name(), cores, config.precision);
+    if device.is_cpu() {
+        tracing::info!("kernels: {} on {} threads, products in {}", cpu::level().name(), cores, config.precision);
+    } else {
+        tracing::info!("on {}: candle's operations, products in {}", support::device_name(&device), config.precision);
+    }
     let signals = Signals::install()?;
-    let mut pretrain = Pretrain::new(config.clone())?;
+    let mut pretrain = Pretrain::new(config.clone(), &device)?;
     let (all, trained) = pretrain.params().count();
     tracing::info!(
         "{all} parameters, {trained} trained; {} steps an epoch; writing to {}",

@@ -51,7 +51,10 @@ fn bad_arguments_are_explained() {
     refused(d, &["--input_size", "30"], 1, &["input_size 30x30 is not a multiple of the patch size 4"]);
     refused(d, &["--data_path", "nowhere"], 1, &["nowhere"]);
     refused(d, &["--world_size", "4"], 1, &["many processes is not there yet"]);
-    refused(d, &["--device", "cuda:0"], 1, &["`cpu` only"]);
+    refused(d, &["--device", "tpu"], 1, &["tpu", "cuda:N"]);
+    if !cfg!(feature = "cuda") {
+        refused(d, &["--device", "cuda:0"], 1, &["cuda:0", "--features cuda"]);
+    }
     refused(d, &["--precision", "fp8"], 1, &["`fp8` is not one of f32, bf16"]);
     refused(d, &["--batch_size", "20000"], 1, &["a batch of 20000 is larger than the data set of 10000"]);
     refused(d, &["--bogus", "1"], 2, &["--bogus"]);

@@ -1,5 +1,6 @@
 //! Training end to end on the shipped images: it learns, resumes bit for bit, and does not depend on threads.
 
+use candle_core::Device;
 use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
 use candlelight::engine::pretrain::{Outcome, Pretrain, PretrainConfig, Resume, Shown};
 use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
@@ -54,7 +55,7 @@ fn config(epochs: usize) -> PretrainConfig {
 }
 
 fn go(dir: &Path, config: PretrainConfig, loader: &Loader, resume: Resume) -> candlelight::engine::Result<Outcome> {
-    let mut run = Pretrain::new(config.clone())?;
+    let mut run = Pretrain::new(config.clone(), &Device::Cpu)?;
     let shown = Shown::new(loader, &config.model, config.mask_ratio, normalize())?;
     let folder = RunDir::open(dir, resume != Resume::No)?;
     run.run(loader, &folder, &shown, &Signals::default(), &resume, dir)
@@ -178,7 +179,7 @@ fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit(
 #[test]
 fn settings_and_files_that_do_not_fit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let text = |c: PretrainConfig| Pretrain::new(c).unwrap_err().to_string();
+    let text = |c: PretrainConfig| Pretrain::new(c, &Device::Cpu).unwrap_err().to_string();
     assert!(text(PretrainConfig { mask_ratio: 1.0, ..config(1) }).contains("mask_ratio 1"));
     assert!(text(PretrainConfig { precision: "fp8".into(), ..config(1) }).contains("fp8"));
     assert!(text(PretrainConfig { batch_size: 0, ..config(1) }).contains("batch_size"));

@@ -1,6 +1,7 @@
 //! What the example programs share.
 #![allow(dead_code)] // each example uses a part
 
+use candle_core::{Device, DeviceLocation};
 use std::process::ExitCode;
 
 /// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag.
@@ -43,6 +44,32 @@ pub fn fail(error: &dyn std::error::Error) -> ExitCode {
         cause = e.source();
     }
     ExitCode::FAILURE
+}
+
+/// `cpu`, `cuda` or `cuda:N`; by default the first GPU of a program built for one.
+pub fn device(name: Option<&str>) -> Result<Device, Box<dyn std::error::Error>> {
+    let name = name.unwrap_or(if cfg!(feature = "cuda") { "cuda:0" } else { "cpu" });
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
+    let number = if name == "cuda" { Some(0) } else { name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) };
+    match number {
+        None => Err(format!("--device {name}: expected cpu, cuda or cuda:N").into()),
+        Some(_) if !cfg!(feature = "cuda") => {
+            Err(format!("--device {name}: this program was built for the CPU only; build it with --features cuda")
+                .into())
+        }
+        Some(n) => Device::new_cuda(n).map_err(|e| format!("--device {name}: {e}").into()),
+    }
+}
+
+/// The name [`device`] knows it by.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Cpu => "cpu".into(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// The folder of the images that come with the repository.

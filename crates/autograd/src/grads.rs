@@ -1,16 +1,16 @@
 //! Gradients of parameters: allocated once, overwritten by the first contribution of a step, added to by the others.
 
-use crate::error::Result;
+use crate::error::{Result, shape};
 use crate::params::ParamStore;
 use crate::tensor::tensor_from;
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
 use candlelight_kernels::elementwise;
 
 /// Called with a parameter's name and gradient as soon as the backward pass has added the last contribution to it.
 pub type Hook = Box<dyn FnMut(&str, &mut [f32])>;
 
-/// One gradient a parameter, in the store's order.
+/// One gradient a parameter, in the store's order: a buffer for parameters on the CPU, a tensor beside those on a device.
 pub struct Gradients {
     slots: Vec<Slot>,
     hooks: Vec<Hook>,
@@ -21,7 +21,27 @@ struct Slot {
     dims: Vec<usize>,
     trainable: bool,
     filled: bool,
-    buf: Vec<f32>,
+    place: Place,
+}
+
+enum Place {
+    Host(Vec<f32>),
+    Device(Option<Tensor>),
+}
+
+impl Slot {
+    /// Whether there was a gradient before; there is one now.
+    fn fill(&mut self) -> bool {
+        std::mem::replace(&mut self.filled, true)
+    }
+
+    fn tensor(&self) -> Result<Option<Tensor>> {
+        match &self.place {
+            _ if !self.filled => Ok(None),
+            Place::Host(buf) => Ok(Some(tensor_from(buf.clone(), self.dims.as_slice())?)),
+            Place::Device(t) => Ok(t.clone()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Gradients {
@@ -37,7 +57,10 @@ impl Gradients {
             .entries()
             .into_iter()
             .map(|e| Slot {
-                buf: if e.trainable { vec![0.0; e.var.elem_count()] } else { Vec::new() },
+                place: match e.var.device() {
+                    Device::Cpu => Place::Host(if e.trainable { vec![0.0; e.var.elem_count()] } else { Vec::new() }),
+                    _ => Place::Device(None),
+                },
                 dims: e.var.dims().to_vec(),
                 name: e.name,
                 trainable: e.trainable,
@@ -52,15 +75,15 @@ impl Gradients {
         self.slots.iter_mut().for_each(|s| s.filled = false);
     }
 
-    /// Calls `hook` whenever a backward pass has finished a parameter's gradient.
+    /// Calls `hook` whenever a backward pass has finished the gradient of a parameter on the CPU.
     pub fn on_ready(&mut self, hook: impl FnMut(&str, &mut [f32]) + 'static) {
         self.hooks.push(Box::new(hook));
     }
 
     pub(crate) fn ready(&mut self, p: usize) {
-        let slot = &mut self.slots[p];
+        let Slot { name, place: Place::Host(buf), filled: true, .. } = &mut self.slots[p] else { return };
         for hook in &mut self.hooks {
-            hook(&slot.name, &mut slot.buf);
+            hook(name, buf);
         }
     }
 
@@ -72,11 +95,47 @@ impl Gradients {
         self.hooks = hooks;
     }
 
-    /// The buffer of parameter `p` and whether it already holds something; it is marked filled.
+    /// The buffer of parameter `p` and whether it already holds something; it is marked filled. Empty on a device, where
+    /// kernels do not run.
     pub(crate) fn slot(&mut self, p: usize) -> (&mut [f32], bool) {
         let slot = &mut self.slots[p];
-        let had = std::mem::replace(&mut slot.filled, true);
-        (&mut slot.buf, had)
+        let had = slot.fill();
+        match &mut slot.place {
+            Place::Host(buf) => (buf, had),
+            Place::Device(_) => (&mut [], had),
+        }
+    }
+
+    pub(crate) fn add(&mut self, p: usize, g: &[f32]) -> Result<()> {
+        let slot = &mut self.slots[p];
+        let had = slot.fill();
+        match &mut slot.place {
+            Place::Host(buf) if buf.len() != g.len() => shape(
+                "backward",
+                format!("a gradient of {} values for {}, which has {}", g.len(), slot.name, buf.len()),
+            ),
+            Place::Host(buf) if had => Ok(elementwise::axpy(1.0, g, buf)?),
+            Place::Host(buf) => {
+                buf.copy_from_slice(g);
+                Ok(())
+            }
+            Place::Device(_) => {
+                shape("backward", format!("a gradient on the CPU for {}, which is not there", slot.name))
+            }
+        }
+    }
+
+    pub(crate) fn add_tensor(&mut self, p: usize, g: Tensor) -> Result<()> {
+        let Slot { place: Place::Device(held), .. } = &mut self.slots[p] else {
+            return self.add(p, &g.flatten_all()?.to_vec1::<f32>()?);
+        };
+        let sum = match held.take() {
+            Some(old) if self.slots[p].filled => (old + g)?,
+            _ => g.reshape(self.slots[p].dims.as_slice())?,
+        };
+        self.slots[p].fill();
+        self.slots[p].place = Place::Device(Some(sum));
+        Ok(())
     }
 
     /// Trainable parameters without a gradient.
@@ -84,46 +143,74 @@ impl Gradients {
         self.slots.iter().filter(|s| s.trainable && !s.filled).map(|s| s.name.clone()).collect()
     }
 
-    /// Name and gradient of every parameter that has one.
+    /// Name and gradient of every parameter on the CPU that has one.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        self.slots.iter().filter(|s| s.filled).map(|s| (s.name.as_str(), s.buf.as_slice()))
+        self.slots.iter().filter(|s| s.filled).filter_map(|s| match &s.place {
+            Place::Host(buf) => Some((s.name.as_str(), buf.as_slice())),
+            Place::Device(_) => None,
+        })
     }
 
-    /// A parameter's gradient.
+    /// The gradient of a parameter on the CPU.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.iter().find(|(n, _)| *n == name).map(|(_, g)| g)
     }
 
-    /// A parameter's gradient as a tensor of its shape.
+    /// A parameter's gradient as a tensor of its shape, on its device.
     ///
     /// # Errors
     /// Those of candle.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        match self.slots.iter().find(|s| s.filled && s.name == name) {
-            Some(s) => Ok(Some(tensor_from(s.buf.clone(), s.dims.as_slice())?)),
-            None => Ok(None),
-        }
+        self.slots.iter().find(|s| s.name == name).map_or(Ok(None), Slot::tensor)
+    }
+
+    fn on_device(&self) -> impl Iterator<Item = &Tensor> {
+        self.slots.iter().filter(|s| s.filled).filter_map(|s| match &s.place {
+            Place::Device(t) => t.as_ref(),
+            Place::Host(_) => None,
+        })
     }
 
     /// The 2-norm of all gradients together.
-    pub fn norm(&self) -> f64 {
-        self.iter().map(|(_, g)| elementwise::sum_squares(g)).sum::<f64>().sqrt()
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn norm(&self) -> Result<f64> {
+        let host: f64 = self.iter().map(|(_, g)| elementwise::sum_squares(g)).sum();
+        // One number comes back from the device, not one a parameter.
+        let squares = self.on_device().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+        let device =
+            if squares.is_empty() { 0.0 } else { Tensor::stack(&squares, 0)?.sum_all()?.to_scalar::<f32>()? };
+        Ok((host + f64::from(device)).sqrt())
     }
 
     /// Scales the gradients so that their norm is at most `max_norm`, as PyTorch's `clip_grad_norm_` does; returns the norm
     /// before.
-    pub fn clip_norm(&mut self, max_norm: f64) -> f64 {
-        let norm = self.norm();
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn clip_norm(&mut self, max_norm: f64) -> Result<f64> {
+        let norm = self.norm()?;
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            self.scale(factor as f32);
+            self.scale(factor as f32)?;
         }
-        norm
+        Ok(norm)
     }
 
     /// Multiplies every gradient.
-    pub fn scale(&mut self, factor: f32) {
-        self.slots.iter_mut().filter(|s| s.filled).for_each(|s| elementwise::scale(factor, &mut s.buf));
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn scale(&mut self, factor: f32) -> Result<()> {
+        for s in self.slots.iter_mut().filter(|s| s.filled) {
+            match &mut s.place {
+                Place::Host(buf) => elementwise::scale(factor, buf),
+                Place::Device(Some(t)) => *t = (&*t * f64::from(factor))?,
+                Place::Device(None) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The same gradients for candle's optimizers: each filed under its `Var` of `params`.
@@ -132,8 +219,10 @@ impl Gradients {
     /// When a parameter is not in the store.
     pub fn to_grad_store(&self, params: &ParamStore) -> Result<GradStore> {
         let mut store = GradStore::default();
-        for s in self.slots.iter().filter(|s| s.filled) {
-            store.insert(params.var(&s.name)?.as_tensor(), tensor_from(s.buf.clone(), s.dims.as_slice())?);
+        for s in &self.slots {
+            if let Some(g) = s.tensor()? {
+                store.insert(params.var(&s.name)?.as_tensor(), g);
+            }
         }
         Ok(store)
     }

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod bridge;
+mod composed;
 mod error;
 mod grads;
 pub mod ops;

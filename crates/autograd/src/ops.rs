@@ -2,6 +2,7 @@
 //!
 //! Weights are passed as the tensors a `VarBuilder` gave; the tape knows which of them train.
 
+use crate::composed;
 use crate::error::{Result, shape};
 use crate::tape::{Backward, Grad, Source, Tape, Value};
 use crate::tensor::{CpuSlice, tensor_from};
@@ -44,6 +45,9 @@ impl Value {
         if self.dims() != other.dims() {
             return shape("add", format!("{:?} and {:?}", self.dims(), other.dims()));
         }
+        if composed::wanted(self) {
+            return composed::add(self, other);
+        }
         let mut out = buffer(self.tensor().elem_count());
         elementwise::add(&read("add", self.tensor())?, &read("add", other.tensor())?, &mut out)?;
         let (a, c) = (self.source(), other.source());
@@ -65,6 +69,9 @@ impl Value {
     /// When the number of values differs.
     pub fn reshape(&self, dims: impl Into<candle_core::Shape>) -> Result<Value> {
         let out = self.tensor().reshape(dims.into())?;
+        if composed::wanted(self) {
+            return composed::reshape(self, out);
+        }
         let source = self.source();
         Ok(self.tape().push(out, source.is_some(), source_params([source]), move |g, b| match source {
             Some(s) => b.add(s, g),
@@ -77,6 +84,9 @@ impl Value {
     /// # Errors
     /// Those of the kernel.
     pub fn scale(&self, factor: f32) -> Result<Value> {
+        if composed::wanted(self) {
+            return composed::scale(self, factor);
+        }
         let mut out = read("scale", self.tensor())?.to_vec();
         elementwise::scale(factor, &mut out);
         let source = self.source();
@@ -105,6 +115,9 @@ fn source_params<const N: usize>(of: [Option<Source>; N]) -> Vec<usize> {
 /// When the shapes do not fit.
 pub fn linear(x: &Value, w: &Tensor, bias: Option<&Tensor>) -> Result<Value> {
     let (rows, dims) = linear_shape(x, w, bias)?;
+    if composed::wanted(x) {
+        return composed::linear(x, w, bias, dims);
+    }
     let (outputs, inputs) = weight_dims(w);
     let tape = x.tape();
     let precision = tape.precision();
@@ -168,6 +181,9 @@ fn linear_shape(x: &Value, w: &Tensor, bias: Option<&Tensor>) -> Result<(usize, 
 /// When the shapes do not fit.
 pub fn linear_gelu(x: &Value, w: &Tensor, bias: &Tensor, kind: Gelu) -> Result<Value> {
     let (rows, dims) = linear_shape(x, w, Some(bias))?;
+    if composed::wanted(x) {
+        return composed::linear_gelu(x, w, bias, kind, dims);
+    }
     let (outputs, inputs) = weight_dims(w);
     let tape = x.tape();
     let precision = tape.precision();
@@ -196,6 +212,9 @@ pub fn linear_gelu(x: &Value, w: &Tensor, bias: &Tensor, kind: Gelu) -> Result<V
 /// # Errors
 /// Those of the kernel.
 pub fn gelu(x: &Value, kind: Gelu) -> Result<Value> {
+    if composed::wanted(x) {
+        return composed::gelu(x, kind);
+    }
     let mut out = buffer(x.tensor().elem_count());
     candlelight_kernels::gelu::forward(kind, &read("gelu", x.tensor())?, &mut out)?;
     let (source, xt) = (x.source(), x.tensor().clone());
@@ -216,6 +235,9 @@ pub fn layer_norm(x: &Value, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<
     let n = gamma.elem_count();
     if x.dims().last() != Some(&n) || beta.dims() != gamma.dims() {
         return shape("layer_norm", format!("x {:?}, weight {:?}, bias {:?}", x.dims(), gamma.dims(), beta.dims()));
+    }
+    if composed::wanted(x) {
+        return composed::layer_norm(x, gamma, beta, eps);
     }
     let rows = x.tensor().elem_count() / n.max(1);
     let (mut y, mut mean, mut rstd) = (buffer(rows * n), buffer(rows), buffer(rows));
@@ -251,6 +273,9 @@ pub fn attention(qkv: &Value, heads: usize, dropout: Option<(Key, f32)>) -> Resu
     if heads == 0 || width % (3 * heads) != 0 {
         return shape("attention", format!("qkv {:?} does not divide into 3 x {heads} heads", qkv.dims()));
     }
+    if composed::wanted(qkv) {
+        return composed::attention(qkv, heads, dropout);
+    }
     let head_dim = width / 3 / heads;
     let precision = qkv.tape().precision();
     let d = attn::Dims { batch, tokens: n, heads, head_dim, scale: (head_dim as f32).powf(-0.5), precision };
@@ -278,6 +303,9 @@ pub fn dropout(x: &Value, key: Key, rate: f32) -> Result<Value> {
         return Ok(x.clone());
     }
     let words = key.into_words();
+    if composed::wanted(x) {
+        return composed::dropout(x, words, rate);
+    }
     masked(x, move |x, out| drop::dropout(words, rate, x, out))
 }
 
@@ -291,6 +319,9 @@ pub fn drop_path(x: &Value, key: Key, rate: f32) -> Result<Value> {
         return Ok(x.clone());
     }
     let (words, samples) = (key.into_words(), x.dims().first().copied().unwrap_or(1));
+    if composed::wanted(x) {
+        return composed::drop_path(x, words, rate);
+    }
     masked(x, move |x, out| drop::drop_path(words, rate, samples, x, out))
 }
 
@@ -312,10 +343,13 @@ fn masked(x: &Value, f: impl Fn(&[f32], &mut [f32]) -> candlelight_kernels::Resu
 /// # Errors
 /// When the shapes do not fit.
 pub fn add_table(x: &Value, table: &Tensor) -> Result<Value> {
-    let mut out = buffer(x.tensor().elem_count());
     if x.dims().get(1..) != Some(&table.dims()[table.rank().saturating_sub(2)..]) {
         return shape("add_table", format!("x {:?}, table {:?}", x.dims(), table.dims()));
     }
+    if composed::wanted(x) {
+        return composed::add_table(x, table);
+    }
+    let mut out = buffer(x.tensor().elem_count());
     elementwise::add_rows(&read("add_table", x.tensor())?, &read("add_table", table)?, &mut out)?;
     let (source, p) = (x.source(), x.tape().param(table));
     let tracked = source.is_some() || p.is_some();
@@ -335,6 +369,10 @@ pub fn add_table(x: &Value, table: &Tensor) -> Result<Value> {
 pub fn gather_tokens(x: &Value, ids: &[u32]) -> Result<Value> {
     let (batch, n, width) = x.dims3()?;
     let k = ids.len() / batch.max(1);
+    if composed::wanted(x) {
+        patch::check_ids("gather_tokens", ids, n)?;
+        return composed::gather_tokens(x, ids);
+    }
     let mut out = buffer(batch * k * width);
     tokens::gather(&read("gather_tokens", x.tensor())?, ids, batch, width, &mut out)?;
     let (source, ids) = (x.source(), ids.to_vec());
@@ -353,10 +391,13 @@ pub fn gather_tokens(x: &Value, ids: &[u32]) -> Result<Value> {
 /// When the widths differ.
 pub fn prepend_token(x: &Value, token: &Tensor, pos: Option<&[f32]>) -> Result<Value> {
     let (batch, n, width) = x.dims3()?;
-    let mut first = read("prepend_token", token)?.to_vec();
-    if first.len() != width || pos.is_some_and(|p| p.len() != width) {
+    if token.elem_count() != width || pos.is_some_and(|p| p.len() != width) {
         return shape("prepend_token", format!("x {:?}, token {:?}", x.dims(), token.dims()));
     }
+    if composed::wanted(x) {
+        return composed::prepend_token(x, token, pos);
+    }
+    let mut first = read("prepend_token", token)?.to_vec();
     if let Some(pos) = pos {
         first.iter_mut().zip(pos).for_each(|(f, p)| *f += p);
     }
@@ -386,6 +427,18 @@ pub fn prepend_token(x: &Value, token: &Tensor, pos: Option<&[f32]>) -> Result<V
 pub fn unshuffle_tokens(x: &Value, mask_token: &Tensor, restore: &[u32], pos: &Tensor) -> Result<Value> {
     let (batch, k1, width) = x.dims3()?;
     let l = restore.len() / batch.max(1);
+    if composed::wanted(x) {
+        patch::check_ids("unshuffle_tokens", restore, l)?;
+        if restore.len() != batch * l
+            || k1 == 0
+            || mask_token.elem_count() != width
+            || pos.elem_count() != (l + 1) * width
+        {
+            let (x, m, p) = (x.dims(), mask_token.dims(), pos.dims());
+            return shape("unshuffle_tokens", format!("x {x:?}, mask token {m:?}, positions {p:?}"));
+        }
+        return composed::unshuffle_tokens(x, mask_token, restore, pos);
+    }
     let mut out = buffer(batch * (l + 1) * width);
     {
         let (x, m, p) = (read("unshuffle", x.tensor())?, read("unshuffle", mask_token)?, read("unshuffle", pos)?);
@@ -424,6 +477,9 @@ pub fn select_tokens(x: &Value, from: usize, len: usize) -> Result<Value> {
     if from + len > n {
         return shape("select_tokens", format!("tokens {from}..{} of {n}", from + len));
     }
+    if composed::wanted(x) {
+        return composed::select_tokens(x, from, len);
+    }
     let out = x.tensor().narrow(1, from, len)?.contiguous()?;
     let source = x.source();
     Ok(x.tape().push(out, source.is_some(), source_params([source]), move |g, b| {
@@ -445,6 +501,9 @@ pub fn mean_tokens(x: &Value) -> Result<Value> {
     let (batch, n, width) = x.dims3()?;
     if n == 0 {
         return shape("mean_tokens", "no tokens");
+    }
+    if composed::wanted(x) {
+        return composed::mean_tokens(x);
     }
     let mut out = vec![0.0; batch * width];
     for (o, x) in out.chunks_exact_mut(width).zip(read("mean_tokens", x.tensor())?.chunks_exact(n * width)) {
@@ -474,12 +533,16 @@ pub fn image_patches(images: &Value, patch: usize, ids: Option<&[u32]>) -> Resul
     let g = Grid { channels, height, width, patch };
     g.check()?;
     let keep = ids.map_or(g.patches(), |i| i.len() / batch.max(1));
-    let mut out = buffer(batch * keep * g.patch_len());
-    patch::conv_patches(&g, &read("image_patches", images.tensor())?, ids, &mut out)?;
     let source = images.source();
     if source.is_some() && ids.is_some() {
         return shape("image_patches", "a gradient with respect to selected patches of an image is not defined here");
     }
+    if composed::wanted(images) {
+        patch::check_ids("image_patches", ids.unwrap_or(&[]), g.patches())?;
+        return composed::image_patches(images, &g, ids);
+    }
+    let mut out = buffer(batch * keep * g.patch_len());
+    patch::conv_patches(&g, &read("image_patches", images.tensor())?, ids, &mut out)?;
     let out = tensor_from(out, (batch, keep, g.patch_len()))?;
     Ok(images.tape().push(out, source.is_some(), source_params([source]), move |d, b| {
         b.add_with(source, || {
@@ -511,6 +574,13 @@ fn with_gradient(x: &Value, loss: f32, d: Vec<f32>) -> Result<Value> {
 pub fn mae_loss(pred: &Value, images: &Tensor, patch: usize, mask: &[f32], norm_pix: bool) -> Result<Value> {
     let (_, channels, height, width) = images.dims4()?;
     let g = Grid { channels, height, width, patch };
+    if composed::wanted(pred) {
+        g.check()?;
+        if pred.dims() != [images.dim(0)?, g.patches(), g.patch_len()] || mask.len() != images.dim(0)? * g.patches() {
+            return shape("mae_loss", format!("images {:?}, predictions {:?}", images.dims(), pred.dims()));
+        }
+        return composed::mae_loss(pred, images, &g, mask, norm_pix);
+    }
     let mut d = buffer(pred.tensor().elem_count());
     let images = read("mae_loss", images)?;
     let loss = mae::forward(&g, &images, &read("mae_loss", pred.tensor())?, mask, norm_pix, &mut d)?;
@@ -522,6 +592,14 @@ pub fn mae_loss(pred: &Value, images: &Tensor, patch: usize, mask: &[f32], norm_
 /// # Errors
 /// When a label is past the last class.
 pub fn cross_entropy(logits: &Value, labels: &[u32], smoothing: f32) -> Result<Value> {
+    if composed::wanted(logits) {
+        let (batch, classes) = logits.tensor().dims2()?;
+        patch::check_ids("cross_entropy label", labels, classes)?;
+        if labels.len() != batch {
+            return shape("cross_entropy", format!("logits {:?} with {} labels", logits.dims(), labels.len()));
+        }
+        return composed::cross_entropy(logits, labels, smoothing);
+    }
     let mut d = buffer(logits.tensor().elem_count());
     let loss = loss::cross_entropy(&read("cross_entropy", logits.tensor())?, labels, smoothing, &mut d)?;
     with_gradient(logits, loss, d)
@@ -533,6 +611,9 @@ pub fn cross_entropy(logits: &Value, labels: &[u32], smoothing: f32) -> Result<V
 /// When the shapes differ.
 pub fn soft_cross_entropy(logits: &Value, targets: &Tensor) -> Result<Value> {
     let (batch, _) = logits.tensor().dims2()?;
+    if composed::wanted(logits) {
+        return composed::soft_cross_entropy(logits, targets);
+    }
     let mut d = buffer(logits.tensor().elem_count());
     let targets = read("soft_cross_entropy", targets)?;
     let loss = loss::soft_cross_entropy(&read("soft_cross_entropy", logits.tensor())?, &targets, batch, &mut d)?;
@@ -552,18 +633,15 @@ pub fn candle(
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.tensor().detach()).collect();
     let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
     let out = f(&tensors)?.detach().contiguous()?;
-    let (dims, tracked) = (out.dims().to_vec(), sources.iter().any(Option::is_some));
+    let tracked = sources.iter().any(Option::is_some);
     let used = sources.iter().filter_map(|s| if let Some(Source::Param(p)) = s { Some(*p) } else { None }).collect();
-    Ok(tape.push(out, tracked, used, move |g, b| {
+    Ok(tape.push_tensor(out, tracked, used, move |g, b| {
         let vars = tensors.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let out = f(&inputs)?;
-        let seed = tensor_from(g.into_vec(), dims.as_slice())?;
-        let mut store = (out * seed)?.sum_all()?.backward()?;
+        let mut store = (f(&inputs)? * g)?.sum_all()?.backward()?;
         for (var, source) in vars.iter().zip(&sources) {
             if let (Some(source), Some(d)) = (source, store.remove(var)) {
-                let d = d.contiguous()?;
-                b.add(*source, Grad::new(read("candle", &d)?.to_vec()))?;
+                b.add_tensor(*source, d.contiguous()?)?;
             }
         }
         Ok(())

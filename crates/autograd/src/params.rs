@@ -1,7 +1,6 @@
 //! Parameters by name, in the order they were made; f32 master values as candle `Var`s; buffers apart.
 
 use crate::error::{Error, Result};
-use crate::tensor::tensor_from;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, TensorId, Var};
 use candle_nn::init::{FanInOut, NormalOrUniform};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
@@ -9,8 +8,8 @@ use candlelight_kernels::Key;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-#[derive(Default)]
 struct Inner {
+    device: Device,
     entries: Vec<Entry>,
     buffers: Vec<(String, Tensor)>,
     by_name: HashMap<String, usize>,
@@ -38,7 +37,7 @@ pub struct Entry {
 /// assert_eq!(params.freeze("head.*"), 1);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ParamStore(Arc<RwLock<Inner>>);
 
 impl std::fmt::Debug for ParamStore {
@@ -48,10 +47,28 @@ impl std::fmt::Debug for ParamStore {
     }
 }
 
+impl Default for ParamStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl ParamStore {
-    /// An empty store.
+    /// An empty store on the CPU.
     pub fn new() -> Self {
-        Self::default()
+        Self::on(&Device::Cpu)
+    }
+
+    /// An empty store whose parameters and buffers lie on `device`. Their values are drawn on the host: the same bits on
+    /// every device.
+    pub fn on(device: &Device) -> Self {
+        let (device, entries, buffers, by_name) = (device.clone(), Vec::new(), Vec::new(), HashMap::new());
+        ParamStore(Arc::new(RwLock::new(Inner { device, entries, buffers, by_name })))
+    }
+
+    /// Where the parameters lie.
+    pub fn device(&self) -> Device {
+        self.read().device.clone()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -66,16 +83,20 @@ impl ParamStore {
     /// in which a model asks does not matter. Names registered as buffers give the buffer.
     pub fn builder(&self, key: Key) -> VarBuilder<'static> {
         let backend: Box<dyn SimpleBackend> = Box::new(Backend { store: self.clone(), key });
-        VarBuilder::from_backend(backend, DType::F32, Device::Cpu)
+        VarBuilder::from_backend(backend, DType::F32, self.device())
     }
 
     /// Registers a tensor that is saved and loaded with the parameters but never trained.
-    pub fn insert_buffer(&self, name: impl Into<String>, tensor: Tensor) {
-        let (name, mut inner) = (name.into(), self.write());
+    ///
+    /// # Errors
+    /// When it cannot be moved to the store's device.
+    pub fn insert_buffer(&self, name: impl Into<String>, tensor: Tensor) -> Result<()> {
+        let (name, tensor, mut inner) = (name.into(), tensor.to_device(&self.device())?, self.write());
         match inner.buffers.iter_mut().find(|(n, _)| *n == name) {
             Some((_, t)) => *t = tensor,
             None => inner.buffers.push((name, tensor)),
         }
+        Ok(())
     }
 
     /// Every parameter, in order.
@@ -151,7 +172,7 @@ impl ParamStore {
             let message = format!("has {:?}, the new value {:?}", var.dims(), value.dims());
             return Err(Error::Param { name: name.into(), message });
         }
-        Ok(var.set(&value.to_dtype(DType::F32)?.contiguous()?)?)
+        Ok(var.set(&value.to_device(var.device())?.to_dtype(DType::F32)?.contiguous()?)?)
     }
 
     /// Calls `f` with the values of a parameter for changing them in place.
@@ -235,7 +256,7 @@ impl Backend {
                 }
             }
         };
-        Ok(tensor_from(values, shape.clone())?)
+        Tensor::from_vec(values, shape.clone(), &self.store.device())
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, Result, shape};
 use crate::grads::Gradients;
 use crate::params::ParamStore;
 use crate::tensor::CpuSlice;
-use candle_core::{Tensor, TensorId};
+use candle_core::{Device, Tensor, TensorId};
 use candlelight_kernels::{Precision, elementwise};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -54,6 +54,39 @@ impl std::ops::Deref for Grad {
     }
 }
 
+/// A gradient between nodes: a kernel's buffer, or a tensor where operations are composed.
+#[derive(Debug, Clone)]
+enum Flow {
+    Host(Grad),
+    Device(Tensor),
+}
+
+impl Flow {
+    fn into_grad(self) -> Result<Grad> {
+        match self {
+            Flow::Host(g) => Ok(g),
+            Flow::Device(t) => Ok(Grad::new(t.flatten_all()?.to_vec1()?)),
+        }
+    }
+
+    fn into_tensor(self, dims: &[usize], device: &Device) -> Result<Tensor> {
+        match self {
+            Flow::Host(g) => Ok(Tensor::from_vec(g.into_vec(), dims, device)?),
+            Flow::Device(t) => Ok(t.reshape(dims)?),
+        }
+    }
+
+    fn plus(self, other: Flow) -> Result<Flow> {
+        match (self, other) {
+            (Flow::Host(a), Flow::Host(b)) => Ok(Flow::Host(a.plus(&b)?)),
+            (Flow::Device(a), b) | (b, Flow::Device(a)) => {
+                let b = b.into_tensor(a.dims(), a.device())?;
+                Ok(Flow::Device((a + b)?))
+            }
+        }
+    }
+}
+
 type Step = Box<dyn FnOnce(&mut Backward<'_>) -> Result<()>>;
 
 struct Node {
@@ -69,6 +102,9 @@ struct Inner {
     watched: Option<RefCell<Vec<usize>>>,
     params: Rc<HashMap<TensorId, usize>>,
     precision: Precision,
+    composed: bool,
+    /// Set by the backward pass: its nodes are gone.
+    spent: Cell<bool>,
 }
 
 /// Records a forward pass. Cheap to clone: clones are handles to one tape.
@@ -130,47 +166,51 @@ impl Value {
 impl Tape {
     /// A tape that records operations on the store's trainable parameters.
     pub fn new(params: &ParamStore) -> Self {
-        Self::build(true, params.index(), Precision::F32)
+        Self::build(true, Rc::new(params.index()), Precision::F32, false)
     }
 
     /// A tape that records nothing: evaluation runs the same forward.
     pub fn off() -> Self {
-        Self::build(false, HashMap::new(), Precision::F32)
+        Self::build(false, Rc::default(), Precision::F32, false)
     }
 
     /// The same tape, not yet used, with products in `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
-        Tape(Rc::new(Inner {
-            nodes: RefCell::default(),
-            slots: Cell::new(0),
-            recording: self.0.recording,
-            watched: None,
-            params: self.0.params.clone(),
-            precision,
-        }))
+        Self::build(self.0.recording, self.0.params.clone(), precision, self.0.composed)
     }
 
-    fn build(recording: bool, params: HashMap<TensorId, usize>, precision: Precision) -> Self {
+    /// The same tape, not yet used, with every operation composed from candle's own, as on devices we have no kernels for:
+    /// an independent second opinion on the kernels.
+    #[must_use]
+    pub fn with_composed_ops(self) -> Self {
+        Self::build(self.0.recording, self.0.params.clone(), self.0.precision, true)
+    }
+
+    fn build(recording: bool, params: Rc<HashMap<TensorId, usize>>, precision: Precision, composed: bool) -> Self {
         Tape(Rc::new(Inner {
             nodes: RefCell::default(),
             slots: Cell::new(0),
             recording,
             watched: None,
-            params: Rc::new(params),
+            params,
             precision,
+            composed,
+            spent: Cell::new(false),
         }))
     }
 
     fn like(&self, recording: bool) -> Self {
-        Tape(Rc::new(Inner {
-            nodes: RefCell::default(),
-            slots: Cell::new(0),
-            recording,
-            watched: (!recording).then(RefCell::default),
-            params: self.0.params.clone(),
-            precision: self.0.precision,
-        }))
+        let mut tape = Self::build(recording, self.0.params.clone(), self.0.precision, self.0.composed);
+        if let (Some(inner), false) = (Rc::get_mut(&mut tape.0), recording) {
+            inner.watched = Some(RefCell::default());
+        }
+        tape
+    }
+
+    /// True when operations are composed even where a kernel exists.
+    pub(crate) fn composed(&self) -> bool {
+        self.0.composed
     }
 
     /// Precision of the products.
@@ -238,7 +278,28 @@ impl Tape {
         }
         let slot = self.slot();
         let step: Step = Box::new(move |b| match b.take(slot) {
-            Some(g) => step(g, b),
+            Some(g) => step(g.into_grad()?, b),
+            None => Ok(()),
+        });
+        self.0.nodes.borrow_mut().push(Node { step, params });
+        Value { tensor: out, source: Some(Source::Slot(slot)), tape: self.clone() }
+    }
+
+    /// [`Tape::push`] for operations on tensors of any device: `step` gets the gradient as a tensor like the result.
+    pub fn push_tensor(
+        &self,
+        out: Tensor,
+        tracked: bool,
+        params: Vec<usize>,
+        step: impl FnOnce(Tensor, &mut Backward<'_>) -> Result<()> + 'static,
+    ) -> Value {
+        if !self.0.recording || !tracked {
+            return Value { tensor: out, source: None, tape: self.clone() };
+        }
+        let slot = self.slot();
+        let (dims, device) = (out.dims().to_vec(), out.device().clone());
+        let step: Step = Box::new(move |b| match b.take(slot) {
+            Some(g) => step(g.into_tensor(&dims, &device)?, b),
             None => Ok(()),
         });
         self.0.nodes.borrow_mut().push(Node { step, params });
@@ -248,7 +309,8 @@ impl Tape {
     /// Gradients of a scalar with respect to every trainable parameter, added to what `grads` already holds.
     ///
     /// # Errors
-    /// When `loss` is not a scalar on this tape, or a trainable parameter has no gradient.
+    /// When `loss` is not a scalar on this tape, this tape's backward pass has run before, or a trainable parameter has no
+    /// gradient.
     pub fn backward(&self, loss: &Value, grads: &mut Gradients) -> Result<()> {
         self.backward_scaled(loss, 1.0, grads)
     }
@@ -261,7 +323,7 @@ impl Tape {
         if loss.tensor.elem_count() != 1 {
             return shape("backward", format!("the loss has shape {:?}, expected a scalar", loss.dims()));
         }
-        self.run(loss, Grad::new(vec![scale]), &[], grads)?;
+        self.run(loss, Flow::Host(Grad::new(vec![scale])), &[], grads)?;
         let names = grads.missing();
         if names.is_empty() { Ok(()) } else { Err(Error::NoGradient { names }) }
     }
@@ -280,11 +342,20 @@ impl Tape {
         if of.dims() != seed.dims() {
             return shape("backward", format!("the seed is {:?}, the value {:?}", seed.dims(), of.dims()));
         }
-        let seed = Grad::new(CpuSlice::new("backward", seed)?.to_vec());
-        self.run(of, seed, leaves, grads)
+        let seed = match seed.device() {
+            Device::Cpu => Flow::Host(Grad::new(CpuSlice::new("backward", seed)?.to_vec())),
+            _ => Flow::Device(seed.clone()),
+        };
+        self.run(of, seed, leaves, grads)?.into_iter().map(|g| g.map(Flow::into_grad).transpose()).collect()
     }
 
-    fn run(&self, of: &Value, seed: Grad, leaves: &[Value], grads: &mut Gradients) -> Result<Vec<Option<Grad>>> {
+    fn run(&self, of: &Value, seed: Flow, leaves: &[Value], grads: &mut Gradients) -> Result<Vec<Option<Flow>>> {
+        if !Rc::ptr_eq(&self.0, &of.tape.0) {
+            return shape("backward", "the value is on another tape: call backward on its own, value.tape()");
+        }
+        if self.0.recording && self.0.spent.replace(true) {
+            return shape("backward", "this tape's backward pass has run: record the forward pass again on a new tape");
+        }
         let nodes = std::mem::take(&mut *self.0.nodes.borrow_mut());
         let mut uses: HashMap<usize, usize> = HashMap::new();
         for p in nodes.iter().flat_map(|n| &n.params) {
@@ -293,7 +364,7 @@ impl Tape {
         let mut b = Backward { slots: Vec::new(), grads };
         b.slots.resize_with(self.0.slots.get(), || None);
         if let Some(source) = of.source {
-            b.add(source, seed)?;
+            b.give(source, seed)?;
         }
         for node in nodes.into_iter().rev() {
             (node.step)(&mut b)?;
@@ -347,11 +418,11 @@ impl Tape {
                 return shape("checkpoint", format!("the segment gave {:?}, then {:?}", dims, again.dims()));
             }
             let hooks = b.grads.take_hooks();
-            let result = inner.run(&again, g, &leaves, b.grads);
+            let result = inner.run(&again, Flow::Host(g), &leaves, b.grads);
             b.grads.put_hooks(hooks);
             for (g, (_, source)) in result?.into_iter().zip(&saved) {
                 if let (Some(g), Some(source)) = (g, source) {
-                    b.add(*source, g)?;
+                    b.give(*source, g)?;
                 }
             }
             Ok(())
@@ -362,13 +433,29 @@ impl Tape {
 /// A running backward pass, handed to each operation's closure.
 #[derive(Debug)]
 pub struct Backward<'a> {
-    slots: Vec<Option<Grad>>,
+    slots: Vec<Option<Flow>>,
     grads: &'a mut Gradients,
 }
 
 impl Backward<'_> {
-    fn take(&mut self, slot: usize) -> Option<Grad> {
+    fn take(&mut self, slot: usize) -> Option<Flow> {
         self.slots[slot].take()
+    }
+
+    fn give(&mut self, to: Source, g: Flow) -> Result<()> {
+        match to {
+            Source::Slot(s) => {
+                self.slots[s] = Some(match self.slots[s].take() {
+                    None => g,
+                    Some(old) => old.plus(g)?,
+                });
+                Ok(())
+            }
+            Source::Param(p) => match g {
+                Flow::Host(g) => self.grads.add(p, &g),
+                Flow::Device(t) => self.grads.add_tensor(p, t),
+            },
+        }
     }
 
     /// Gives a gradient to a source: stored if it is the first, else added.
@@ -376,29 +463,15 @@ impl Backward<'_> {
     /// # Errors
     /// When its length differs from an earlier one's.
     pub fn add(&mut self, to: Source, g: Grad) -> Result<()> {
-        match to {
-            Source::Slot(s) => {
-                self.slots[s] = Some(match self.slots[s].take() {
-                    None => g,
-                    Some(old) => old.plus(&g)?,
-                });
-            }
-            Source::Param(p) => {
-                let (buf, accumulate) = self.grads.slot(p);
-                if buf.len() != g.len() {
-                    return shape(
-                        "backward",
-                        format!("a gradient of {} values for a parameter of {}", g.len(), buf.len()),
-                    );
-                }
-                if accumulate {
-                    elementwise::axpy(1.0, &g, buf)?;
-                } else {
-                    buf.copy_from_slice(&g);
-                }
-            }
-        }
-        Ok(())
+        self.give(to, Flow::Host(g))
+    }
+
+    /// [`Backward::add`] of a tensor, on the device its value is on.
+    ///
+    /// # Errors
+    /// As [`Backward::add`].
+    pub fn add_tensor(&mut self, to: Source, g: Tensor) -> Result<()> {
+        self.give(to, Flow::Device(g))
     }
 
     /// [`Backward::add`] where the input may be a constant; `g` is only computed if it is not.
@@ -412,7 +485,7 @@ impl Backward<'_> {
         }
     }
 
-    /// A parameter's gradient buffer and whether to add to it (true) or overwrite it (false).
+    /// The gradient buffer of a parameter on the CPU and whether to add to it (true) or overwrite it (false).
     pub fn param(&mut self, p: usize) -> (&mut [f32], bool) {
         self.grads.slot(p)
     }

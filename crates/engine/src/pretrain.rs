@@ -8,7 +8,7 @@ use crate::progress::{Line, Progress};
 use crate::run_dir::RunDir;
 use crate::signals::Signals;
 use crate::tensorboard::EventWriter;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, tensor_from};
 use candlelight_data::{Batch, Loader, Normalize};
 use candlelight_models::{Mae, MaeConfig, Mask, weights};
@@ -65,6 +65,9 @@ struct Position {
     lr_bits: u64,
     finite: usize,
     skipped: usize,
+    /// Updates skipped since the last one that was done.
+    #[serde(default)]
+    bad_in_a_row: usize,
 }
 
 impl Position {
@@ -82,7 +85,8 @@ impl Position {
     }
 
     fn next_epoch(&mut self) {
-        *self = Position { epoch: self.epoch + 1, updates: self.updates, skipped: self.skipped, ..Default::default() };
+        let &mut Position { epoch, updates, skipped, bad_in_a_row, .. } = self;
+        *self = Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, ..Default::default() };
     }
 }
 
@@ -127,6 +131,7 @@ pub enum Resume {
 pub struct Pretrain {
     config: PretrainConfig,
     precision: Precision,
+    device: Device,
     params: ParamStore,
     model: Mae,
     optimizer: AdamW,
@@ -142,11 +147,11 @@ impl std::fmt::Debug for Pretrain {
 }
 
 impl Pretrain {
-    /// A fresh model and optimizer.
+    /// A fresh model and optimizer on `device`.
     ///
     /// # Errors
     /// When the configuration does not make sense.
-    pub fn new(config: PretrainConfig) -> Result<Self> {
+    pub fn new(config: PretrainConfig, device: &Device) -> Result<Self> {
         config.schedule.check()?;
         config.model.check()?;
         Mask::kept(config.model.grid().patches(), config.mask_ratio)?;
@@ -156,13 +161,14 @@ impl Pretrain {
             return Err(Error::Config(format!("{name} is 0, expected at least 1")));
         }
         let precision = config.precision.parse().map_err(candlelight_autograd::Error::from)?;
-        let params = ParamStore::new();
+        let params = ParamStore::on(device);
         let model = Mae::init(&config.model, &params, Key::new(config.seed).child("init"))?;
         let adamw = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
         let optimizer = AdamW::new(adamw, &mae_rules(config.weight_decay), &params)?;
         let grads = Gradients::new(&params);
         Ok(Pretrain {
             precision,
+            device: device.clone(),
             params,
             model,
             optimizer,
@@ -229,7 +235,8 @@ impl Pretrain {
     fn accumulate(&mut self, batch: Batch) -> Result<f32> {
         let c = &self.config;
         let (h, w) = c.model.image;
-        let images = tensor_from(batch.images, (batch.indices.len(), c.model.channels, h, w))?;
+        let images =
+            tensor_from(batch.images, (batch.indices.len(), c.model.channels, h, w))?.to_device(&self.device)?;
         let key = Key::new(c.seed).child("mask").index(self.position.epoch as u64);
         let samples: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
         let mask = Mask::random(&key, &samples, c.model.grid().patches(), c.mask_ratio)?;
@@ -282,10 +289,10 @@ impl Pretrain {
             let n = loader.dataset().len();
             return Err(Error::Config(format!("batch_size x accum_iter = {batch} is larger than the data set of {n}")));
         }
-        memory::check(
-            memory::estimate(&c.model, c.batch_size, c.mask_ratio, self.params.count().0),
-            memory::available(),
-        )?;
+        if self.device.is_cpu() {
+            let needed = memory::estimate(&c.model, c.batch_size, c.mask_ratio, self.params.count().0);
+            memory::check(needed, memory::available())?;
+        }
         let done = |p: &Position| p.epoch * steps + p.step;
         let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
         if done(&self.position) >= total {
@@ -297,7 +304,6 @@ impl Pretrain {
         run.cut_log(self.position.epoch)?;
         let mut events = EventWriter::create(log_dir)?;
         let mut progress = Progress::new(done(&self.position), total, c.batch_size);
-        let mut bad_in_a_row = 0;
         let mut last = (f64::NAN, checkpoint::path(dir, done(&self.position)));
 
         while self.position.epoch < c.schedule.epochs as usize && done(&self.position) < total {
@@ -327,18 +333,18 @@ impl Pretrain {
                 self.position.step += 1;
                 if self.position.step % c.accum_iter == 0 {
                     // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-                    if finite && self.grads.clip_norm(c.clip_grad.unwrap_or(f64::INFINITY)).is_finite() {
+                    if finite && self.grads.clip_norm(c.clip_grad.unwrap_or(f64::INFINITY))?.is_finite() {
                         self.optimizer.step(&self.grads, lr)?;
                         self.position.updates += 1;
-                        bad_in_a_row = 0;
+                        self.position.bad_in_a_row = 0;
                     } else {
                         self.position.skipped += 1;
-                        bad_in_a_row += 1;
+                        self.position.bad_in_a_row += 1;
                         let step = self.position.step;
                         progress.quiet(|| tracing::warn!("loss {loss} at epoch {epoch} step {step}: update skipped"));
-                        if bad_in_a_row >= c.max_non_finite {
+                        if self.position.bad_in_a_row >= c.max_non_finite {
                             let saved = self.save(dir, steps)?;
-                            return Err(Error::NonFinite { count: bad_in_a_row, epoch, step, saved });
+                            return Err(Error::NonFinite { count: self.position.bad_in_a_row, epoch, step, saved });
                         }
                     }
                     finite = true;

@@ -1,16 +1,16 @@
 //! The folder of a run: one run at a time, never over another's files.
 
-use crate::error::{Error, Result, file};
-use std::collections::HashSet;
-use std::io::Write;
+use crate::error::{Result, file};
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// A run's folder, locked until dropped.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    lock: PathBuf,
+    /// The operating system's lock lasts as long as this file is open, and no longer than the process.
+    _lock: File,
 }
 
 impl RunDir {
@@ -20,6 +20,7 @@ impl RunDir {
     /// When it cannot be written, another process holds it, or it holds a run and `resume` is false.
     pub fn open(path: &Path, resume: bool) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(|e| file(path, format!("cannot be made: {e}")))?;
+        let lock = acquire(&path.join(".lock"))?;
         let used = !crate::checkpoint::list(path).is_empty() || path.join("log.txt").exists();
         if used && !resume {
             return Err(file(
@@ -27,42 +28,13 @@ impl RunDir {
                 "holds an earlier run: continue it with --resume auto, or name another --output_dir",
             ));
         }
-        let lock = path.join(".lock");
-        Self::acquire(&lock)?;
-        let dir = RunDir { path: path.into(), lock };
         for entry in std::fs::read_dir(path).map_err(|e| file(path, e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with('.') && name.ends_with(".tmp") {
                 std::fs::remove_file(entry.path()).map_err(|e| file(entry.path(), e))?;
             }
         }
-        Ok(dir)
-    }
-
-    fn acquire(lock: &Path) -> Result<()> {
-        for _ in 0..2 {
-            match std::fs::OpenOptions::new().write(true).create_new(true).open(lock) {
-                Ok(mut f) => {
-                    held().insert(lock.into());
-                    return write!(f, "{}", std::process::id()).map_err(|e| file(lock, e));
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    let pid = std::fs::read_to_string(lock).unwrap_or_default();
-                    let pid: u32 = pid.trim().parse().unwrap_or(0);
-                    if pid != 0 && alive(pid, lock) {
-                        let message = format!(
-                            "process {pid} is training here: stop it, name another --output_dir, or remove this file if \
-                             that process is something else"
-                        );
-                        return Err(file(lock, message));
-                    }
-                    tracing::info!("removing the lock of process {pid}, which is gone");
-                    std::fs::remove_file(lock).map_err(|e| file(lock, e))?;
-                }
-                Err(e) => return Err(file(lock, format!("not writable: {e}"))),
-            }
-        }
-        Err(Error::Config(format!("{}: another process keeps taking this lock", lock.display())))
+        Ok(RunDir { path: path.into(), _lock: lock })
     }
 
     /// The folder.
@@ -100,25 +72,25 @@ impl RunDir {
     }
 }
 
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        // The folder may be gone; there is nothing left to unlock then.
-        let _ = std::fs::remove_file(&self.lock);
-        held().remove(&self.lock);
+/// Locks the file and writes our pid into it. The file stays when the run is over: removing it could pull it from under
+/// another process that has just opened it.
+fn acquire(path: &Path) -> Result<File> {
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    let mut lock = open.map_err(|e| file(path, format!("not writable: {e}")))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Only for the message; it may be half written.
+            let _ = lock.read_to_string(&mut pid);
+            let message = format!("process {} is training here: stop it or name another --output_dir", pid.trim());
+            return Err(file(path, message));
+        }
+        Err(TryLockError::Error(e)) => return Err(file(path, format!("cannot be locked: {e}"))),
     }
-}
-
-/// Locks this process holds. In a container every run may have the same pid, so the pid alone does not tell.
-fn held() -> std::sync::MutexGuard<'static, HashSet<PathBuf>> {
-    static HELD: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn alive(pid: u32, lock: &Path) -> bool {
-    if pid == std::process::id() {
-        return held().contains(lock);
-    }
-    if cfg!(target_os = "linux") { Path::new(&format!("/proc/{pid}")).exists() } else { true }
+    let written = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+    written.map_err(|e| file(path, e))?;
+    Ok(lock)
 }
 
 #[cfg(test)]
@@ -135,10 +107,8 @@ mod tests {
         }
         drop(run);
         assert!(RunDir::open(dir.path(), false).unwrap_err().to_string().contains("--resume auto"));
-        // A killed run whose pid this process has again, as in a container.
+        // A killed run's lock file, with any pid, holds nobody up.
         std::fs::write(dir.path().join(".lock"), std::process::id().to_string()).unwrap();
-        drop(RunDir::open(dir.path(), true).unwrap());
-        std::fs::write(dir.path().join(".lock"), "999999999").unwrap();
         std::fs::write(dir.path().join(".checkpoint.1.tmp"), "x").unwrap();
         let run = RunDir::open(dir.path(), true).unwrap();
         assert!(!dir.path().join(".checkpoint.1.tmp").exists());

@@ -108,6 +108,20 @@ fn drop_block(d: Dropout, task: usize, p: &mut [f32]) {
     }
 }
 
+/// What dropout multiplies the probabilities with, (B H, N, N): for implementations of attention on other devices.
+///
+/// # Errors
+/// When the length does not fit or the rate is outside [0, 1).
+pub fn dropout_mask(words: [u32; 2], rate: f32, heads: usize, tokens: usize, mask: &mut [f32]) -> Result<()> {
+    check_rate(rate)?;
+    expect_len("dropout_mask", "mask", mask.len(), heads * tokens * tokens)?;
+    mask.fill(1.0);
+    for (task, block) in mask.chunks_exact_mut((tokens * tokens).max(1)).enumerate() {
+        drop_block(Dropout { words, rate }, task, block);
+    }
+    Ok(())
+}
+
 fn check(op: &'static str, d: &Dims, dropout: Option<Dropout>, qkv: usize, lse: usize) -> Result<()> {
     expect_len(op, "qkv", qkv, d.batch * d.tokens * 3 * d.heads * d.head_dim)?;
     expect_len(op, "lse", lse, d.batch * d.heads * d.tokens)?;

@@ -151,7 +151,11 @@ pub fn conv_patches_backward(g: &Grid, d: &[f32], out: &mut [f32]) -> Result<()>
     Ok(())
 }
 
-pub(crate) fn check_ids(op: &'static str, ids: &[u32], len: usize) -> Result<()> {
+/// Checks that every index is below `len`.
+///
+/// # Errors
+/// Names the first that is not.
+pub fn check_ids(op: &'static str, ids: &[u32], len: usize) -> Result<()> {
     match ids.iter().find(|&&i| i as usize >= len) {
         Some(i) => Err(Error::Value { op, message: format!("index {i} is past the last of {len}") }),
         None => Ok(()),

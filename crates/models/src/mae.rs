@@ -232,7 +232,7 @@ impl Mae {
     pub fn init(config: &MaeConfig, params: &ParamStore, key: Key) -> Result<Self> {
         config.check()?;
         for (name, table) in config.positions()? {
-            params.insert_buffer(name, table);
+            params.insert_buffer(name, table)?;
         }
         Self::new(config, params.builder(key))
     }
@@ -290,7 +290,7 @@ impl Mae {
         let pos: Vec<f32> = self.pos_embed.flatten_all()?.to_vec1()?;
         let visible: Vec<f32> =
             keep.iter().flat_map(|&i| &pos[(i as usize + 1) * d..(i as usize + 2) * d]).copied().collect();
-        let x = x.add(&images.tape().constant(&tensor_from(visible, x.tensor().shape())?))?;
+        let x = x.add(&images.tape().constant(&Tensor::from_vec(visible, x.tensor().shape(), x.tensor().device())?))?;
         let mut x = ops::prepend_token(&x, &self.cls_token, Some(&pos[..d]))?; // (B, 1 + K, D)
         for block in &self.blocks {
             x = block.forward(&x, None)?;
@@ -330,7 +330,8 @@ impl Mae {
     /// When the shapes do not fit.
     pub fn reconstruct(&self, images: &Tensor, mask: &Mask, gray: f32) -> Result<[Tensor; 3]> {
         let tape = Tape::off();
-        let (_, pred) = self.forward(&tape.constant(images), mask)?;
+        let on_device = images.to_device(self.cls_token.device())?;
+        let (_, pred) = self.forward(&tape.constant(&on_device), mask)?;
         let g = self.config.grid();
         let flat = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
         let (image, mut pred) = (flat(images)?, flat(pred.tensor())?);

@@ -8,9 +8,12 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::io::{Cursor, Read, Seek, Write};
 use std::path::Path;
+use std::rc::Rc;
 
 /// Files larger than this are refused (64 GiB): a size no vision model has.
 const MAX_BYTES: u64 = 64 << 30;
+/// Dictionaries and modules inside one another.
+const MAX_DEPTH: usize = 64;
 /// Keys under which training programs keep the weights, best first.
 const WEIGHT_KEYS: [&str; 6] = ["state_dict", "model", "model_state_dict", "module", "net", "weights"];
 /// The first bytes of torch's legacy format: the pickled number 0x1950a86a20f9469cfc6c.
@@ -66,18 +69,22 @@ fn read_zip<R: Read + Seek>(file: R) -> Result<Vec<(String, Tensor)>, String> {
     zip.by_name(pickle).map_err(text)?.take(1 << 30).read_to_end(&mut bytes).map_err(text)?;
     let object = unpickle(&mut Cursor::new(&bytes))?;
     let folder = pickle.trim_end_matches("data.pkl").to_string();
-    let mut cache: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut cache: HashMap<String, Rc<[u8]>> = HashMap::new();
     tensors(&object, |key, bytes| {
-        if !cache.contains_key(key) {
+        if let Some(data) = cache.get(key) {
+            return Ok(data.clone());
+        }
+        {
             let mut entry = zip.by_name(&format!("{folder}data/{key}")).map_err(text)?;
             if entry.size() < bytes as u64 {
                 return Err(format!("storage {key} has {} bytes, expected {bytes}", entry.size()));
             }
             let mut data = Vec::new();
             entry.by_ref().take(bytes as u64).read_to_end(&mut data).map_err(text)?;
-            cache.insert(key.into(), data);
+            let data: Rc<[u8]> = data.into();
+            cache.insert(key.into(), data.clone());
+            Ok(data)
         }
-        Ok(cache[key].clone())
     })
 }
 
@@ -92,13 +99,13 @@ fn read_legacy(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let object = unpickle(&mut r)?;
     let Object::List(keys) = unpickle(&mut r)? else { return Err("no list of storages".into()) };
     let mut sizes = HashMap::new();
-    walk(&object, &mut |_, tensor| {
+    walk(&object, 0, &mut |_, tensor| {
         let (key, _, _, element, count) = storage_of(tensor)?;
         sizes.insert(key, (element, count));
         Ok(())
     })?;
     let mut at = r.position() as usize;
-    let mut storages: HashMap<String, &[u8]> = HashMap::new();
+    let mut storages: HashMap<String, Rc<[u8]>> = HashMap::new();
     for key in keys {
         let Object::Unicode(key) = key else { return Err("a storage key that is not a string".into()) };
         let head = bytes.get(at..at + 8).ok_or("truncated before a storage")?;
@@ -108,11 +115,11 @@ fn read_legacy(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         at += 8;
         let data =
             bytes.get(at..).and_then(|b| b.get(..len)).ok_or_else(|| format!("truncated inside storage {key}"))?;
-        storages.insert(key, data);
+        storages.insert(key, data.into());
         at += len;
     }
     tensors(&object, |key, bytes| match storages.get(key) {
-        Some(s) if s.len() >= bytes => Ok(s.to_vec()),
+        Some(s) if s.len() >= bytes => Ok(s.clone()),
         _ => Err(format!("storage {key} is missing or too short")),
     })
 }
@@ -164,10 +171,10 @@ fn storage_of(tensor: &Object) -> Result<(String, Meta, usize, usize, usize), St
 
 fn tensors(
     object: &Object,
-    mut storage: impl FnMut(&str, usize) -> Result<Vec<u8>, String>,
+    mut storage: impl FnMut(&str, usize) -> Result<Rc<[u8]>, String>,
 ) -> Result<Vec<(String, Tensor)>, String> {
     let mut out: Vec<(String, Tensor)> = Vec::new();
-    walk(object, &mut |name, tensor| {
+    walk(object, 0, &mut |name, tensor| {
         let (key, info, first, element, count) = storage_of(tensor).map_err(|e| format!("{name}: {e}"))?;
         let (dims, stride) = (info.layout.dims().to_vec(), info.layout.stride().to_vec());
         let last = dims
@@ -213,7 +220,10 @@ fn tensors(
 type Visit<'a> = &'a mut dyn FnMut(&str, &Object) -> Result<(), String>;
 
 /// Calls `f` for each tensor of the weights in an object: a state dict, one nested under a known key, or a pickled module.
-fn walk(object: &Object, f: Visit<'_>) -> Result<(), String> {
+fn walk(object: &Object, depth: usize, f: Visit<'_>) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("weights nested more than {MAX_DEPTH} deep"));
+    }
     match object {
         Object::Dict(entries) => {
             if entries.iter().any(|(_, v)| is_tensor(v)) {
@@ -228,9 +238,9 @@ fn walk(object: &Object, f: Visit<'_>) -> Result<(), String> {
                 let hit = |(k, _): &&(Object, Object)| matches!(k, Object::Unicode(k) if k == key);
                 entries.iter().find(hit).map(|(_, v)| v)
             });
-            nested.map_or(Ok(()), |v| walk(v, f))
+            nested.map_or(Ok(()), |v| walk(v, depth + 1, f))
         }
-        Object::Build { .. } => module(object, "", 0, f),
+        Object::Build { .. } => module(object, "", depth, f),
         _ => Ok(()),
     }
 }
@@ -240,10 +250,10 @@ fn module(object: &Object, prefix: &str, depth: usize, f: Visit<'_>) -> Result<(
     let Object::Build { callable, args } = object else { return Ok(()) };
     let Object::Dict(state) = args.as_ref() else {
         // An OrderedDict pickled with its attributes is itself the state dict.
-        return if depth == 0 { walk(callable, f) } else { Ok(()) };
+        return if prefix.is_empty() { walk(callable, depth + 1, f) } else { Ok(()) };
     };
-    if depth > 64 {
-        return Err("modules nested more than 64 deep".into());
+    if depth > MAX_DEPTH {
+        return Err(format!("modules nested more than {MAX_DEPTH} deep"));
     }
     let part = |key: &str| {
         let hit = state.iter().find(|(k, _)| matches!(k, Object::Unicode(k) if k == key));
@@ -262,8 +272,8 @@ fn module(object: &Object, prefix: &str, depth: usize, f: Visit<'_>) -> Result<(
             module(v, &format!("{prefix}{name}."), depth + 1, f)?;
         }
     }
-    if depth == 0 && part("_modules").is_empty() && part("_parameters").is_empty() {
-        return walk(callable, f);
+    if prefix.is_empty() && part("_modules").is_empty() && part("_parameters").is_empty() {
+        return walk(callable, depth + 1, f);
     }
     Ok(())
 }

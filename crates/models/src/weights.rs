@@ -98,7 +98,7 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
     for (name, have) in &tables {
         // A fixed table: the model keeps its own, and the file's must be the same.
         let Some(t) = file.get(name.as_str()) else { continue };
-        let t = t.to_dtype(DType::F32)?;
+        let t = t.to_device(have.device())?.to_dtype(DType::F32)?;
         let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
         if d.is_nan() || d > 1e-4 {
             return Err(Error::Mismatch(format!("{name}: the file's fixed table differs from the model's by {d}")));
@@ -192,6 +192,25 @@ mod tests {
             let e = read(&path).unwrap_err().to_string();
             assert!(e.contains("w.bin"), "cut at {cut}: {e}");
         }
+    }
+
+    #[test]
+    fn a_dictionary_nested_without_end_is_refused() {
+        let deep = 200;
+        let mut p = vec![0x80, 2];
+        for _ in 0..deep {
+            p.extend(b"}X\x05\0\0\0model");
+        }
+        p.push(b'}');
+        p.extend(vec![b's'; deep]);
+        p.push(b'.');
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut zip = zip::ZipWriter::new(file.reopen().unwrap());
+        zip.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut zip, &p).unwrap();
+        zip.finish().unwrap();
+        let e = read(file.path()).unwrap_err().to_string();
+        assert!(e.contains("nested more than 64 deep"), "{e}");
     }
 
     #[test]

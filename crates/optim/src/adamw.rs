@@ -2,7 +2,7 @@
 
 use crate::rules::{Group, Rule, assign};
 use crate::{Error, Result};
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, tensor_from};
 use candlelight_kernels::adamw::{Part, Step, adamw};
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,30 @@ struct Slot {
     name: String,
     var: Var,
     group: Group,
-    m: Vec<f32>,
-    v: Vec<f32>,
+    moments: Moments,
+}
+
+/// First and second moment, where their parameter is.
+enum Moments {
+    Host(Vec<f32>, Vec<f32>),
+    Device(Tensor, Tensor),
+}
+
+impl Moments {
+    fn new(var: &Var, m: Vec<f32>, v: Vec<f32>) -> Result<Self> {
+        let upload = |data| Tensor::from_vec(data, var.shape(), var.device());
+        Ok(match var.device() {
+            Device::Cpu => Moments::Host(m, v),
+            _ => Moments::Device(upload(m)?, upload(v)?),
+        })
+    }
+
+    fn tensors(&self, dims: &[usize]) -> Result<[Tensor; 2]> {
+        Ok(match self {
+            Moments::Host(m, v) => [tensor_from(m.clone(), dims)?, tensor_from(v.clone(), dims)?],
+            Moments::Device(m, v) => [m.clone(), v.clone()],
+        })
+    }
 }
 
 /// AdamW over the trainable parameters of a store.
@@ -63,8 +85,9 @@ impl AdamW {
             .into_iter()
             .map(|(name, group)| {
                 let var = params.var(&name)?;
-                let n = var.elem_count();
-                Ok(Slot { name, var, group, m: vec![0.0; n], v: vec![0.0; n] })
+                let zeros = || vec![0.0; var.elem_count()];
+                let moments = Moments::new(&var, zeros(), zeros())?;
+                Ok(Slot { name, var, group, moments })
             })
             .collect::<Result<_>>()?;
         Ok(AdamW { config, slots, step: 0 })
@@ -80,18 +103,25 @@ impl AdamW {
     /// # Errors
     /// When a gradient is missing; then nothing is changed.
     pub fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
-        let grads: HashMap<&str, &[f32]> = grads.iter().collect();
-        if let Some(s) = self.slots.iter().find(|s| !grads.contains_key(s.name.as_str())) {
-            return Err(candlelight_autograd::Error::NoGradient { names: vec![s.name.clone()] }.into());
+        if let Some(name) = grads.missing().into_iter().find(|n| self.slots.iter().any(|s| s.name == *n)) {
+            return Err(candlelight_autograd::Error::NoGradient { names: vec![name] }.into());
         }
+        let host: HashMap<&str, &[f32]> = grads.iter().collect();
         self.step += 1;
         let step = Step { betas: self.config.betas, eps: self.config.eps, step: self.step };
         for s in &mut self.slots {
-            let Some(grad) = grads.get(s.name.as_str()) else { continue };
-            let (m, v, g) = (&mut s.m, &mut s.v, s.group);
-            ParamStore::update(&s.var, |param| {
-                adamw(step, &mut [Part { param, grad, m, v, lr: lr * g.lr_scale, weight_decay: g.weight_decay }])
-            })??;
+            let (lr, weight_decay) = (lr * s.group.lr_scale, s.group.weight_decay);
+            match (&mut s.moments, host.get(s.name.as_str())) {
+                (Moments::Host(m, v), Some(grad)) => ParamStore::update(&s.var, |param| {
+                    adamw(step, &mut [Part { param, grad, m, v, lr, weight_decay }])
+                })??,
+                (Moments::Device(m, v), _) => {
+                    if let Some(g) = grads.tensor(&s.name)? {
+                        composed(step, &s.var, &g, m, v, lr, weight_decay)?;
+                    }
+                }
+                (Moments::Host(..), None) => {}
+            }
         }
         Ok(())
     }
@@ -103,8 +133,8 @@ impl AdamW {
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut out = Vec::with_capacity(2 * self.slots.len());
         for s in &self.slots {
-            for (suffix, data) in [("m", &s.m), ("v", &s.v)] {
-                out.push((format!("{}.{suffix}", s.name), tensor_from(data.clone(), s.var.dims())?));
+            for (suffix, t) in ["m", "v"].into_iter().zip(s.moments.tensors(s.var.dims())?) {
+                out.push((format!("{}.{suffix}", s.name), t));
             }
         }
         Ok(out)
@@ -117,22 +147,34 @@ impl AdamW {
     pub fn load_state(&mut self, mut get: impl FnMut(&str) -> Option<Vec<f32>>, updates: u64) -> Result<()> {
         let mut moments = Vec::with_capacity(self.slots.len());
         for s in &self.slots {
+            let expected = s.var.elem_count();
             let mut one = |suffix: &str| {
                 let name = format!("{}.{suffix}", s.name);
                 match get(&name) {
-                    Some(d) if d.len() == s.m.len() => Ok(d),
-                    Some(d) => Err(Error::State(format!("{name} has {} values, expected {}", d.len(), s.m.len()))),
+                    Some(d) if d.len() == expected => Ok(d),
+                    Some(d) => Err(Error::State(format!("{name} has {} values, expected {expected}", d.len()))),
                     None => Err(Error::State(format!("{name} is missing"))),
                 }
             };
-            moments.push((one("m")?, one("v")?));
+            moments.push(Moments::new(&s.var, one("m")?, one("v")?)?);
         }
-        for (s, (m, v)) in self.slots.iter_mut().zip(moments) {
-            (s.m, s.v) = (m, v);
+        for (s, moments) in self.slots.iter_mut().zip(moments) {
+            s.moments = moments;
         }
         self.step = updates;
         Ok(())
     }
+}
+
+/// The kernel's update from candle's operations, for parameters on a device.
+fn composed(step: Step, var: &Var, g: &Tensor, m: &mut Tensor, v: &mut Tensor, lr: f64, decay: f64) -> Result<()> {
+    let (b1, b2) = step.betas;
+    let correction = |b: f64| 1.0 - b.powi(step.step.min(i32::MAX as u64) as i32);
+    *m = ((&*m * b1)? + (g * (1.0 - b1))?)?;
+    *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?;
+    let root = v.sqrt()?.affine(1.0 / correction(b2).sqrt(), step.eps)?;
+    let update = ((&*m * (lr / correction(b1)))? / root)?;
+    Ok(var.set(&((var.as_tensor() * (1.0 - lr * decay))? - update)?)?)
 }
 
 /// The same update behind candle's `Optimizer` trait, for candle training loops: one group, gradients from candle.
@@ -229,6 +271,28 @@ mod tests {
             let get = |p: &ParamStore| p.var(&n).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (x, y) in get(&ours).iter().zip(get(&theirs)) {
                 assert!((x - y).abs() < 1e-5, "{n}: {x} {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_update_composed_from_candle_is_the_kernels() {
+        let values = |seed, n| Key::new(seed).normal(n);
+        let (p, g) = (values(1, 50), values(2, 50));
+        let var = Var::from_vec(p.clone(), 50, &Device::Cpu).unwrap();
+        let (mut m, mut v) = (values(3, 50), values(4, 50).iter().map(|x| x * x).collect::<Vec<_>>());
+        let upload = |x: &[f32]| tensor_from(x.to_vec(), 50).unwrap();
+        let (mut mt, mut vt, gt) = (upload(&m), upload(&v), upload(&g));
+        let mut param = p;
+        for step in 1..4 {
+            let step = Step { betas: (0.9, 0.95), eps: 1e-8, step };
+            let part = Part { param: &mut param, grad: &g, m: &mut m, v: &mut v, lr: 1e-2, weight_decay: 0.1 };
+            adamw(step, &mut [part]).unwrap();
+            composed(step, &var, &gt, &mut mt, &mut vt, 1e-2, 0.1).unwrap();
+        }
+        for (ours, theirs) in [(param, var.to_vec1::<f32>()), (m, mt.to_vec1()), (v, vt.to_vec1())] {
+            for (a, b) in ours.iter().zip(theirs.unwrap()) {
+                assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} {b}");
             }
         }
     }

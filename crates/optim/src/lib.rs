@@ -10,6 +10,9 @@ pub use rules::{Group, Rule, assign, mae_rules};
 /// What can go wrong in an optimizer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// From candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
     /// A setting that makes no sense.
     #[error("{0}")]
     Config(String),
