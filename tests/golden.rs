@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use candlelight::data::{Filter, Image, resize};
 use candlelight::kernels::gelu::Gelu;
+use candlelight::models::vit::Pool;
 use candlelight::models::weights;
 use candlelight::optim::AdamWConfig;
 use candlelight::prelude::*;
@@ -79,6 +80,38 @@ fn mae_loss_prediction_and_every_gradient() {
             let (loss, pred) = model.forward(&tape.constant(&images), &mask).unwrap();
             close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
             close("pred", &values(pred.tensor()), &values(&g[&format!("{name}.pred")]), 1e-4, 0.0);
+            let mut grads = Gradients::new(&params);
+            tape.backward(&loss, &mut grads).unwrap();
+            check_gradients(&g, &format!("{name}.grad."), &grads, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn vit_logits_loss_and_every_gradient_are_timms() {
+    let g = golden("vit_small");
+    for (pool, name) in [(Pool::Avg, "avg"), (Pool::Token, "token")] {
+        let config = VitConfig {
+            image: (8, 12),
+            patch: 4,
+            dim: 16,
+            depth: 2,
+            heads: 2,
+            classes: 5,
+            pool,
+            ..registry::vit("vit_base_patch16").unwrap()
+        };
+        let params = ParamStore::new();
+        let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
+        let prefix = format!("{name}.weights.");
+        let theirs: Vec<(String, Tensor)> =
+            g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect();
+        weights::load(&params, &theirs, true).unwrap();
+        for tape in [Tape::new(&params), Tape::new(&params).with_composed_ops()] {
+            let logits = model.forward(&tape.constant(&g["images"]), None).unwrap();
+            close("logits", &values(logits.tensor()), &values(&g[&format!("{name}.logits")]), 1e-5, 0.0);
+            let loss = ops::cross_entropy(&logits, &[0, 4, 2], 0.1).unwrap();
+            close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
             let mut grads = Gradients::new(&params);
             tape.backward(&loss, &mut grads).unwrap();
             check_gradients(&g, &format!("{name}.grad."), &grads, 1e-4);

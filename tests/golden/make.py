@@ -1,12 +1,15 @@
-"""Writes the golden files of the tests: `python tests/golden/make.py` in an environment with requirements.txt.
+"""Writes the golden files of the tests: `python tests/golden/make.py` in an environment with requirements.txt; names of
+functions below write only those.
 
 mae_small.safetensors: weights, images, mask noise; loss, prediction and every gradient with and without norm_pix;
 50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
 kernels.safetensors: values and gradients of single operations.
 resize.safetensors: Pillow's bicubic and bilinear on generated images.
+vit_small.safetensors: a classifier of timm in both poolings.
 zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from mae_torch import Mae, groups
 from PIL import Image
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 
 HERE = Path(__file__).parent
@@ -117,7 +121,28 @@ def pickles():
     torch.save(layer, HERE / "module.pth")
 
 
-mae()
-kernels()
-resize()
-pickles()
+def vit():
+    """timm's VisionTransformer in both poolings: logits, smoothed cross-entropy and every gradient."""
+    torch.manual_seed(1)
+    out = {}
+    images, labels = torch.randn(3, 3, 8, 12), torch.tensor([0, 4, 2])
+    out["images"] = images
+    for pool in ("avg", "token"):
+        model = VisionTransformer(
+            img_size=(8, 12), patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=5, global_pool=pool
+        )
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p) * 0.1)
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+        loss.backward()
+        out.update({f"{pool}.weights.{k}": v.detach().clone() for k, v in model.state_dict().items()})
+        out[f"{pool}.logits"], out[f"{pool}.loss"] = logits.detach(), loss.detach().reshape(1)
+        out.update({f"{pool}.grad.{n}": p.grad for n, p in model.named_parameters()})
+    save_file({k: v.contiguous() for k, v in out.items()}, HERE / "vit_small.safetensors")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["mae", "kernels", "resize", "pickles", "vit"]:
+        globals()[name]()
