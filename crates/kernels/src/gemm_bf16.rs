@@ -2,37 +2,29 @@
 //!
 //! Both operands are packed as words of two bf16 that are neighbours along the inner dimension: the right one as
 //! `(panel, pair, column)`, the left one as `(panel, block, row, pair)` where its rows are contiguous in memory (packing is
-//! then a plain conversion) and as `(panel, pair, row)` where its columns are. One dot product instruction does two
+//! then a plain conversion) and as `(panel, pair, row)` where its columns are (`pack_bf16`). One dot product instruction does two
 //! multiply-adds a lane, odd member first, denormals flushed; the portable body does the same two fused operations, so all
 //! levels give the same bits.
 
 use crate::cpu::{Level, level};
 use crate::gemm::{Epilogue, MatMut, MatRef};
+use crate::pack_bf16::{pack_cols, pack_rows_contiguous, pack_rows_interleaved};
 use crate::par::{Shared, each};
 use crate::simd::simd_fn;
 use std::cell::RefCell;
 
 /// Rows of the register tile.
-const MR: usize = 14;
+pub(crate) const MR: usize = 14;
 /// Columns of the register tile: two vectors.
-const NR: usize = 32;
+pub(crate) const NR: usize = 32;
 /// Pairs in a block of the inner dimension: one packed panel of each side stays in the first-level cache.
-const KP: usize = 192;
+pub(crate) const KP: usize = 192;
 /// Row panels a task works through with one packed column panel in cache.
 const PANELS: usize = 16;
 
-/// bf16 bits of a float, nearest even; NaN stays NaN.
-#[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
-    let b = x.to_bits();
-    let rounded = b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16;
-    let nan = (b >> 16) | 0x40;
-    if (b & 0x7fff_ffff) > 0x7f80_0000 { nan } else { rounded }
-}
-
 #[cfg(test)]
 pub(crate) fn round_bf16(x: f32) -> f32 {
-    let y = f32::from_bits(bf16_bits(x) << 16);
+    let y = f32::from_bits(crate::pack_bf16::bf16_bits(x) << 16);
     if y.is_subnormal() { 0.0 } else { y }
 }
 
@@ -54,105 +46,6 @@ fn with_words<R>(
     let r = f(&mut v[..n]);
     cell.set(v);
     r
-}
-
-/// Packs rows `r0 .. r0 + W` of a view as one panel of `kp` pairs: `dst[p * W + r]`.
-macro_rules! pack_panel {
-    ($name:ident, $w:expr) => {
-        simd_fn! {
-            fn $name(src: MatRef, r0: usize, dst: &mut [u32]) {
-                const W: usize = $w;
-                let (rows, k) = (W.min(src.rows - r0), src.cols);
-                let kp = k.div_ceil(2);
-                if rows < W {
-                    dst.fill(0);
-                }
-                // SAFETY: rows r0..r0+rows and columns 0..k are inside the view.
-                let base = unsafe { src.ptr.add(r0 * src.rs) };
-                if src.cs == 1 {
-                    // Rows are contiguous: 16 pairs of each row at a time, written out transposed.
-                    let mut p = 0;
-                    while p + 16 <= k / 2 {
-                        let mut tile = [[0u32; 16]; W];
-                        for r in 0..rows {
-                            // SAFETY: 32 elements from column 2 p on.
-                            let row = unsafe { &*base.add(r * src.rs + 2 * p).cast::<[[f32; 2]; 16]>() };
-                            for i in 0..16 {
-                                tile[r][i] = bf16_bits(row[i][0]) | bf16_bits(row[i][1]) << 16;
-                            }
-                        }
-                        let out = &mut dst[p * W..(p + 16) * W];
-                        for i in 0..16 {
-                            for r in 0..W {
-                                out[i * W + r] = tile[r][i];
-                            }
-                        }
-                        p += 16;
-                    }
-                    for p in p..kp {
-                        for r in 0..rows {
-                            // SAFETY: columns below k.
-                            let at = |c: usize| if c < k { unsafe { *base.add(r * src.rs + c) } } else { 0.0 };
-                            dst[p * W + r] = bf16_bits(at(2 * p)) | bf16_bits(at(2 * p + 1)) << 16;
-                        }
-                    }
-                } else if src.rs == 1 && rows == W {
-                    for p in 0..kp {
-                        let out = &mut dst[p * W..(p + 1) * W];
-                        // SAFETY: W contiguous rows of columns 2 p and 2 p + 1, where they exist.
-                        let lo = unsafe { &*base.add(2 * p * src.cs).cast::<[f32; W]>() };
-                        if 2 * p + 1 < k {
-                            // SAFETY: as above.
-                            let hi = unsafe { &*base.add((2 * p + 1) * src.cs).cast::<[f32; W]>() };
-                            for r in 0..W {
-                                out[r] = bf16_bits(lo[r]) | bf16_bits(hi[r]) << 16;
-                            }
-                        } else {
-                            for r in 0..W {
-                                out[r] = bf16_bits(lo[r]);
-                            }
-                        }
-                    }
-                } else {
-                    for p in 0..kp {
-                        for r in 0..rows {
-                            // SAFETY: columns below k.
-                            let at = |c: usize| if c < k { unsafe { *base.add(r * src.rs + c * src.cs) } } else { 0.0 };
-                            dst[p * W + r] = bf16_bits(at(2 * p)) | bf16_bits(at(2 * p + 1)) << 16;
-                        }
-                    }
-                }
-            }
-        }
-    };
-}
-pack_panel!(pack_rows_interleaved, MR);
-pack_panel!(pack_cols, NR);
-
-simd_fn! {
-    /// Packs rows `r0 .. r0 + MR`, each contiguous, block by block: `dst[(block * MR + r) * KP + pair]`.
-    fn pack_rows_contiguous(src: MatRef, r0: usize, dst: &mut [u32]) {
-        let (rows, k) = (MR.min(src.rows - r0), src.cols);
-        for (b, block) in dst.chunks_exact_mut(MR * KP).enumerate() {
-            let first = 2 * b * KP;
-            let pairs = (k.saturating_sub(first) / 2).min(KP);
-            for (r, out) in block.chunks_exact_mut(KP).enumerate() {
-                if r >= rows {
-                    out.fill(0);
-                    continue;
-                }
-                // SAFETY: row r0 + r of the view; columns first .. first + 2 pairs are below k.
-                let row = unsafe { std::slice::from_raw_parts(src.ptr.add((r0 + r) * src.rs + first).cast::<[f32; 2]>(), pairs) };
-                for (o, v) in out.iter_mut().zip(row) {
-                    *o = bf16_bits(v[0]) | bf16_bits(v[1]) << 16;
-                }
-                if pairs < KP && first + 2 * pairs < k {
-                    // SAFETY: the last, odd column.
-                    out[pairs] = bf16_bits(unsafe { *src.ptr.add((r0 + r) * src.rs + k - 1) });
-                }
-            }
-        }
-    }
 }
 
 /// Packs one panel of the left operand; `contiguous` says which layout.

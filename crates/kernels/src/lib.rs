@@ -15,6 +15,7 @@ pub mod linear;
 pub mod loss;
 pub mod mae_loss;
 pub mod mem;
+mod pack_bf16;
 mod par;
 pub mod patch;
 pub mod rng;
