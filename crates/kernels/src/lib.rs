@@ -18,6 +18,7 @@ pub mod mem;
 mod pack_bf16;
 mod par;
 pub mod patch;
+pub mod resize;
 pub mod rng;
 mod simd;
 pub mod tokens;
