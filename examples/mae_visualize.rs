@@ -7,7 +7,7 @@
 mod support;
 
 use candlelight::autograd::tensor_from;
-use candlelight::data::{Dataset, Idx, Limits, Normalize, Pipeline, decode};
+use candlelight::data::{Dataset, Decode, Idx, Normalize, Out, Pipeline, decode};
 use candlelight::engine::picture::{COLUMNS, reconstructions};
 use candlelight::engine::{checkpoint, pretrain};
 use candlelight::prelude::{Key, Mask};
@@ -54,16 +54,20 @@ fn run(args: &Args) -> Result<()> {
     let mut images = Vec::new();
     if args.images.is_empty() {
         let test = Idx::open(&support::shipped_data(), "t10k")?;
-        images.extend((0..8).map(|i| test.get(i).map(|s| s.image)).collect::<std::result::Result<Vec<_>, _>>()?);
+        images.extend(
+            (0..8)
+                .map(|i| test.get(i).and_then(|s| s.image(&Decode::default())))
+                .collect::<std::result::Result<Vec<_>, _>>()?,
+        );
     }
     for p in &args.images {
         let bytes = std::fs::read(p).map_err(|e| format!("{}: {e}", p.display()))?;
-        images.push(decode(&bytes, &Limits::default()).map_err(|e| format!("{}: {e}", p.display()))?);
+        images.push(decode(&bytes, &Decode::default()).map_err(|e| format!("{}: {e}", p.display()))?);
     }
     let (n, pipeline) = (images.len(), Pipeline::evaluation(c.image, normalize.clone()));
     let mut pixels = vec![0.0; n * c.grid().image_len()];
     for (image, out) in images.into_iter().zip(pixels.chunks_exact_mut(c.grid().image_len())) {
-        pipeline.apply(image, &Key::new(0), out)?;
+        pipeline.apply(image, &Key::new(0), 0, Out::F32(out))?;
     }
     let pixels = tensor_from(pixels, (n, c.channels, c.image.0, c.image.1))?;
     let rows: Vec<u64> = (0..n as u64).collect();

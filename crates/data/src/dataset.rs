@@ -1,43 +1,77 @@
 //! What a data set is.
 
+use crate::decode::{Decode, decode};
 use crate::error::{Error, Result};
+use crate::image::Image;
+use std::sync::Arc;
 
-/// An 8-bit image, rows of interleaved channels.
+/// A sample's picture, decoded or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// Columns.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// 1 (gray) or 3 (RGB).
-    pub channels: usize,
-    /// height x width x channels.
-    pub data: Vec<u8>,
+pub enum Picture {
+    /// A file's bytes, told apart by content.
+    Encoded(Vec<u8>),
+    /// Pixels.
+    Image(Image),
 }
 
-impl Image {
-    /// Checks that the bytes fill the image.
-    ///
-    /// # Errors
-    /// When they do not.
-    pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Result<Self> {
-        if width == 0 || height == 0 || data.len() != width * height * channels {
-            return Err(Error::Decode(format!("{} bytes for a {width}x{height}x{channels} image", data.len())));
-        }
-        Ok(Image { width, height, channels, data })
+/// What a sample is of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Label {
+    /// Nothing is known.
+    #[default]
+    None,
+    /// Index of its class.
+    Class(u32),
+    /// Indices of all its classes.
+    Classes(Vec<u32>),
+}
+
+impl Label {
+    /// The class, where there is one.
+    pub fn class(&self) -> Option<u32> {
+        if let Label::Class(c) = self { Some(*c) } else { None }
     }
 }
 
-/// One image with its class, if it has one.
+/// One picture with its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// The image.
-    pub image: Image,
-    /// Index of its class.
-    pub label: Option<u32>,
+    /// The picture.
+    pub picture: Picture,
+    /// What it is of.
+    pub label: Label,
 }
 
-/// A data set with random access.
+impl Sample {
+    /// The picture's pixels.
+    ///
+    /// # Errors
+    /// When it cannot be decoded.
+    pub fn image(self, options: &Decode) -> Result<Image> {
+        match self.picture {
+            Picture::Encoded(bytes) => decode(&bytes, options),
+            Picture::Image(image) => Ok(image),
+        }
+    }
+}
+
+/// A data set with random access. `len` and `get` make one; the rest has defaults.
+///
+/// ```
+/// use candlelight_data::{Dataset, Image, Label, Picture, Result, Sample};
+/// struct Stripes;
+/// impl Dataset for Stripes {
+///     fn len(&self) -> usize {
+///         100
+///     }
+///     fn get(&self, i: usize) -> Result<Sample> {
+///         let image = Image::new(8, 8, 1, (0..64).map(|p| (p * i % 256) as u8).collect())?;
+///         Ok(Sample { picture: Picture::Image(image), label: Label::Class((i % 2) as u32) })
+///     }
+/// }
+/// assert_eq!(Stripes.label(3)?, Label::Class(1));
+/// # Ok::<(), candlelight_data::Error>(())
+/// ```
 pub trait Dataset: Send + Sync {
     /// Number of samples.
     fn len(&self) -> usize;
@@ -47,11 +81,19 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Sample `i`, decoded.
+    /// Sample `i`.
     ///
     /// # Errors
     /// When it cannot be read.
     fn get(&self, i: usize) -> Result<Sample>;
+
+    /// The label of sample `i` alone.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn label(&self, i: usize) -> Result<Label> {
+        Ok(self.get(i)?.label)
+    }
 
     /// What to call sample `i` in messages.
     fn name(&self, i: usize) -> String {
@@ -64,18 +106,73 @@ pub trait Dataset: Send + Sync {
     }
 }
 
-impl<D: Dataset + ?Sized> Dataset for std::sync::Arc<D> {
+impl<D: Dataset + ?Sized> Dataset for Arc<D> {
     fn len(&self) -> usize {
         (**self).len()
     }
     fn get(&self, i: usize) -> Result<Sample> {
         (**self).get(i)
     }
+    fn label(&self, i: usize) -> Result<Label> {
+        (**self).label(i)
+    }
     fn name(&self, i: usize) -> String {
         (**self).name(i)
     }
     fn classes(&self) -> &[String] {
         (**self).classes()
+    }
+}
+
+/// The class of every sample.
+///
+/// # Errors
+/// When one cannot be read or has none, or several.
+pub fn labels(data: &dyn Dataset) -> Result<Vec<u32>> {
+    let one = |i| match data.label(i)? {
+        Label::Class(c) => Ok(c),
+        other => Err(Error::Config(format!("{}: {other:?} where one class is needed", data.name(i)))),
+    };
+    (0..data.len()).map(one).collect()
+}
+
+/// A data set that is read from front to back: what cannot be indexed.
+pub trait Stream: Send + Sync {
+    /// The samples of an epoch that process `rank` of `world` reads; together the processes read each once.
+    ///
+    /// # Errors
+    /// When the source cannot be opened.
+    fn open(&self, epoch: usize, rank: usize, world: usize) -> Result<Box<dyn Iterator<Item = Result<Sample>> + Send>>;
+
+    /// Samples an epoch of one process: steps are counted by it.
+    fn len(&self, world: usize) -> usize;
+
+    /// Names of the classes; empty without labels.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+}
+
+/// Any data set as a stream, in order.
+#[derive(Debug)]
+pub struct InOrder<D>(pub Arc<D>);
+
+impl<D> Clone for InOrder<D> {
+    fn clone(&self) -> Self {
+        InOrder(self.0.clone())
+    }
+}
+
+impl<D: Dataset + 'static> Stream for InOrder<D> {
+    fn open(&self, _: usize, rank: usize, world: usize) -> Result<Box<dyn Iterator<Item = Result<Sample>> + Send>> {
+        let data = self.0.clone();
+        Ok(Box::new((rank..data.len()).step_by(world.max(1)).map(move |i| data.get(i))))
+    }
+    fn len(&self, world: usize) -> usize {
+        self.0.len() / world.max(1)
+    }
+    fn classes(&self) -> &[String] {
+        self.0.classes()
     }
 }
 
@@ -106,8 +203,60 @@ impl<D: Dataset> Dataset for Subset<D> {
     fn get(&self, i: usize) -> Result<Sample> {
         self.inner.get(self.indices[i])
     }
+    fn label(&self, i: usize) -> Result<Label> {
+        self.inner.label(self.indices[i])
+    }
     fn name(&self, i: usize) -> String {
         self.inner.name(self.indices[i])
+    }
+    fn classes(&self) -> &[String] {
+        self.inner.classes()
+    }
+}
+
+/// A data set several times over: longer epochs for small data. Each repeat is augmented anew.
+#[derive(Debug, Clone)]
+pub struct Repeat<T> {
+    inner: T,
+    times: usize,
+}
+
+impl<T> Repeat<T> {
+    /// `times` times.
+    pub fn new(inner: T, times: usize) -> Self {
+        Repeat { inner, times }
+    }
+}
+
+impl<D: Dataset> Dataset for Repeat<D> {
+    fn len(&self) -> usize {
+        self.inner.len() * self.times
+    }
+    fn get(&self, i: usize) -> Result<Sample> {
+        self.inner.get(i % self.inner.len())
+    }
+    fn label(&self, i: usize) -> Result<Label> {
+        self.inner.label(i % self.inner.len())
+    }
+    fn name(&self, i: usize) -> String {
+        self.inner.name(i % self.inner.len())
+    }
+    fn classes(&self) -> &[String] {
+        self.inner.classes()
+    }
+}
+
+impl<S: Stream + Clone + 'static> Stream for Repeat<S> {
+    fn open(&self, epoch: usize, rank: usize, world: usize) -> Result<Box<dyn Iterator<Item = Result<Sample>> + Send>> {
+        let (inner, times) = (self.inner.clone(), self.times);
+        let round = move |t: usize| match inner.open(epoch * times + t, rank, world) {
+            Ok(samples) => samples,
+            Err(e) => Box::new(std::iter::once(Err(e))),
+        };
+        Ok(Box::new((0..times).flat_map(round)))
+    }
+    fn len(&self, world: usize) -> usize {
+        self.inner.len(world) * self.times
     }
     fn classes(&self) -> &[String] {
         self.inner.classes()

@@ -19,6 +19,9 @@ pub enum Error {
     /// A setting that makes no sense.
     #[error("{0}")]
     Config(String),
+    /// From a kernel.
+    #[error(transparent)]
+    Kernel(#[from] candlelight_kernels::Error),
     /// Too many samples could not be read.
     #[error("{bad} of {total} samples cannot be read, more than the {allowed} allowed; the first: {first}")]
     TooManyBad {

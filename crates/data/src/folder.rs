@@ -1,12 +1,13 @@
 //! Image folders: one folder a class, or just images.
 
-use crate::dataset::{Dataset, Sample};
-use crate::decode::{Limits, decode};
+use crate::dataset::{Dataset, Label, Picture, Sample};
+use crate::decode::Limits;
 use crate::error::{Result, file};
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
-/// torchvision's list of image extensions. Content decides what a file is; the extension only whether it is looked at.
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
+/// torchvision's list of image extensions, and GIF. Content decides what a file is; the extension only whether it is looked at.
+const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
 /// Names a split's folder may have, and their synonyms.
 const SPLITS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
@@ -24,7 +25,53 @@ pub fn split_dir(root: &Path, split: &str) -> Option<PathBuf> {
     names.iter().map(|n| root.join(n)).find(|p| p.is_dir())
 }
 
-/// Images below a folder, class by class in lexicographic order as torchvision sorts them.
+/// How class names are ordered, and so numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassOrder {
+    /// By their characters, "10" before "2": torchvision and MAE.
+    #[default]
+    Lexicographic,
+    /// Numbers in names by their value, "2" before "10", letters without case: timm.
+    Natural,
+}
+
+/// Sorts class names.
+pub(crate) fn sort_classes(names: &mut [String], order: ClassOrder) {
+    match order {
+        ClassOrder::Lexicographic => names.sort_unstable(),
+        ClassOrder::Natural => names.sort_by(|a, b| natural(a, b)),
+    }
+}
+
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.to_lowercase(), b.to_lowercase());
+    while !a.is_empty() && !b.is_empty() {
+        let run = |s: &str, digits: bool| s.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(s.len());
+        let both = a.starts_with(|c: char| c.is_ascii_digit()) && b.starts_with(|c: char| c.is_ascii_digit());
+        let (x, y) = if both { (run(&a, true), run(&b, true)) } else { (run(&a, false), run(&b, false)) };
+        let (head_a, head_b) = (&a[..x], &b[..y]);
+        let by_value = |s: &str| s.trim_start_matches('0').to_string();
+        let ordering = if both {
+            let (va, vb) = (by_value(head_a), by_value(head_b));
+            va.len().cmp(&vb.len()).then_with(|| va.cmp(&vb))
+        } else {
+            head_a.cmp(head_b)
+        };
+        if ordering != Ordering::Equal || (x == 0 && y == 0) {
+            return ordering.then_with(|| a.cmp(&b));
+        }
+        (a, b) = (a[x..].to_string(), b[y..].to_string());
+    }
+    a.len().cmp(&b.len())
+}
+
+/// Whether a file's name says that it is an image.
+pub(crate) fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_lowercase().as_str()))
+}
+
+/// Images below a folder, class by class.
 #[derive(Debug, Clone)]
 pub struct ImageFolder {
     files: Vec<(PathBuf, Option<u32>)>,
@@ -38,9 +85,19 @@ impl ImageFolder {
     /// # Errors
     /// When the root is missing or holds no class folder, a class has no image, or the folders are splits.
     pub fn labelled(root: &Path) -> Result<Self> {
+        Self::labelled_in(root, ClassOrder::Lexicographic)
+    }
+
+    /// [`ImageFolder::labelled`] with the classes in another order.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn labelled_in(root: &Path, order: ClassOrder) -> Result<Self> {
         let (folders, _) = list(root)?;
-        let names: Vec<String> =
+        let mut names: Vec<String> =
             folders.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).collect();
+        sort_classes(&mut names, order);
+        let folders: Vec<PathBuf> = names.iter().map(|n| root.join(n)).collect();
         if folders.is_empty() {
             return Err(file(root, "no class folder here: expected ROOT/CLASS/image.jpg"));
         }
@@ -109,11 +166,10 @@ fn list(root: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     for entry in std::fs::read_dir(root).map_err(|e| file(root, e))? {
         let path = entry.map_err(|e| file(root, e))?.path();
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
         if hidden {
         } else if path.is_dir() {
             folders.push(path);
-        } else if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
+        } else if is_image(&path) {
             files.push(path);
         }
     }
@@ -148,8 +204,11 @@ impl Dataset for ImageFolder {
             return Err(file(path, format!("{size} bytes exceed the limit of {}", self.limits.bytes)));
         }
         let bytes = std::fs::read(path).map_err(|e| file(path, e))?;
-        let image = decode(&bytes, &self.limits).map_err(|e| file(path, e))?;
-        Ok(Sample { image, label: *label })
+        Ok(Sample { picture: Picture::Encoded(bytes), label: label.map_or(Label::None, Label::Class) })
+    }
+
+    fn label(&self, i: usize) -> Result<Label> {
+        Ok(self.files[i].1.map_or(Label::None, Label::Class))
     }
 
     fn name(&self, i: usize) -> String {
@@ -180,12 +239,21 @@ mod tests {
         std::fs::write(root.join("train/2/notes.txt"), "x").unwrap();
         let d = ImageFolder::labelled(&split_dir(root, "training").unwrap()).unwrap();
         assert_eq!(d.classes(), ["10", "2"]);
-        assert_eq!((d.len(), d.get(2).unwrap().label), (3, Some(1)));
+        assert_eq!((d.len(), d.get(2).unwrap().label), (3, Label::Class(1)));
         assert!(ImageFolder::labelled(root).unwrap_err().to_string().contains("splits train, val"));
         assert_eq!(ImageFolder::for_pretraining(root).unwrap().len(), 3);
         assert_eq!(split_dir(root, "eval").unwrap(), root.join("val"));
         std::fs::rename(root.join("train"), root.join("testing")).unwrap();
         assert!(ImageFolder::for_pretraining(root).unwrap_err().to_string().contains("none named train"));
+    }
+
+    #[test]
+    fn classes_are_numbered_in_the_order_asked_for() {
+        let mut names: Vec<String> = ["n10", "n2", "N1", "a", "n02b", "10", "9", "n2a"].map(String::from).to_vec();
+        sort_classes(&mut names, ClassOrder::Natural);
+        assert_eq!(names, ["9", "10", "a", "N1", "n2", "n2a", "n02b", "n10"]);
+        sort_classes(&mut names, ClassOrder::Lexicographic);
+        assert_eq!(names, ["10", "9", "N1", "a", "n02b", "n10", "n2", "n2a"]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! IDX files, the format of MNIST and its family, plain or gzipped.
 
-use crate::dataset::{Dataset, Image, Sample};
+use crate::dataset::{Dataset, Label, Picture, Sample};
 use crate::error::{Result, file};
+use crate::image::Image;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -95,7 +96,11 @@ impl Dataset for Idx {
     fn get(&self, i: usize) -> Result<Sample> {
         let n = self.height * self.width;
         let image = Image::new(self.width, self.height, 1, self.images[i * n..(i + 1) * n].to_vec())?;
-        Ok(Sample { image, label: Some(u32::from(self.labels[i])) })
+        Ok(Sample { picture: Picture::Image(image), label: self.label(i)? })
+    }
+
+    fn label(&self, i: usize) -> Result<Label> {
+        Ok(Label::Class(u32::from(self.labels[i])))
     }
 
     fn classes(&self) -> &[String] {
@@ -116,7 +121,10 @@ mod tests {
         assert!(Idx::open(dir.path(), "train").unwrap_err().to_string().contains("train-labels"));
         write("train-labels-idx1-ubyte", &[0, 0, 8, 1, 0, 0, 0, 2, 7, 9]);
         let d = Idx::open(dir.path(), "train").unwrap();
-        assert_eq!((d.len(), d.get(1).unwrap().label, d.get(1).unwrap().image.data), (2, Some(9), vec![3, 4]));
+        assert_eq!(
+            (d.len(), d.label(1).unwrap(), d.get(1).unwrap().image(&Default::default()).unwrap().data),
+            (2, Label::Class(9), vec![3, 4])
+        );
         write("train-labels-idx1-ubyte", &[0, 0, 8, 1, 0, 0, 0, 1, 7]);
         assert!(Idx::open(dir.path(), "train").unwrap_err().to_string().contains("1 labels for the 2 images"));
         for bad in [&images[..19], &images[..10], &[0x1f, 0x8b, 1, 2], &[]] {

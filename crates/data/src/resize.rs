@@ -1,176 +1,120 @@
-//! Pillow's antialiased resize, bit for bit: horizontal pass, then vertical, u8 between them, 22-bit fixed-point weights.
+//! Resizing, as Pillow and as OpenCV do it.
 
-use crate::dataset::Image;
+use crate::error::Result;
+use crate::image::Image;
+use candlelight_kernels::resize as kernel;
 use serde::{Deserialize, Serialize};
 
-/// An interpolation filter, stretched by the scale when shrinking.
+/// An interpolation filter with Pillow's antialiasing: stretched by the scale when shrinking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
+    /// The pixel under the centre, no antialiasing.
+    Nearest,
+    /// The mean of the pixels covered.
+    Box,
     /// Triangle, support 1.
     Bilinear,
+    /// Hamming-windowed sinc, support 1.
+    Hamming,
     /// Cubic with a = -0.5, support 2.
     #[default]
     Bicubic,
+    /// Lanczos-windowed sinc, support 3.
+    Lanczos,
 }
-
-const BITS: u32 = 22;
 
 impl Filter {
-    fn support(self) -> f64 {
-        match self {
-            Filter::Bilinear => 1.0,
-            Filter::Bicubic => 2.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        let x = x.abs();
-        match self {
-            Filter::Bilinear => (1.0 - x).max(0.0),
-            Filter::Bicubic => {
-                const A: f64 = -0.5;
-                if x < 1.0 {
-                    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-                } else if x < 2.0 {
-                    (((x - 5.0) * x + 8.0) * x - 4.0) * A
-                } else {
-                    0.0
-                }
-            }
-        }
+    pub(crate) fn kernel(self) -> Option<kernel::Filter> {
+        Some(match self {
+            Filter::Nearest => return None,
+            Filter::Box => kernel::Filter::Box,
+            Filter::Bilinear => kernel::Filter::Bilinear,
+            Filter::Hamming => kernel::Filter::Hamming,
+            Filter::Bicubic => kernel::Filter::Bicubic,
+            Filter::Lanczos => kernel::Filter::Lanczos,
+        })
     }
 }
 
-/// For each output position: the first input position and its fixed-point weights.
-struct Taps {
-    first: Vec<usize>,
-    weights: Vec<i32>,
-    counts: Vec<usize>,
-    width: usize,
+/// The whole image at another size: Pillow's `resize(size)`.
+///
+/// # Errors
+/// When a side is 0.
+pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Result<Image> {
+    if (width, height) == (image.width, image.height) {
+        return Ok(image.clone());
+    }
+    let (w, h) = (image.width as f64, image.height as f64);
+    resize_box(image, [0.0, 0.0, w, h], width, height, filter)
 }
 
-fn taps(filter: Filter, input: usize, output: usize) -> Taps {
-    let scale = input as f64 / output as f64;
-    let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
-    let width = support.ceil() as usize * 2 + 1;
-    let mut t = Taps { first: vec![], weights: vec![0; output * width], counts: vec![], width };
-    let mut row = vec![0.0; width];
-    for o in 0..output {
-        let center = (o as f64 + 0.5) * scale;
-        let first = ((center - support + 0.5) as i64).max(0) as usize;
-        let last = ((center + support + 0.5) as usize).min(input);
-        let n = last - first;
-        let mut total = 0.0;
-        for (i, w) in row[..n].iter_mut().enumerate() {
-            *w = filter.weight(((i + first) as f64 - center + 0.5) * (1.0 / stretch));
-            total += *w;
-        }
-        for (w, out) in row[..n].iter().zip(&mut t.weights[o * width..]) {
-            let w = if total != 0.0 { w / total } else { *w } * f64::from(1u32 << BITS);
-            *out = (w + 0.5f64.copysign(w)) as i32;
-        }
-        t.first.push(first);
-        t.counts.push(n);
-    }
-    t
+/// A part (left, top, right, bottom), in fractions of pixels, at another size: Pillow's `resize(size, box=...)`. Taps reach
+/// outside the part; `crop` then [`resize`] clamps them at its edges instead, which is what RandomResizedCrop does.
+///
+/// # Errors
+/// When the part is not inside the image or a side is 0.
+pub fn resize_box(image: &Image, window: [f64; 4], width: usize, height: usize, filter: Filter) -> Result<Image> {
+    let c = image.channels;
+    let Some(filter) = filter.kernel() else { return nearest(image, window, width, height) };
+    let mut planes = vec![0; width * height * c];
+    kernel::resize(&image.view()?, width, height, filter, Some(window), false, &mut planes)?;
+    Ok(Image::from_planes(width, height, c, &planes))
 }
 
-fn clip(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
-}
-
-fn horizontal<const C: usize>(src: &[u8], width: usize, rows: usize, t: &Taps) -> Vec<u8> {
-    let out_width = t.first.len();
-    let mut out = vec![0; rows * out_width * C];
-    for (src, out) in src.chunks_exact(width * C).zip(out.chunks_exact_mut(out_width * C)) {
-        for (o, px) in out.chunks_exact_mut(C).enumerate() {
-            let mut acc = [1i32 << (BITS - 1); C];
-            let weights = &t.weights[o * t.width..o * t.width + t.counts[o]];
-            for (w, p) in weights.iter().zip(src[t.first[o] * C..].chunks_exact(C)) {
-                for c in 0..C {
-                    acc[c] += i32::from(p[c]) * w;
-                }
-            }
-            for c in 0..C {
-                px[c] = clip(acc[c]);
-            }
+fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, height: usize) -> Result<Image> {
+    let at = |from: f64, to: f64, n: usize, side: usize| -> Vec<usize> {
+        let scale = (to - from) / n as f64;
+        (0..n).map(|i| ((from + (i as f64 + 0.5) * scale) as usize).min(side - 1)).collect()
+    };
+    let (xs, ys) = (at(left, right, width, image.width), at(top, bottom, height, image.height));
+    let c = image.channels;
+    let mut data = Vec::with_capacity(width * height * c);
+    for y in ys {
+        for &x in &xs {
+            data.extend_from_slice(&image.data[(y * image.width + x) * c..][..c]);
         }
     }
-    out
+    Image::new(width, height, c, data)
 }
 
-fn vertical(src: &[u8], stride: usize, t: &Taps) -> Vec<u8> {
-    let mut out = vec![0; t.first.len() * stride];
-    let mut acc = vec![0i32; stride];
-    for (o, out) in out.chunks_exact_mut(stride).enumerate() {
-        acc.fill(1 << (BITS - 1));
-        for (i, w) in t.weights[o * t.width..o * t.width + t.counts[o]].iter().enumerate() {
-            let row = &src[(t.first[o] + i) * stride..][..stride];
-            for (a, p) in acc.iter_mut().zip(row) {
-                *a += i32::from(*p) * w;
-            }
-        }
-        for (o, a) in out.iter_mut().zip(&acc) {
-            *o = clip(*a);
-        }
+/// OpenCV's `INTER_LINEAR` for bytes: two taps a direction with 11-bit weights and no antialiasing, so that shrinking by
+/// more than two skips pixels. For data prepared with OpenCV; everything else wants [`resize`].
+///
+/// # Errors
+/// When a side is 0.
+pub fn resize_opencv(image: &Image, width: usize, height: usize) -> Result<Image> {
+    // (left tap, its neighbour, weights out of 2048)
+    let taps = |input: usize, output: usize| -> Vec<(usize, usize, i32, i32)> {
+        let scale = input as f64 / output as f64;
+        let one = |o: usize| {
+            let at = ((o as f64 + 0.5) * scale - 0.5) as f32;
+            let floor = at.floor();
+            let (first, fraction) = (floor as i64, at - floor);
+            let (first, fraction) = if first < 0 { (0, 0.0) } else { (first, fraction) };
+            let (first, fraction) = if first >= input as i64 - 1 { (input as i64 - 1, 0.0) } else { (first, fraction) };
+            let weight = |f: f32| (f * 2048.0).round_ties_even() as i32;
+            let first = first as usize;
+            (first, (first + 1).min(input - 1), weight(1.0 - fraction), weight(fraction))
+        };
+        (0..output).map(one).collect()
+    };
+    let (xs, ys, c) = (taps(image.width, width), taps(image.height, height), image.channels);
+    let row = |y: usize| -> Vec<i32> {
+        let row = &image.data[y * image.width * c..][..image.width * c];
+        let value = |x: usize, k: usize| i32::from(row[x * c + k]);
+        xs.iter()
+            .flat_map(|&(x0, x1, w0, w1)| (0..c).map(move |k| (x0, x1, w0, w1, k)))
+            .map(|(x0, x1, w0, w1, k)| value(x0, k) * w0 + value(x1, k) * w1)
+            .collect()
+    };
+    let mut data = Vec::with_capacity(width * height * c);
+    for &(y0, y1, w0, w1) in &ys {
+        let (a, b) = (row(y0), row(y1));
+        data.extend(a.iter().zip(&b).map(|(a, b)| {
+            let sum = ((w0 * (a >> 4)) >> 16) + ((w1 * (b >> 4)) >> 16);
+            ((sum + 2) >> 2).clamp(0, 255) as u8
+        }));
     }
-    out
-}
-
-/// Resizes; sides of 0 count as 1.
-pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Image {
-    let (width, height) = (width.max(1), height.max(1));
-    let mut data = None;
-    if width != image.width {
-        let t = taps(filter, image.width, width);
-        data = Some(match image.channels {
-            1 => horizontal::<1>(&image.data, image.width, image.height, &t),
-            3 => horizontal::<3>(&image.data, image.width, image.height, &t),
-            c => interleaved(&image.data, image.width, image.height, c, &t),
-        });
-    }
-    if height != image.height {
-        let src = data.as_deref().unwrap_or(&image.data);
-        data = Some(vertical(src, width * image.channels, &taps(filter, image.height, height)));
-    }
-    Image { width, height, channels: image.channels, data: data.unwrap_or_else(|| image.data.clone()) }
-}
-
-/// Any number of channels, one at a time.
-fn interleaved(src: &[u8], width: usize, rows: usize, channels: usize, t: &Taps) -> Vec<u8> {
-    let mut out = vec![0; rows * t.first.len() * channels];
-    for c in 0..channels {
-        let plane: Vec<u8> = src.iter().skip(c).step_by(channels).copied().collect();
-        for (o, v) in out.iter_mut().skip(c).step_by(channels).zip(horizontal::<1>(&plane, width, rows, t)) {
-            *o = v;
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_size_is_the_same_image_and_flat_stays_flat() {
-        let image = Image::new(5, 4, 3, (0..60).collect()).unwrap();
-        assert_eq!(resize(&image, 5, 4, Filter::Bicubic), image);
-        let flat = Image::new(7, 3, 1, vec![200; 21]).unwrap();
-        for (w, h) in [(1, 1), (20, 2), (3, 50)] {
-            for f in [Filter::Bilinear, Filter::Bicubic] {
-                assert!(resize(&flat, w, h, f).data.iter().all(|&v| v == 200));
-            }
-        }
-    }
-
-    #[test]
-    fn any_number_of_channels_agrees_with_one_at_a_time() {
-        let data: Vec<u8> = (0..4 * 6 * 3).map(|i| (i * 37 % 251) as u8).collect();
-        let image = Image::new(6, 4, 3, data.clone()).unwrap();
-        let t = taps(Filter::Bicubic, 6, 4);
-        assert_eq!(resize(&image, 4, 4, Filter::Bicubic).data, interleaved(&data, 6, 4, 3, &t));
-    }
+    Image::new(width, height, c, data)
 }

@@ -236,7 +236,7 @@ impl Pretrain {
         let c = &self.config;
         let (h, w) = c.model.image;
         let images =
-            tensor_from(batch.images, (batch.indices.len(), c.model.channels, h, w))?.to_device(&self.device)?;
+            tensor_from(batch.images.f32()?, (batch.indices.len(), c.model.channels, h, w))?.to_device(&self.device)?;
         let key = Key::new(c.seed).child("mask").index(self.position.epoch as u64);
         let samples: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
         let mask = Mask::random(&key, &samples, c.model.grid().patches(), c.mask_ratio)?;
@@ -283,10 +283,10 @@ impl Pretrain {
                 c.accum_iter
             )));
         }
-        self.classes = loader.dataset().classes().to_vec();
+        self.classes = loader.classes().to_vec();
         if steps < c.accum_iter {
             let batch = c.batch_size * c.accum_iter;
-            let n = loader.dataset().len();
+            let n = loader.samples();
             return Err(Error::Config(format!("batch_size x accum_iter = {batch} is larger than the data set of {n}")));
         }
         if self.device.is_cpu() {
@@ -418,7 +418,7 @@ impl Shown {
         };
         let batch = batch?;
         let n = batch.indices.len();
-        let images = tensor_from(batch.images, (n, model.channels, model.image.0, model.image.1))?;
+        let images = tensor_from(batch.images.f32()?, (n, model.channels, model.image.0, model.image.1))?;
         let rows: Vec<u64> = (0..n as u64).collect();
         let mask = Mask::random(&Key::new(0).child("shown"), &rows, model.grid().patches(), mask_ratio)?;
         Ok(Shown { images, mask, normalize })

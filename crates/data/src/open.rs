@@ -1,0 +1,90 @@
+//! Opening whatever a path holds.
+
+use crate::archive::Archive;
+use crate::cifar::Cifar;
+use crate::dataset::Dataset;
+use crate::error::{Result, file};
+use crate::folder::{ClassOrder, ImageFolder, split_dir};
+use crate::idx::Idx;
+use crate::table::Table;
+use crate::tar_folder::{TarFolder, WebDataset, shards};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens a labelled data set, told apart by what lies there: IDX or CIFAR files, a CSV or TSV list, tar files (WebDataset
+/// shards, class folders, one file a class) or class folders; for a `split` its folder or files of the same name.
+///
+/// # Errors
+/// When nothing known is there, or it is damaged.
+pub fn open(root: &Path, split: &str, order: ClassOrder) -> Result<Arc<dyn Dataset>> {
+    let train = matches!(split, "train" | "training");
+    let list = |p: &Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+    if root.to_string_lossy().contains('{') {
+        return tars(root, order);
+    }
+    if root.is_file() {
+        return if list(root) { Ok(Arc::new(Table::open(root, order)?)) } else { tars(root, order) };
+    }
+    if !root.is_dir() {
+        return Err(file(root, "no such file or folder"));
+    }
+    let idx = if train { "train" } else { "t10k" };
+    if Idx::present(root, idx) {
+        return Ok(Arc::new(Idx::open(root, idx)?));
+    }
+    if root.join("data_batch_1.bin").is_file() {
+        return Ok(Arc::new(Cifar::ten(root, train)?));
+    }
+    if root.join("train.bin").is_file() {
+        return Ok(Arc::new(Cifar::hundred(root, train)?));
+    }
+    for name in ["csv", "tsv"].map(|e| root.join(format!("{split}.{e}"))) {
+        if name.is_file() {
+            return Ok(Arc::new(Table::open(&name, order)?));
+        }
+    }
+    let one = root.join(format!("{split}.tar"));
+    if one.is_file() {
+        return tars(&one, order);
+    }
+    let folder = split_dir(root, split).unwrap_or_else(|| root.into());
+    if shards(&folder).is_ok() { tars(&folder, order) } else { Ok(Arc::new(ImageFolder::labelled_in(&folder, order)?)) }
+}
+
+fn tars(path: &Path, order: ClassOrder) -> Result<Arc<dyn Dataset>> {
+    match shards(path)?.first() {
+        Some(first) if WebDataset::recognises(&Archive::open(first)?) => Ok(Arc::new(WebDataset::open(path)?)),
+        _ => Ok(Arc::new(TarFolder::open(path, order)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::tests::tar_of;
+    use crate::decode::tests::sample_png;
+
+    #[test]
+    fn each_kind_is_recognised() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, png) = (dir.path(), sample_png(2, 2));
+        let found =
+            |p: &Path, split: &str| open(p, split, ClassOrder::Lexicographic).map(|d| (d.len(), d.classes().len()));
+        std::fs::create_dir_all(root.join("folders/val/a")).unwrap();
+        std::fs::write(root.join("folders/val/a/1.png"), &png).unwrap();
+        assert_eq!(found(&root.join("folders"), "validation").unwrap(), (1, 1));
+        std::fs::write(root.join("x.tar"), tar_of(&[("a/1.png", &png), ("b/1.png", &png)])).unwrap();
+        assert_eq!(found(&root.join("x.tar"), "train").unwrap(), (2, 2));
+        std::fs::write(root.join("w.tar"), tar_of(&[("1.png", &png), ("1.cls", b"4")])).unwrap();
+        assert_eq!(found(&root.join("w.tar"), "train").unwrap(), (1, 5));
+        std::fs::create_dir(root.join("list")).unwrap();
+        std::fs::write(root.join("list/train.csv"), "1.png,a\n2.png,b\n").unwrap();
+        assert_eq!(found(&root.join("list"), "train").unwrap(), (2, 2));
+        std::fs::create_dir(root.join("shards")).unwrap();
+        std::fs::write(root.join("shards/train.tar"), tar_of(&[("1.png", &png), ("1.cls", b"0")])).unwrap();
+        assert_eq!(found(&root.join("shards"), "train").unwrap(), (1, 1));
+        std::fs::write(root.join("shards/data_batch_1.bin"), [0; 3073]).unwrap();
+        assert!(found(&root.join("shards"), "train").unwrap_err().to_string().contains("data_batch_2"));
+        assert!(found(&root.join("none"), "train").unwrap_err().to_string().contains("no such"));
+    }
+}
