@@ -1,7 +1,6 @@
 //! Agreement with PyTorch: the files of `tests/golden/`, written by `tests/golden/make.py`.
 
 use candle_core::{Device, Tensor};
-use candlelight::data::{Filter, Image, resize};
 use candlelight::kernels::gelu::Gelu;
 use candlelight::models::vit::Pool;
 use candlelight::models::weights;
@@ -202,24 +201,6 @@ fn single_operations() {
         close(name, dx[0].as_ref().unwrap(), &values(&g[&format!("{name}.dx")]), 2e-5, 0.0);
         for p in ["w", "b"] {
             close(name, grads.get(p).unwrap(), &values(&g[&format!("{name}.d{p}")]), 2e-5, 0.0);
-        }
-    }
-}
-
-#[test]
-fn resize_is_pillows_bit_for_bit() {
-    let g = golden("resize");
-    let bytes = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
-    let cases = g.keys().filter(|k| k.ends_with(".in")).count();
-    assert_eq!(cases, 6);
-    for i in 0..cases {
-        let input = &g[&format!("{i}.in")];
-        let (h, w, _) = input.dims3().unwrap();
-        let image = Image::new(w, h, 3, bytes(input)).unwrap();
-        for (name, filter) in [("bicubic", Filter::Bicubic), ("bilinear", Filter::Bilinear)] {
-            let want = &g[&format!("{i}.{name}")];
-            let (nh, nw, _) = want.dims3().unwrap();
-            assert_eq!(resize(&image, nw, nh, filter).unwrap().data, bytes(want), "{w}x{h} to {nw}x{nh} {name}");
         }
     }
 }

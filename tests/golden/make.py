@@ -4,7 +4,6 @@ functions below write only those.
 mae_small.safetensors: weights, images, mask noise; loss, prediction and every gradient with and without norm_pix;
 50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
 kernels.safetensors: values and gradients of single operations.
-resize.safetensors: Pillow's bicubic and bilinear on generated images.
 vit_small.safetensors: a classifier of timm in both poolings.
 zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
@@ -12,10 +11,8 @@ zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the rea
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from mae_torch import Mae, groups
-from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
@@ -96,18 +93,6 @@ def kernels():
     save_file({k: v.contiguous() for k, v in out.items()}, HERE / "kernels.safetensors")
 
 
-def resize():
-    out, rng = {}, np.random.default_rng(0)
-    for i, (w, h, nw, nh) in enumerate([(37, 23, 16, 16), (8, 8, 31, 17), (1, 5, 4, 3), (50, 2, 7, 9), (13, 40, 13, 8), (64, 64, 1, 1)]):
-        pixels = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
-        if i % 2:
-            pixels = (pixels // 128) * 255  # hard edges overshoot
-        out[f"{i}.in"] = torch.from_numpy(pixels)
-        for name, f in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
-            out[f"{i}.{name}"] = torch.from_numpy(np.array(Image.fromarray(pixels).resize((nw, nh), f)))
-    save_file(out, HERE / "resize.safetensors")
-
-
 def pickles():
     layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     with torch.no_grad():
@@ -144,5 +129,5 @@ def vit():
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["mae", "kernels", "resize", "pickles", "vit"]:
+    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit"]:
         globals()[name]()

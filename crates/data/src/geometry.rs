@@ -16,7 +16,8 @@ impl Map {
     /// Rotation about the centre, counter-clockwise, as `Image.rotate` writes it.
     pub(crate) fn rotation(width: usize, height: usize, degrees: f64) -> Map {
         let angle = -(degrees.rem_euclid(360.0)).to_radians();
-        let round = |v: f64| (v * 1e15).round_ties_even() / 1e15;
+        // Python's round(v, 15) goes through decimal digits; a product with 1e15 would not give the same.
+        let round = |v: f64| format!("{v:.15}").parse().unwrap_or(v);
         let (cos, sin) = (round(angle.cos()), round(angle.sin()));
         let (cx, cy) = (width as f64 / 2.0, height as f64 / 2.0);
         let (a, b, d, e) = (cos, sin, round(-angle.sin()), cos);
@@ -49,7 +50,7 @@ pub(crate) fn warp(image: &Image, map: &Map, filter: Filter, fill: [u8; 3]) -> I
 
 fn warp_into<const C: usize>(image: &Image, map: &Map, filter: Filter, out: &mut Image) {
     let (w, h) = (image.width, image.height);
-    let fixed = if let (Map::Affine(m), Filter::Nearest) = (map, filter) { Fixed::new(m) } else { None };
+    let fixed = if let (Map::Affine(m), Filter::Nearest) = (map, filter) { Some(Fixed::new(m, w, h)) } else { None };
     for y in 0..h {
         for x in 0..w {
             let px: &mut [u8] = &mut out.data[(y * w + x) * C..][..C];
@@ -72,24 +73,43 @@ fn warp_into<const C: usize>(image: &Image, map: &Map, filter: Filter, out: &mut
     }
 }
 
-/// Pillow walks an affine map without interpolation in 16-bit fixed point.
-struct Fixed([i64; 6]);
+/// Pillow walks an affine map without interpolation step by step, so that rounding adds up: pure scaling and translation in
+/// floats, everything else in 16-bit fixed point.
+enum Fixed {
+    Scaled(Vec<Option<usize>>, Vec<Option<usize>>),
+    Sheared([i64; 6]),
+}
+
+/// Where `n` output positions fall: `first`, then `step` further each.
+pub(crate) fn walked(first: f64, step: f64, n: usize, side: usize) -> Vec<Option<usize>> {
+    let mut at = first;
+    let one = |_| {
+        let inside = at >= 0.0 && at < side as f64;
+        let place = inside.then_some(at as usize);
+        at += step;
+        place
+    };
+    (0..n).map(one).collect()
+}
 
 impl Fixed {
-    fn new(&[a, b, c, d, e, f]: &[f64; 6]) -> Option<Fixed> {
-        // Pure scaling and translation goes another way there, in floats.
+    fn new(&[a, b, c, d, e, f]: &[f64; 6], w: usize, h: usize) -> Fixed {
         if b == 0.0 && d == 0.0 {
-            return None;
+            return Fixed::Scaled(walked(c + a * 0.5, a, w, w), walked(f + e * 0.5, e, h, h));
         }
         let fix = |v: f64| (v * 65536.0 + 0.5).floor() as i64;
-        Some(Fixed([fix(a), fix(b), fix(c + a * 0.5 + b * 0.5), fix(d), fix(e), fix(f + d * 0.5 + e * 0.5)]))
+        Fixed::Sheared([fix(a), fix(b), fix(c + a * 0.5 + b * 0.5), fix(d), fix(e), fix(f + d * 0.5 + e * 0.5)])
     }
 
     fn source(&self, x: usize, y: usize, w: usize, h: usize) -> Option<(usize, usize)> {
-        let [a, b, c, d, e, f] = self.0;
-        let (x, y) = (x as i64, y as i64);
-        let (sx, sy) = ((c + a * x + b * y) >> 16, (f + d * x + e * y) >> 16);
-        (sx >= 0 && sy >= 0 && (sx as usize) < w && (sy as usize) < h).then_some((sx as usize, sy as usize))
+        match self {
+            Fixed::Scaled(xs, ys) => xs[x].zip(ys[y]),
+            Fixed::Sheared([a, b, c, d, e, f]) => {
+                let (x, y) = (x as i64, y as i64);
+                let (sx, sy) = ((c + a * x + b * y) >> 16, (f + d * x + e * y) >> 16);
+                (sx >= 0 && sy >= 0 && (sx as usize) < w && (sy as usize) < h).then_some((sx as usize, sy as usize))
+            }
+        }
     }
 }
 
@@ -101,7 +121,7 @@ fn bilinear<const C: usize>(image: &Image, x: f64, y: f64, out: &mut [u8]) {
     let at =
         |x: i64, y: i64, c: usize| f64::from(image.data[(y.clamp(0, h - 1) * w + x.clamp(0, w - 1)) as usize * C + c]);
     for (c, o) in out.iter_mut().enumerate() {
-        let mix = |a: f64, b: f64, d: f64| a * (1.0 - d) + b * d;
+        let mix = |a: f64, b: f64, d: f64| a + (b - a) * d;
         let above = mix(at(x, y, c), at(x + 1, y, c), dx);
         let below = if y + 1 >= 0 && y + 1 < h { mix(at(x, y + 1, c), at(x + 1, y + 1, c), dx) } else { above };
         *o = mix(above, below, dy) as u8;

@@ -1,6 +1,7 @@
 //! Resizing, as Pillow and as OpenCV do it.
 
 use crate::error::Result;
+use crate::geometry::walked;
 use crate::image::Image;
 use candlelight_kernels::resize as kernel;
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,10 @@ pub fn resize_box(image: &Image, window: [f64; 4], width: usize, height: usize, 
 
 fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, height: usize) -> Result<Image> {
     let at = |from: f64, to: f64, n: usize, side: usize| -> Vec<usize> {
-        let scale = (to - from) / n as f64;
-        (0..n).map(|i| ((from + (i as f64 + 0.5) * scale) as usize).min(side - 1)).collect()
+        let (from, to) = (from as f32, to as f32);
+        let step = f64::from(to - from) / n as f64;
+        // The last positions of a long walk may round to just past the end.
+        walked(f64::from(from) + step * 0.5, step, n, side).into_iter().map(|p| p.unwrap_or(side - 1)).collect()
     };
     let (xs, ys) = (at(left, right, width, image.width), at(top, bottom, height, image.height));
     let c = image.channels;
@@ -84,22 +87,22 @@ fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, he
 /// # Errors
 /// When a side is 0.
 pub fn resize_opencv(image: &Image, width: usize, height: usize) -> Result<Image> {
-    // (left tap, its neighbour, weights out of 2048)
-    let taps = |input: usize, output: usize| -> Vec<(usize, usize, i32, i32)> {
-        let scale = input as f64 / output as f64;
+    // (left tap, its neighbour, weights out of 2048). Past an edge the weights of columns collapse; those of rows do not, and
+    // round apart.
+    let taps = |input: usize, output: usize, collapse: bool| -> Vec<(usize, usize, i32, i32)> {
+        let scale = 1.0 / (output as f64 / input as f64);
         let one = |o: usize| {
             let at = ((o as f64 + 0.5) * scale - 0.5) as f32;
-            let floor = at.floor();
-            let (first, fraction) = (floor as i64, at - floor);
-            let (first, fraction) = if first < 0 { (0, 0.0) } else { (first, fraction) };
-            let (first, fraction) = if first >= input as i64 - 1 { (input as i64 - 1, 0.0) } else { (first, fraction) };
+            let (first, last) = (at.floor() as i64, input as i64 - 1);
+            let fraction = if collapse && (first < 0 || first >= last) { 0.0 } else { at - at.floor() };
             let weight = |f: f32| (f * 2048.0).round_ties_even() as i32;
-            let first = first as usize;
-            (first, (first + 1).min(input - 1), weight(1.0 - fraction), weight(fraction))
+            let place = |i: i64| i.clamp(0, last) as usize;
+            let next = if fraction == 0.0 && collapse { first } else { first + 1 };
+            (place(first), place(next), weight(1.0 - fraction), weight(fraction))
         };
         (0..output).map(one).collect()
     };
-    let (xs, ys, c) = (taps(image.width, width), taps(image.height, height), image.channels);
+    let (xs, ys, c) = (taps(image.width, width, true), taps(image.height, height, false), image.channels);
     let row = |y: usize| -> Vec<i32> {
         let row = &image.data[y * image.width * c..][..image.width * c];
         let value = |x: usize, k: usize| i32::from(row[x * c + k]);

@@ -119,9 +119,10 @@ struct Taps {
 }
 
 impl Taps {
-    /// Weights for `output` positions spread over `from .. to` of `input` pixels.
-    fn new(filter: Filter, input: usize, from: f64, to: f64, output: usize) -> Taps {
-        let scale = (to - from) / output as f64;
+    /// Weights for `output` positions spread over `from .. to` of `input` pixels; Pillow keeps these in single precision.
+    fn new(filter: Filter, input: usize, from: f32, to: f32, output: usize) -> Taps {
+        let scale = f64::from(to - from) / output as f64;
+        let from = f64::from(from);
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
         let width = (support.ceil() as usize * 2 + 1).next_multiple_of(4);
@@ -179,8 +180,8 @@ pub fn resize(
     flip: bool,
     out: &mut [u8],
 ) -> Result<()> {
-    let (sw, sh) = (src.width as f64, src.height as f64);
-    let [left, top, right, bottom] = window.unwrap_or([0.0, 0.0, sw, sh]);
+    let (sw, sh) = (src.width as f32, src.height as f32);
+    let [left, top, right, bottom] = window.map_or([0.0, 0.0, sw, sh], |w| w.map(|v| v as f32));
     if !(left >= 0.0 && top >= 0.0 && left < right && top < bottom && right <= sw && bottom <= sh) {
         let message = format!("a window ({left}, {top}, {right}, {bottom}) of {sw}x{sh}");
         return Err(Error::Value { op: "resize", message });
@@ -188,47 +189,38 @@ pub fn resize(
     if width == 0 || height == 0 {
         return Err(Error::Value { op: "resize", message: format!("to {width}x{height}") });
     }
-    expect_len("resize", "out", out.len(), width * height * src.channels)?;
-    let horizontal = width != src.width || left != 0.0 || right != sw;
-    let vertical = height != src.height || top != 0.0 || bottom != sh;
-    let rows = vertical.then(|| Taps::new(filter, src.height, top, bottom, height));
-    let (y0, y1) = rows.as_ref().map_or((0, src.height), |t| {
-        let last = t.first.len() - 1;
-        (t.first[0], t.first[last] + t.counts[last])
-    });
-    // Whole vectors may be written past the end of a row.
-    let stride = width.next_multiple_of(64) + 64;
-    let mut between = BETWEEN.take();
-    between.resize((src.channels * (y1 - y0) * stride).max(between.len()), 0);
-    let plane = (y1 - y0) * stride;
-    if horizontal {
+    let c = src.channels;
+    expect_len("resize", "out", out.len(), width * height * c)?;
+    let columns = (width != src.width || left != 0.0 || right != sw).then(|| {
         let mut t = Taps::new(filter, src.width, left, right, width);
         if flip {
             t.reverse();
         }
-        pass_horizontal(src, y0, y1, &t, &mut between, stride, plane);
-    } else {
-        for c in 0..src.channels {
-            for y in y0..y1 {
-                let from = &src.data[y * src.stride..][..width * src.channels];
-                let pixels = from.iter().skip(c).step_by(src.channels);
-                let to = &mut between[c * plane + (y - y0) * stride..][..width];
-                if flip {
-                    to.iter_mut().rev().zip(pixels).for_each(|(t, p)| *t = *p);
-                } else {
-                    to.iter_mut().zip(pixels).for_each(|(t, p)| *t = *p);
-                }
-            }
+        t
+    });
+    let rows = (height != src.height || top != 0.0 || bottom != sh)
+        .then(|| Taps::new(filter, src.height, top, bottom, height));
+    let mut between = BETWEEN.take();
+    match &rows {
+        None => pass_horizontal(src, columns.as_ref(), flip, width, 0..src.height, out),
+        // Bytes between the passes round, so their order shows. Pillow goes down first where that drops many more rows than
+        // going across drops columns.
+        Some(t) if src.height > height && (src.height - height) as i64 > (src.width as i64 - width as i64) * 2 => {
+            let row = src.width * c;
+            between.resize((row * height).max(between.len()), 0);
+            pass_vertical(src.data, src.stride, 0, t, row, &mut between[..row * height]);
+            let half = View { data: &between, width: src.width, height, channels: c, stride: row };
+            pass_horizontal(&half, columns.as_ref(), flip, width, 0..height, out);
         }
-    }
-    for (c, out) in out.chunks_exact_mut(width * height).enumerate() {
-        let plane = &between[c * plane..(c + 1) * plane];
-        match &rows {
-            Some(t) => pass_vertical(plane, stride, y0, t, width, out),
-            None => out
-                .chunks_exact_mut(width)
-                .zip(plane.chunks_exact(stride))
-                .for_each(|(o, p)| o.copy_from_slice(&p[..width])),
+        Some(t) => {
+            let last = t.first.len() - 1;
+            let used = t.first[0]..t.first[last] + t.counts[last];
+            let plane = used.len() * width;
+            between.resize((c * plane).max(between.len()), 0);
+            pass_horizontal(src, columns.as_ref(), flip, width, used.clone(), &mut between[..c * plane]);
+            for (out, plane) in out.chunks_exact_mut(width * height).zip(between.chunks_exact(plane)) {
+                pass_vertical(plane, width, used.start, t, width, out);
+            }
         }
     }
     BETWEEN.set(between);
@@ -240,22 +232,43 @@ fn clip(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-fn pass_horizontal(src: &View<'_>, y0: usize, y1: usize, t: &Taps, out: &mut [u8], stride: usize, plane: usize) {
+/// Rows `ys` of `src` across to `width`, one channel after the other in `out`; without taps they are only copied.
+fn pass_horizontal(
+    src: &View<'_>,
+    taps: Option<&Taps>,
+    flip: bool,
+    width: usize,
+    ys: std::ops::Range<usize>,
+    out: &mut [u8],
+) {
+    let (c, plane) = (src.channels, ys.len() * width);
+    let rows = ys.map(|y| &src.data[y * src.stride..][..src.width * c]);
+    let Some(t) = taps else {
+        for (y, row) in rows.enumerate() {
+            for k in 0..c {
+                let pixels = row.iter().skip(k).step_by(c);
+                let to = &mut out[k * plane + y * width..][..width];
+                if flip {
+                    to.iter_mut().rev().zip(pixels).for_each(|(t, p)| *t = *p);
+                } else {
+                    to.iter_mut().zip(pixels).for_each(|(t, p)| *t = *p);
+                }
+            }
+        }
+        return;
+    };
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 && vnni::available() {
-        if let Some(groups) = vnni::Groups::new(t, src.channels) {
-            for y in y0..y1 {
-                let row = &src.data[y * src.stride..];
-                let at = (y - y0) * stride;
+        if let Some(groups) = vnni::Groups::new(t, c) {
+            for (y, row) in rows.enumerate() {
                 // SAFETY: `available` saw the instructions.
-                unsafe { vnni::horizontal(row, src.channels, t.first.len(), &groups, &mut out[at..], plane) };
+                unsafe { vnni::horizontal(row, c, width, &groups, &mut out[y * width..], plane) };
             }
             return;
         }
     }
-    for y in y0..y1 {
-        let row = &src.data[y * src.stride..][..src.width * src.channels];
-        horizontal_row(row, src.channels, t, &mut out[(y - y0) * stride..], plane);
+    for (y, row) in rows.enumerate() {
+        horizontal_row(row, c, t, &mut out[y * width..], plane);
     }
 }
 
@@ -286,6 +299,7 @@ simd_fn! {
     }
 }
 
+/// Rows of `width` bytes, `stride` apart, down to as many as there are taps; row 0 of `plane` is row `y0` for them.
 fn pass_vertical(plane: &[u8], stride: usize, y0: usize, t: &Taps, width: usize, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 && vnni::available() {
@@ -308,10 +322,15 @@ simd_fn! {
         for (b, out) in out.chunks_mut(BLOCK).enumerate() {
             let mut acc = [1i32 << (BITS - 1); BLOCK];
             for (w, row) in weights.iter().zip(rows.chunks(stride)) {
-                // Rows are padded to whole blocks.
-                let p = &row[b * BLOCK..(b + 1) * BLOCK];
-                for j in 0..BLOCK {
-                    acc[j] = acc[j].wrapping_add(i32::from(p[j]) * w);
+                let p = &row[b * BLOCK..b * BLOCK + out.len()];
+                if let Ok(p) = <&[u8; BLOCK]>::try_from(p) {
+                    for j in 0..BLOCK {
+                        acc[j] = acc[j].wrapping_add(i32::from(p[j]) * w);
+                    }
+                } else {
+                    for (a, p) in acc.iter_mut().zip(p) {
+                        *a = a.wrapping_add(i32::from(*p) * w);
+                    }
                 }
             }
             for (o, a) in out.iter_mut().zip(acc) {
@@ -404,7 +423,7 @@ mod vnni {
     /// The CPU has AVX-512 F, BW, VBMI and VNNI.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
     pub(super) unsafe fn horizontal(row: &[u8], channels: usize, n: usize, g: &Groups, out: &mut [u8], plane: usize) {
-        assert!(out.len() >= (channels - 1) * plane + n.next_multiple_of(64) + 64);
+        assert!(out.len() >= (channels - 1) * plane + n);
         for (i, base) in g.first.iter().enumerate() {
             // SAFETY: an array of 64 bytes.
             let index = unsafe { _mm512_loadu_si512(g.index[i].as_ptr().cast()) };
@@ -436,10 +455,13 @@ mod vnni {
                         }
                     }
                 }
+                let mask = ((1u32 << g.size.min(n - i * g.size)) - 1) as u16;
                 for (c, acc) in acc.into_iter().enumerate().take(count) {
                     let bytes = _mm512_cvtusepi32_epi8(combine(acc));
-                    // SAFETY: 16 bytes from a position below `n`; rows are padded by 64, as asserted.
-                    unsafe { _mm_storeu_si128(out.as_mut_ptr().add((c0 + c) * plane + i * g.size).cast(), bytes) };
+                    // SAFETY: the mask ends with the group and the row, whose `n` bytes are there as asserted.
+                    unsafe {
+                        _mm_mask_storeu_epi8(out.as_mut_ptr().add((c0 + c) * plane + i * g.size).cast(), mask, bytes);
+                    }
                 }
             }
         }
@@ -452,8 +474,10 @@ mod vnni {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(super) unsafe fn vertical(rows: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
         let n = weights.len();
-        assert!(stride >= out.len().next_multiple_of(64) && rows.len() >= n * stride && n > 0);
+        assert!(stride >= out.len() && n > 0 && rows.len() >= (n - 1) * stride + out.len());
         for x in (0..out.len()).step_by(64) {
+            let left = out.len() - x;
+            let mask = if left >= 64 { u64::MAX } else { (1u64 << left) - 1 };
             let mut acc = [[_mm512_setzero_si512(); 3]; 4];
             for (step, weights) in weights.chunks(4).enumerate() {
                 let mut w = [[0i8; 4]; 3];
@@ -464,9 +488,10 @@ mod vnni {
                     }
                 }
                 let w = w.map(|w| _mm512_set1_epi32(i32::from_le_bytes(w.map(i8::cast_unsigned))));
-                // SAFETY: a row below `n`, 64 bytes inside its stride. Rows past the last tap have zero weights.
+                // SAFETY: a row below `n`; the mask ends with it. Rows past the last tap have zero weights.
                 let load = |k: usize| unsafe {
-                    _mm512_loadu_si512(rows.as_ptr().add((step * 4 + k).min(n - 1) * stride + x).cast())
+                    let row = (step * 4 + k).min(n - 1) * stride;
+                    _mm512_maskz_loadu_epi8(mask, rows.as_ptr().add(row + x).cast())
                 };
                 let (a, b, c, d) = (load(0), load(1), load(2), load(3));
                 let (ab, ab2) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
@@ -486,8 +511,6 @@ mod vnni {
             let v = acc.map(|a| combine(a));
             // Packing undoes the order in which unpacking took the columns.
             let bytes = _mm512_packus_epi16(_mm512_packus_epi32(v[0], v[1]), _mm512_packus_epi32(v[2], v[3]));
-            let left = out.len() - x;
-            let mask = if left >= 64 { u64::MAX } else { (1u64 << left) - 1 };
             // SAFETY: the mask ends with the row.
             unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().add(x).cast(), mask, bytes) };
         }

@@ -1,0 +1,101 @@
+//! The data engine against Pillow, timm, torchvision and OpenCV: `tests/golden/data.json`, written by
+//! `tests/golden/data.py` from the pictures in `tests/pictures`.
+
+use candlelight::data::{Decode, Image, Op, decode};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn golden() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(root().join("golden/data.json")).unwrap()).unwrap()
+}
+
+fn picture(name: &str, options: &Decode) -> Image {
+    decode(&std::fs::read(root().join("pictures").join(name)).unwrap(), options).unwrap()
+}
+
+fn number(v: &Value) -> usize {
+    v.as_u64().unwrap() as usize
+}
+
+/// What differs from the golden result, if anything does.
+fn difference(image: &Image, want: &Value) -> Option<String> {
+    let dims = (number(&want["width"]), number(&want["height"]));
+    if (image.width, image.height) != dims {
+        return Some(format!("{}x{}, expected {}x{}", image.width, image.height, dims.0, dims.1));
+    }
+    let crc = crc32fast::hash(&image.data);
+    (u64::from(crc) != want["crc32"].as_u64().unwrap()).then(|| "other pixels".into())
+}
+
+#[test]
+fn every_kind_of_file_decodes_to_pillows_pixels() {
+    let golden = golden();
+    let all = golden["decoded"].as_array().unwrap();
+    assert!(all.len() >= 20);
+    for want in all {
+        let (name, turned) = (want["picture"].as_str().unwrap(), want["turned"].as_bool().unwrap());
+        let image = picture(name, &Decode { orientation: turned, ..Decode::default() });
+        assert_eq!(difference(&image, want), None, "{name}, turned: {turned}");
+    }
+}
+
+#[test]
+fn every_operation_gives_the_references_pixels() {
+    let golden = golden();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() > 800, "{}", cases.len());
+    let (mut pictures, mut wrong): (BTreeMap<String, Image>, Vec<String>) = Default::default();
+    for case in cases {
+        let name = case["picture"].as_str().unwrap();
+        let image = pictures.entry(name.into()).or_insert_with(|| {
+            let (file, part) = name.split_once(':').unwrap_or((name, ""));
+            let image = picture(file, &Decode::default());
+            let image = if file.starts_with("gray") { image.to_gray() } else { image };
+            match part.split_once('x') {
+                Some((w, h)) => image.crop(7, 7, w.parse().unwrap(), h.parse().unwrap()).unwrap(),
+                None => image,
+            }
+        });
+        let op: Op = serde_json::from_value(case["op"].clone()).unwrap();
+        match op.apply(image.clone()).map(|out| difference(&out, case)) {
+            Ok(None) => {}
+            Ok(Some(d)) => wrong.push(format!("{name} {op:?}: {d}")),
+            Err(e) => wrong.push(format!("{name} {op:?}: {e}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// `python tests/golden/data.py PHOTOS OUT.json`, then `CANDLELIGHT_PHOTOS=PHOTOS CANDLELIGHT_PHOTOS_JSON=OUT.json cargo test
+/// --release --test data -- --ignored`.
+#[test]
+#[ignore = "needs a folder of photos"]
+fn photos_of_ones_own() {
+    let var = |name: &str| PathBuf::from(std::env::var_os(name).expect(name));
+    let (folder, json) = (var("CANDLELIGHT_PHOTOS"), var("CANDLELIGHT_PHOTOS_JSON"));
+    let cases: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let mut open: Option<(String, Image)> = None;
+    for case in &cases {
+        let name = case["picture"].as_str().unwrap();
+        if open.as_ref().is_none_or(|(n, _)| n != name) {
+            let bytes = std::fs::read(folder.join(name)).unwrap();
+            open = Some((name.into(), decode(&bytes, &Decode::default()).unwrap()));
+        }
+        let (_, image) = open.as_ref().unwrap();
+        let out = match case["crop"].as_array() {
+            None => image.clone(),
+            Some(c) => {
+                let filter = serde_json::from_value(case["filter"].clone()).unwrap();
+                let part = image.crop(number(&c[0]), number(&c[1]), number(&c[2]), number(&c[3])).unwrap();
+                Op::Resize { width: 224, height: 224, filter }.apply(part).unwrap()
+            }
+        };
+        assert_eq!(difference(&out, case), None, "{case}");
+    }
+    println!("{} results are the same to the bit", cases.len());
+}
