@@ -242,7 +242,7 @@ fn pass_horizontal(
     out: &mut [u8],
 ) {
     let (c, plane) = (src.channels, ys.len() * width);
-    let rows = ys.map(|y| &src.data[y * src.stride..][..src.width * c]);
+    let rows = ys.clone().map(|y| &src.data[y * src.stride..][..src.width * c]);
     let Some(t) = taps else {
         for (y, row) in rows.enumerate() {
             for k in 0..c {
@@ -260,9 +260,11 @@ fn pass_horizontal(
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 && vnni::available() {
         if let Some(groups) = vnni::Groups::new(t, c) {
-            for (y, row) in rows.enumerate() {
+            for (i, y) in ys.enumerate() {
+                // What follows the row may be read, and is multiplied with zero.
+                let row = &src.data[y * src.stride..];
                 // SAFETY: `available` saw the instructions.
-                unsafe { vnni::horizontal(row, c, width, &groups, &mut out[y * width..], plane) };
+                unsafe { vnni::horizontal(row, c, width, &groups, &mut out[i * width..], plane) };
             }
             return;
         }
@@ -432,18 +434,19 @@ mod vnni {
                 let mut acc = [[_mm512_setzero_si512(); 3]; 3];
                 for step in 0..g.steps {
                     let at = (base + 4 * step) * channels;
-                    let left = row.len().saturating_sub(at);
-                    // Bytes past the end are not read; their weights are zero.
-                    let mask = |from: usize| match left.saturating_sub(from) {
-                        0 => 0,
-                        n if n >= 64 => u64::MAX,
-                        n => (1u64 << n) - 1,
-                    };
-                    // SAFETY: the masks keep the loads inside the row, the tables are arrays of 64 bytes.
+                    // SAFETY: the loads stay inside the slice, the tables are arrays of 64 bytes.
                     unsafe {
-                        let p = row.as_ptr().wrapping_add(at).cast();
-                        let lo = _mm512_maskz_loadu_epi8(mask(0), p);
-                        let hi = _mm512_maskz_loadu_epi8(mask(64), p.wrapping_add(64));
+                        let p = row.as_ptr().wrapping_add(at);
+                        let (lo, hi) = if at + 128 <= row.len() {
+                            (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(64).cast()))
+                        } else {
+                            // Bytes past the end are not read; their weights are zero.
+                            let left = row.len().saturating_sub(at);
+                            let mask = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
+                            let (near, far) = (mask(left), mask(left.saturating_sub(64)));
+                            let far_p = p.wrapping_add(64).cast();
+                            (_mm512_maskz_loadu_epi8(near, p.cast()), _mm512_maskz_loadu_epi8(far, far_p))
+                        };
                         let w = &g.weights[i * g.steps + step];
                         let w = [0, 1, 2].map(|d| _mm512_loadu_si512(w[d].as_ptr().cast()));
                         for c in 0..count {
@@ -455,12 +458,18 @@ mod vnni {
                         }
                     }
                 }
-                let mask = ((1u32 << g.size.min(n - i * g.size)) - 1) as u16;
+                let count_out = g.size.min(n - i * g.size);
+                let mask = ((1u32 << count_out) - 1) as u16;
                 for (c, acc) in acc.into_iter().enumerate().take(count) {
                     let bytes = _mm512_cvtusepi32_epi8(combine(acc));
                     // SAFETY: the mask ends with the group and the row, whose `n` bytes are there as asserted.
                     unsafe {
-                        _mm_mask_storeu_epi8(out.as_mut_ptr().add((c0 + c) * plane + i * g.size).cast(), mask, bytes);
+                        let to = out.as_mut_ptr().add((c0 + c) * plane + i * g.size);
+                        if count_out == 16 {
+                            _mm_storeu_si128(to.cast(), bytes);
+                        } else {
+                            _mm_mask_storeu_epi8(to.cast(), mask, bytes);
+                        }
                     }
                 }
             }
