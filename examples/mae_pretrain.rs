@@ -7,7 +7,9 @@
 
 mod support;
 
-use candlelight::data::{Dataset, Idx, ImageFolder, Loader, LoaderConfig, Normalize, Pipeline, split_dir};
+use candlelight::data::{
+    ClassOrder, Dataset, Idx, ImageFolder, Loader, LoaderConfig, Normalize, Pipeline, open, shards, split_dir,
+};
 use candlelight::engine::pretrain::{Outcome, Pretrain, PretrainConfig, Resume, Shown};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
@@ -223,13 +225,25 @@ fn data(root: Option<&Path>, channels: usize) -> Result<Data> {
         let normalize = Normalize { mean: vec![fashion.mean[0]; channels], std: vec![fashion.std[0]; channels] };
         return Ok((Arc::new(train), Arc::new(test), normalize));
     }
+    // Archives, shards and lists; class folders and flat folders are read without their labels.
+    let one_file = root.is_file() || root.to_string_lossy().contains('{');
+    if one_file || root.join("train.tar").is_file() || shards(root).is_ok() {
+        let train = open(root, "train", ClassOrder::Lexicographic)?;
+        let normalize = imagenet(channels);
+        return Ok((train.clone(), train, normalize));
+    }
     let train = ImageFolder::for_pretraining(root)?;
     let held_out = split_dir(root, "val").or_else(|| split_dir(root, "test"));
     let test = held_out.map_or_else(|| Ok(train.clone()), |p| ImageFolder::unlabelled(&p))?;
-    let n = Normalize::imagenet();
-    let normalize =
-        if channels == 3 { n } else { Normalize { mean: vec![0.449; channels], std: vec![0.226; channels] } };
-    Ok((Arc::new(train), Arc::new(test), normalize))
+    Ok((Arc::new(train), Arc::new(test), imagenet(channels)))
+}
+
+/// ImageNet's statistics, or their mean for images that are not RGB.
+fn imagenet(channels: usize) -> Normalize {
+    match channels {
+        3 => Normalize::imagenet(),
+        _ => Normalize { mean: vec![0.449; channels], std: vec![0.226; channels] },
+    }
 }
 
 fn run(args: &Args) -> Result<ExitCode> {

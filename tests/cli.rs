@@ -170,3 +170,60 @@ fn a_signal_saves_and_the_run_continues() {
         candlelight::engine::pretrain::load_model(&c).unwrap();
     }
 }
+
+#[test]
+fn data_is_inspected_packed_and_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let run = |name: &str, args: &[&str]| {
+        let out = Command::new(program(name)).current_dir(d).args(args).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.code(), text)
+    };
+    for (class, side) in [("cat", 40), ("dog", 36), ("dog", 50)] {
+        std::fs::create_dir_all(d.join("data/train").join(class)).unwrap();
+        std::fs::write(d.join(format!("data/train/{class}/{side}.png")), png(side, 32)).unwrap();
+    }
+    std::fs::write(d.join("data/train/cat/bad.jpg"), b"no picture").unwrap();
+    let (code, text) = run("inspect_data", &["data", "--input_size", "32", "--rows", "2"]);
+    assert_eq!(code, Some(0), "{text}");
+    for w in ["samples    4", "classes    2", "broken     1", "bad.jpg", "rand-m9", "img/s", "36x32"] {
+        assert!(text.contains(w), "no `{w}` in: {text}");
+    }
+    assert!(std::fs::read(d.join("inspect_data.png")).unwrap().starts_with(b"\x89PNG"));
+    let (code, text) = run("inspect_data", &["data", "--aa", "rand-m9-quack2"]);
+    assert!(
+        code == Some(1) && text.contains("`quack2`") && text.contains("mstd") && !text.contains("panicked"),
+        "{text}"
+    );
+    let (code, text) = run("inspect_data", &["nowhere"]);
+    assert!(code == Some(1) && text.contains("nowhere"), "{text}");
+
+    let (code, text) = run("pack", &["data", "shards/p", "--shrink", "20"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("3 samples in 1 shards") && text.contains("1 samples could not be read"), "{text}");
+    let (code, text) = run("pack", &["data", "shards/p"]);
+    assert!(code == Some(1) && text.contains("exists"), "{text}");
+    let (code, text) = run("inspect_data", &["shards", "--input_size", "32", "--aa", ""]);
+    assert!(
+        code == Some(0) && text.contains("samples    3") && text.contains("dog") && text.contains("25x20"),
+        "{text}"
+    );
+    let out = pretrain(
+        d,
+        &[
+            "--data_path",
+            "shards",
+            "--model",
+            "mae_vit_demo_patch4",
+            "--input_size",
+            "28",
+            "--batch_size",
+            "2",
+            "--max-steps",
+            "2",
+        ],
+    );
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains("finished"), "{text}");
+}

@@ -16,8 +16,20 @@ pub fn arguments() -> Vec<String> {
     std::env::args().map(flag).collect()
 }
 
+/// A reader that closed the pipe (`| head`) has seen enough: that ends the program without a word.
+fn leave_closed_pipes_quietly() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.to_string().contains("failed printing to stdout") {
+            std::process::exit(141);
+        }
+        default(panic);
+    }));
+}
+
 /// Log lines on standard error: `CANDLELIGHT_LOG=debug` shows more.
 pub fn log() {
+    leave_closed_pipes_quietly();
     let level = match std::env::var("CANDLELIGHT_LOG").as_deref() {
         Ok("debug") => tracing::Level::DEBUG,
         Ok("warn") => tracing::Level::WARN,

@@ -54,7 +54,11 @@ pub fn decode(bytes: &[u8], options: &Decode) -> Result<Image> {
     if bytes.len() as u64 > limits.bytes {
         return Err(Error::Decode(format!("{} bytes exceed the limit of {}", bytes.len(), limits.bytes)));
     }
-    let (image, exif) = if bytes.starts_with(&[0xff, 0xd8]) { jpeg(bytes, options)? } else { other(bytes, limits)? };
+    // Decoders are other people's code; what makes one of them panic is a damaged file.
+    let decoded = std::panic::catch_unwind(|| {
+        if bytes.starts_with(&[0xff, 0xd8]) { jpeg(bytes, options) } else { other(bytes, limits) }
+    });
+    let (image, exif) = decoded.unwrap_or_else(|_| Err(Error::Decode("damaged: the decoder panicked".into())))?;
     match exif.and_then(|e| Orientation::from_exif_chunk(&e)) {
         Some(o) if options.orientation => turned(image, o),
         _ => Ok(image),

@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 1 << 30;
 
 impl Idx {
     /// Reads `PREFIX-images-idx3-ubyte` and `PREFIX-labels-idx1-ubyte`, with or without `.gz`, from a folder; the prefix is
-    /// `train` or `t10k`.
+    /// `train` or `t10k`. Class names are the lines of `classes.txt`, where it lies there.
     ///
     /// # Errors
     /// When a file is missing, damaged, or the two differ in length.
@@ -34,14 +34,13 @@ impl Idx {
                 format!("{} labels for the {} images of {}", label_dims[0], dims[0], path.display()),
             ));
         }
-        let classes = labels.iter().max().map_or(0, |&m| usize::from(m) + 1);
-        Ok(Idx {
-            images,
-            labels,
-            height: dims[1],
-            width: dims[2],
-            classes: (0..classes).map(|c| c.to_string()).collect(),
-        })
+        let count = labels.iter().max().map_or(0, |&m| usize::from(m) + 1);
+        let names = std::fs::read_to_string(dir.join("classes.txt")).unwrap_or_default();
+        let mut classes: Vec<String> = names.lines().map(String::from).collect();
+        if classes.len() < count {
+            classes = (0..count).map(|c| c.to_string()).collect();
+        }
+        Ok(Idx { images, labels, height: dims[1], width: dims[2], classes })
     }
 
     /// The same data with names for its classes.

@@ -400,7 +400,7 @@ fn from_hsv([h, s, v]: [u8; 3]) -> [u8; 3] {
 }
 
 fn gaussian_blur(image: Image, radius: f64) -> Result<Image> {
-    if !(radius >= 0.0 && radius < 1e4) {
+    if !(0.0..1e4).contains(&radius) {
         return Err(Error::Config(format!("gaussian_blur: a radius of {radius}")));
     }
     if radius == 0.0 {

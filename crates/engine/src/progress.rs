@@ -66,8 +66,10 @@ impl Progress {
         let left = Duration::from_secs((per_step * self.total.saturating_sub(line.done) as f64) as u64);
         // The share of wall time that training waited for data: what starves it.
         let wait = line.stats.wait.load(Ordering::Relaxed) as f64 / 1e9 / seconds.max(1e-9);
+        let slowest = line.stats.shares().into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let why = slowest.filter(|_| wait > 0.1).map(|(n, s)| format!(" ({n} {:.0}%)", 100.0 * s)).unwrap_or_default();
         let text = format!(
-            "epoch {}/{}  loss {mean:.4}  lr {:.2e}  {:.0} img/s  data wait {:.0}%  eta {}",
+            "epoch {}/{}  loss {mean:.4}  lr {:.2e}  {:.0} img/s  data wait {:.0}%{why}  eta {}",
             line.epoch + 1,
             line.epochs,
             line.lr,

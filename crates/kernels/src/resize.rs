@@ -258,16 +258,17 @@ fn pass_horizontal(
         return;
     };
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512 && vnni::available() {
-        if let Some(groups) = vnni::Groups::new(t, c) {
-            for (i, y) in ys.enumerate() {
-                // What follows the row may be read, and is multiplied with zero.
-                let row = &src.data[y * src.stride..];
-                // SAFETY: `available` saw the instructions.
-                unsafe { vnni::horizontal(row, c, width, &groups, &mut out[i * width..], plane) };
-            }
-            return;
+    if level() >= Level::Avx512
+        && vnni::available()
+        && let Some(groups) = vnni::Groups::new(t, c)
+    {
+        for (i, y) in ys.enumerate() {
+            // What follows the row may be read, and is multiplied with zero.
+            let row = &src.data[y * src.stride..];
+            // SAFETY: `available` saw the instructions.
+            unsafe { vnni::horizontal(row, c, width, &groups, &mut out[i * width..], plane) };
         }
+        return;
     }
     for (y, row) in rows.enumerate() {
         horizontal_row(row, c, t, &mut out[y * width..], plane);
