@@ -265,3 +265,19 @@ fn fresh_weights_have_the_published_distributions() {
     assert_eq!(stats("blocks.3.mlp.fc1.bias"), (0.0, 0.0, 0.0));
     assert_eq!(stats("norm.weight"), (1.0, 0.0, 1.0));
 }
+
+#[test]
+fn position_embeddings_reach_other_grids_as_in_mae_and_timm() {
+    use candlelight::models::posemb::{Interpolation, resample};
+    let g = golden("posemb");
+    for (how, name) in [(Interpolation::Mae, "mae"), (Interpolation::Timm, "timm")] {
+        for to in [(4, 6), (8, 12), (7, 5), (2, 3), (1, 1), (14, 14)] {
+            let got = resample(&g["table"], (4, 6), to, 1, how).unwrap();
+            let want = &g[&format!("{name}.{}x{}", to.0, to.1)];
+            assert_eq!(got.dims(), want.dims());
+            close(&format!("{name} {to:?}"), &values(&got), &values(want), 1e-5, 0.0);
+        }
+    }
+    let e = resample(&g["table"], (5, 5), (7, 7), 1, Interpolation::Mae).unwrap_err().to_string();
+    assert!(e.contains("25 rows") && e.contains("5 x 5"), "{e}");
+}

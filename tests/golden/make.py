@@ -5,6 +5,7 @@ mae_small.safetensors: weights, images, mask noise; loss, prediction and every g
 50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
 kernels.safetensors: values and gradients of single operations.
 vit_small.safetensors: a classifier of timm in both poolings.
+posemb.safetensors: position embeddings on other grids.
 zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from mae_torch import Mae, groups
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 
@@ -128,6 +130,18 @@ def vit():
     save_file({k: v.contiguous() for k, v in out.items()}, HERE / "vit_small.safetensors")
 
 
+def posemb():
+    """Position embeddings brought to other grids, as MAE and as timm do it."""
+    torch.manual_seed(2)
+    out = {"table": torch.randn(1, 1 + 4 * 6, 8)}
+    for th, tw in ((4, 6), (8, 12), (7, 5), (2, 3), (1, 1), (14, 14)):
+        grid = out["table"][:, 1:].reshape(1, 4, 6, 8).permute(0, 3, 1, 2)
+        mae = F.interpolate(grid, size=(th, tw), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).flatten(1, 2)
+        out[f"mae.{th}x{tw}"] = torch.cat([out["table"][:, :1], mae], 1)
+        out[f"timm.{th}x{tw}"] = resample_abs_pos_embed(out["table"], [th, tw], [4, 6], num_prefix_tokens=1)
+    save_file({k: v.clone().contiguous() for k, v in out.items()}, HERE / "posemb.safetensors")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit"]:
+    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit", "posemb"]:
         globals()[name]()

@@ -1,5 +1,6 @@
 //! MAE pretraining, from data to checkpoint.
 
+use crate::batch;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -9,10 +10,10 @@ use crate::run_dir::RunDir;
 use crate::signals::Signals;
 use crate::tensorboard::EventWriter;
 use candle_core::{Device, Tensor};
-use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, tensor_from};
+use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape};
 use candlelight_data::{Batch, Loader, Normalize};
 use candlelight_models::{Mae, MaeConfig, Mask, weights};
-use candlelight_optim::{AdamW, AdamWConfig, mae_rules};
+use candlelight_optim::{AdamW, AdamWConfig, Optimizer, mae_rules};
 use candlelight_sched::WarmupCosine;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -208,8 +209,7 @@ impl Pretrain {
             tracing::warn!("the configuration differs from the checkpoint's: the result will not be that of one run");
         }
         weights::load(&self.params, &c.below("model."), true)?;
-        let moment = |n: &str| c.tensors.get(&format!("optim.{n}"))?.flatten_all().ok()?.to_vec1().ok();
-        self.optimizer.load_state(moment, c.record.position.updates)?;
+        self.optimizer.load_state(&c.below("optim.").into_iter().collect(), c.record.position.updates)?;
         self.position = c.record.position.clone();
         Ok(())
     }
@@ -232,11 +232,9 @@ impl Pretrain {
     }
 
     /// Forward and backward of one batch; the gradients are added up. Returns the loss.
-    fn accumulate(&mut self, batch: Batch) -> Result<f32> {
+    fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
         let c = &self.config;
-        let (h, w) = c.model.image;
-        let images =
-            tensor_from(batch.images.f32()?, (batch.indices.len(), c.model.channels, h, w))?.to_device(&self.device)?;
+        let images = batch::images(&mut batch, normalize, &self.device)?;
         let key = Key::new(c.seed).child("mask").index(self.position.epoch as u64);
         let samples: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
         let mask = Mask::random(&key, &samples, c.model.grid().patches(), c.mask_ratio)?;
@@ -327,7 +325,7 @@ impl Pretrain {
                 if self.position.step % c.accum_iter == 0 {
                     lr = c.schedule.at(at);
                 }
-                let loss = self.accumulate(batch)?;
+                let loss = self.accumulate(batch, &loader.pipeline().normalize)?;
                 finite &= loss.is_finite();
                 self.position.add(loss, lr);
                 self.position.step += 1;
@@ -416,9 +414,9 @@ impl Shown {
         let Some(batch) = loader.epoch(0, 0).next() else {
             return Err(Error::Config("no held-out image to show".into()));
         };
-        let batch = batch?;
+        let mut batch = batch?;
         let n = batch.indices.len();
-        let images = tensor_from(batch.images.f32()?, (n, model.channels, model.image.0, model.image.1))?;
+        let images = batch::images(&mut batch, &normalize, &Device::Cpu)?;
         let rows: Vec<u64> = (0..n as u64).collect();
         let mask = Mask::random(&Key::new(0).child("shown"), &rows, model.grid().patches(), mask_ratio)?;
         Ok(Shown { images, mask, normalize })

@@ -1,4 +1,4 @@
-//! Two-dimensional sine-cosine position embeddings, as MAE uses them.
+//! Two-dimensional position embeddings: MAE's sine-cosine tables, and bringing learnt ones to another grid.
 
 use crate::Result;
 use candle_core::Tensor;
@@ -27,6 +27,101 @@ pub fn sincos_2d(dim: usize, rows: usize, cols: usize) -> Result<Tensor> {
         }
     }
     Ok(tensor_from(out, (1, 1 + rows * cols, dim))?)
+}
+
+/// How position embeddings are brought to another grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// facebookresearch/mae: bicubic with a = -0.75, no antialiasing.
+    #[default]
+    Mae,
+    /// timm: bicubic with a = -0.5 and antialiasing.
+    Timm,
+}
+
+/// Position embeddings (1, prefix + L, D) of a `from` grid (rows, columns) for a `to` grid; the first `prefix` rows (class
+/// token) stay.
+///
+/// # Errors
+/// When the table is not of that grid.
+pub fn resample(
+    table: &Tensor,
+    from: (usize, usize),
+    to: (usize, usize),
+    prefix: usize,
+    how: Interpolation,
+) -> Result<Tensor> {
+    let (_, n, dim) = table.dims3()?;
+    if n != prefix + from.0 * from.1 || to.0 == 0 || to.1 == 0 {
+        let ((h, w), (th, tw)) = (from, to);
+        return Err(crate::Error::Config(format!(
+            "pos_embed has {n} rows, expected {prefix} + {h} x {w} to bring to {th} x {tw}"
+        )));
+    }
+    if from == to {
+        return Ok(table.clone());
+    }
+    let values: Vec<f32> = table.flatten_all()?.to_vec1()?;
+    let (head, grid) = values.split_at(prefix * dim);
+    let (rows, cols) = (taps(from.0, to.0, how), taps(from.1, to.1, how));
+    let mut across = vec![0.0f64; from.0 * to.1 * dim]; // (rows, new columns, D)
+    for y in 0..from.0 {
+        for (x, taps) in cols.iter().enumerate() {
+            let out = &mut across[(y * to.1 + x) * dim..][..dim];
+            for &(i, w) in taps {
+                let source = &grid[(y * from.1 + i) * dim..][..dim];
+                out.iter_mut().zip(source).for_each(|(o, v)| *o += w * f64::from(*v));
+            }
+        }
+    }
+    let mut out = head.to_vec();
+    for taps in &rows {
+        for x in 0..to.1 {
+            let mut sum = vec![0.0f64; dim];
+            for &(i, w) in taps {
+                let source = &across[(i * to.1 + x) * dim..][..dim];
+                sum.iter_mut().zip(source).for_each(|(o, v)| *o += w * v);
+            }
+            out.extend(sum.into_iter().map(|v| v as f32));
+        }
+    }
+    Ok(tensor_from(out, (1, prefix + to.0 * to.1, dim))?)
+}
+
+/// For each output position: (input position, weight).
+fn taps(input: usize, output: usize, how: Interpolation) -> Vec<Vec<(usize, f64)>> {
+    let cubic = |x: f64, a: f64| {
+        let x = x.abs();
+        if x < 1.0 {
+            ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+        } else if x < 2.0 {
+            (((x - 5.0) * x + 8.0) * x - 4.0) * a
+        } else {
+            0.0
+        }
+    };
+    let scale = input as f64 / output as f64;
+    let one = |o: usize| match how {
+        Interpolation::Mae => {
+            let at = (o as f64 + 0.5) * scale - 0.5;
+            let first = at.floor();
+            let tap = |k: i64| {
+                let i = (first as i64 + k).clamp(0, input as i64 - 1) as usize;
+                (i, cubic(at - first - k as f64, -0.75))
+            };
+            (-1..3).map(tap).collect()
+        }
+        Interpolation::Timm => {
+            let (center, stretch) = ((o as f64 + 0.5) * scale, scale.max(1.0));
+            let first = ((center - 2.0 * stretch + 0.5) as i64).max(0) as usize;
+            let last = ((center + 2.0 * stretch + 0.5) as usize).min(input);
+            let weights: Vec<f64> = (first..last).map(|i| cubic((i as f64 - center + 0.5) / stretch, -0.5)).collect();
+            let sum: f64 = weights.iter().sum();
+            (first..last).zip(weights).map(|(i, w)| (i, w / sum)).collect()
+        }
+    };
+    (0..output).map(one).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! AdamW with parameter groups and state that can be saved.
 
 use crate::rules::{Group, Rule, assign};
-use crate::{Error, Result};
+use crate::{Error, Optimizer, Result, check_present};
 use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, tensor_from};
 use candlelight_kernels::adamw::{Part, Step, adamw};
@@ -92,20 +92,15 @@ impl AdamW {
             .collect::<Result<_>>()?;
         Ok(AdamW { config, slots, step: 0 })
     }
+}
 
-    /// Updates done so far.
-    pub fn updates(&self) -> u64 {
+impl Optimizer for AdamW {
+    fn updates(&self) -> u64 {
         self.step
     }
 
-    /// One update of every parameter.
-    ///
-    /// # Errors
-    /// When a gradient is missing; then nothing is changed.
-    pub fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
-        if let Some(name) = grads.missing().into_iter().find(|n| self.slots.iter().any(|s| s.name == *n)) {
-            return Err(candlelight_autograd::Error::NoGradient { names: vec![name] }.into());
-        }
+    fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
+        check_present(grads, self.slots.iter().map(|s| s.name.as_str()))?;
         let host: HashMap<&str, &[f32]> = grads.iter().collect();
         self.step += 1;
         let step = Step { betas: self.config.betas, eps: self.config.eps, step: self.step };
@@ -126,11 +121,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// The moments by name, for a checkpoint: `NAME.m` and `NAME.v`.
-    ///
-    /// # Errors
-    /// Those of candle.
-    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut out = Vec::with_capacity(2 * self.slots.len());
         for s in &self.slots {
             for (suffix, t) in ["m", "v"].into_iter().zip(s.moments.tensors(s.var.dims())?) {
@@ -140,19 +131,14 @@ impl AdamW {
         Ok(out)
     }
 
-    /// Takes over saved moments and the number of updates.
-    ///
-    /// # Errors
-    /// When a moment is missing or of another size; then nothing is changed.
-    pub fn load_state(&mut self, mut get: impl FnMut(&str) -> Option<Vec<f32>>, updates: u64) -> Result<()> {
+    fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
         let mut moments = Vec::with_capacity(self.slots.len());
         for s in &self.slots {
-            let expected = s.var.elem_count();
-            let mut one = |suffix: &str| {
+            let one = |suffix: &str| {
                 let name = format!("{}.{suffix}", s.name);
-                match get(&name) {
-                    Some(d) if d.len() == expected => Ok(d),
-                    Some(d) => Err(Error::State(format!("{name} has {} values, expected {expected}", d.len()))),
+                match state.get(&name) {
+                    Some(t) if t.dims() == s.var.dims() => Ok(t.flatten_all()?.to_vec1()?),
+                    Some(t) => Err(Error::State(format!("{name} has {:?}, expected {:?}", t.dims(), s.var.dims()))),
                     None => Err(Error::State(format!("{name} is missing"))),
                 }
             };
@@ -220,7 +206,7 @@ impl candle_nn::Optimizer for CandleAdamW {
 mod tests {
     use super::*;
     use crate::rules::mae_rules;
-    use candle_nn::{Init, Optimizer};
+    use candle_nn::Init;
     use candlelight_autograd::{Key, Tape, ops};
 
     fn problem() -> (ParamStore, Tensor) {
@@ -262,10 +248,10 @@ mod tests {
         let mut a = AdamW::new(AdamWConfig::default(), &rules, &ours).unwrap();
         let vars = theirs.entries().into_iter().map(|e| e.var).collect();
         let config = candle_nn::ParamsAdamW { lr: 1e-2, weight_decay: 0.1, ..Default::default() };
-        let mut b = candle_nn::AdamW::new(vars, config).unwrap();
+        let mut b = <candle_nn::AdamW as candle_nn::Optimizer>::new(vars, config).unwrap();
         for _ in 0..5 {
             a.step(&gradients(&ours, &x), 1e-2).unwrap();
-            b.step(&gradients(&theirs, &x).to_grad_store(&theirs).unwrap()).unwrap();
+            candle_nn::Optimizer::step(&mut b, &gradients(&theirs, &x).to_grad_store(&theirs).unwrap()).unwrap();
         }
         for n in ours.names() {
             let get = |p: &ParamStore| p.var(&n).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -302,14 +288,13 @@ mod tests {
         let (params, x) = problem();
         let mut opt = AdamW::new(AdamWConfig::default(), &mae_rules(0.1), &params).unwrap();
         opt.step(&gradients(&params, &x), 1e-2).unwrap();
-        let saved: HashMap<String, Vec<f32>> =
-            opt.state().unwrap().into_iter().map(|(n, t)| (n, t.flatten_all().unwrap().to_vec1().unwrap())).collect();
+        let saved: HashMap<String, Tensor> = opt.state().unwrap().into_iter().collect();
         let (copy, _) = problem();
         for e in params.entries() {
             copy.set(&e.name, e.var.as_tensor()).unwrap();
         }
         let mut again = AdamW::new(AdamWConfig::default(), &mae_rules(0.1), &copy).unwrap();
-        again.load_state(|n| saved.get(n).cloned(), 1).unwrap();
+        again.load_state(&saved, 1).unwrap();
         opt.step(&gradients(&params, &x), 1e-2).unwrap();
         again.step(&gradients(&copy, &x), 1e-2).unwrap();
         let bits = |p: &ParamStore| -> Vec<u32> {
@@ -320,6 +305,6 @@ mod tests {
                 .collect()
         };
         assert_eq!(bits(&params), bits(&copy));
-        assert!(again.load_state(|_| None, 1).unwrap_err().to_string().contains("head.weight.m is missing"));
+        assert!(again.load_state(&HashMap::new(), 1).unwrap_err().to_string().contains("head.weight.m is missing"));
     }
 }

@@ -1,0 +1,60 @@
+//! From a batch's pixels to a tensor: the last step of the data's way, and the first one that knows devices.
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use candlelight_data::{Batch, Normalize, Pixels};
+
+/// A batch's images (views x B, C, H, W), f32 on `device`. Bytes cross over as bytes and are normalised there, in
+/// torchvision's order of operations.
+///
+/// # Errors
+/// When the normalisation has other channels than the batch, or those of the device.
+pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Result<Tensor> {
+    let ((h, w), c) = (batch.size, batch.channels);
+    let pixels = std::mem::replace(&mut batch.images, Pixels::F32(Vec::new()));
+    let n = match &pixels {
+        Pixels::F32(v) => v.len(),
+        Pixels::U8(v) => v.len(),
+    } / (c * h * w).max(1);
+    match pixels {
+        Pixels::F32(v) => Ok(Tensor::from_vec(v, (n, c, h, w), &Device::Cpu)?.to_device(device)?),
+        Pixels::U8(v) => {
+            if normalize.mean.len() != c || normalize.std.len() != c {
+                let message = format!("{} means for images of {c} channels", normalize.mean.len());
+                return Err(Error::Config(message));
+            }
+            let of = |v: &[f32]| Tensor::from_slice(v, (1, c, 1, 1), device);
+            let x = Tensor::from_vec(v, (n, c, h, w), device)?.to_dtype(DType::F32)?;
+            let x = x.broadcast_div(&Tensor::new(255f32, device)?)?;
+            Ok(x.broadcast_sub(&of(&normalize.mean)?)?.broadcast_div(&of(&normalize.std)?)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_normalised_on_the_device_are_the_loaders_own_values() {
+        let normalize = Normalize::imagenet();
+        let bytes: Vec<u8> = (0..2 * 3 * 16 * 8).map(|i| (i % 256) as u8).collect();
+        let batch = |images: Pixels| Batch {
+            images,
+            size: (16, 8),
+            channels: 3,
+            views: 1,
+            labels: vec![0; 2],
+            targets: None,
+            indices: vec![0, 1],
+        };
+        let table = Pixels::U8(bytes.clone()).into_f32(&normalize, 128);
+        let on_device = images(&mut batch(Pixels::U8(bytes.clone())), &normalize, &Device::Cpu).unwrap();
+        assert_eq!(on_device.dims(), [2, 3, 16, 8]);
+        assert_eq!(on_device.flatten_all().unwrap().to_vec1::<f32>().unwrap(), table);
+        let plain = images(&mut batch(Pixels::F32(table.clone())), &normalize, &Device::Cpu).unwrap();
+        assert_eq!(plain.flatten_all().unwrap().to_vec1::<f32>().unwrap(), table);
+        let gray = Normalize { mean: vec![0.5], std: vec![0.5] };
+        assert!(images(&mut batch(Pixels::U8(bytes)), &gray, &Device::Cpu).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! An exponential moving average of the weights.
+
+use crate::{Error, Result};
+use candle_core::Tensor;
+use candlelight_autograd::ParamStore;
+use std::collections::HashMap;
+
+/// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`: the first update copies,
+/// and with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`.
+#[derive(Debug)]
+pub struct Ema {
+    decay: f64,
+    warmup: bool,
+    updates: u64,
+    values: Vec<(String, Tensor)>,
+}
+
+impl Ema {
+    /// An average that starts at the present weights.
+    ///
+    /// # Errors
+    /// When the decay is not in [0, 1).
+    pub fn new(params: &ParamStore, decay: f64, warmup: bool) -> Result<Self> {
+        if !(0.0..1.0).contains(&decay) {
+            return Err(Error::Config(format!("an EMA decay of {decay} is not in [0, 1)")));
+        }
+        let copy = |(n, t): (String, Tensor)| Ok((n, t.copy()?));
+        let values = params.state_dict().into_iter().map(copy).collect::<Result<_>>()?;
+        Ok(Ema { decay, warmup, updates: 0, values })
+    }
+
+    /// The decay that update `s` (from 1 on) uses.
+    pub fn decay_at(&self, s: u64) -> f64 {
+        if s <= 1 {
+            0.0
+        } else if self.warmup {
+            (1.0 - (s as f64).powf(-2.0 / 3.0)).min(self.decay)
+        } else {
+            self.decay
+        }
+    }
+
+    /// Takes the present weights in.
+    ///
+    /// # Errors
+    /// When the store has other parameters than at the start.
+    pub fn update(&mut self, params: &ParamStore) -> Result<()> {
+        self.updates += 1;
+        let d = self.decay_at(self.updates);
+        let now = params.state_dict();
+        if now.len() != self.values.len() {
+            return Err(Error::State(format!(
+                "an average of {} tensors for a model of {}",
+                self.values.len(),
+                now.len()
+            )));
+        }
+        for ((name, e), (other, p)) in self.values.iter_mut().zip(now) {
+            if *name != other {
+                return Err(Error::State(format!("an average of {name} where the model has {other}")));
+            }
+            *e = if d == 0.0 { p.copy()? } else { ((&*e * d)? + (p * (1.0 - d))?)? };
+        }
+        Ok(())
+    }
+
+    /// The averaged weights by name.
+    pub fn state(&self) -> &[(String, Tensor)] {
+        &self.values
+    }
+
+    /// Updates so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Takes over saved averages.
+    ///
+    /// # Errors
+    /// When one is missing or of another shape; then nothing is changed.
+    pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
+        let take = |(name, have): &(String, Tensor)| match state.get(name) {
+            Some(t) if t.dims() == have.dims() => Ok((name.clone(), t.to_device(have.device())?)),
+            Some(t) => Err(Error::State(format!("ema.{name} has {:?}, expected {:?}", t.dims(), have.dims()))),
+            None => Err(Error::State(format!("ema.{name} is missing"))),
+        };
+        self.values = self.values.iter().map(take).collect::<Result<_>>()?;
+        self.updates = updates;
+        Ok(())
+    }
+
+    /// Runs `f` with the averaged weights in the store, then puts the present ones back.
+    ///
+    /// # Errors
+    /// Those of `f`, and of the store.
+    pub fn with<R, E: From<Error>>(&self, params: &ParamStore, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+        let kept = self.swap(params, &self.values).map_err(E::from)?;
+        let result = f();
+        self.swap(params, &kept).map_err(E::from)?;
+        result
+    }
+
+    /// Overwrites parameters and returns what they were.
+    fn swap(&self, params: &ParamStore, values: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
+        let mut kept = vec![];
+        for e in params.entries() {
+            if let Some((_, new)) = values.iter().find(|(n, _)| *n == e.name) {
+                kept.push((e.name.clone(), e.var.as_tensor().copy()?));
+                params.set(&e.name, new)?;
+            }
+        }
+        Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use candlelight_autograd::Key;
+
+    fn store(v: f32) -> ParamStore {
+        let params = ParamStore::new();
+        params.builder(Key::new(0)).get_with_hints(2, "w", candle_nn::Init::Const(f64::from(v))).unwrap();
+        params
+    }
+
+    fn value(t: &Tensor) -> f32 {
+        t.to_vec1::<f32>().unwrap()[0]
+    }
+
+    #[test]
+    fn the_average_follows_timms_decay() {
+        let params = store(1.0);
+        let mut ema = Ema::new(&params, 0.9998, true).unwrap();
+        assert!((ema.decay_at(11) - 0.798).abs() < 1e-3 && (ema.decay_at(1001) - 0.990).abs() < 1e-3);
+        let mut want = 0.0f64;
+        for s in 1..6 {
+            let p = s as f64;
+            params.set("w", &Tensor::full(p as f32, 2, &Device::Cpu).unwrap()).unwrap();
+            ema.update(&params).unwrap();
+            let d = ema.decay_at(s);
+            want = d * want + (1.0 - d) * p;
+            assert!((f64::from(value(&ema.state()[0].1)) - want).abs() < 1e-5);
+        }
+        assert_eq!(Ema::new(&params, 0.9, false).unwrap().decay_at(2), 0.9);
+        assert!(Ema::new(&params, 1.0, false).is_err());
+    }
+
+    #[test]
+    fn the_weights_are_back_after_an_evaluation_and_state_is_kept() {
+        let params = store(1.0);
+        let mut ema = Ema::new(&params, 0.5, false).unwrap();
+        ema.update(&params).unwrap();
+        params.set("w", &Tensor::full(3f32, 2, &Device::Cpu).unwrap()).unwrap();
+        ema.update(&params).unwrap();
+        let seen = ema.with(&params, || Ok::<f32, Error>(value(params.var("w")?.as_tensor()))).unwrap();
+        assert_eq!((seen, value(params.var("w").unwrap().as_tensor())), (2.0, 3.0));
+        let saved: HashMap<String, Tensor> = ema.state().iter().cloned().collect();
+        let mut again = Ema::new(&params, 0.5, false).unwrap();
+        again.load_state(&saved, 2).unwrap();
+        assert_eq!(value(&again.state()[0].1), 2.0);
+        assert!(again.load_state(&HashMap::new(), 2).unwrap_err().to_string().contains("ema.w is missing"));
+    }
+}

@@ -1,0 +1,235 @@
+//! SGD with momentum, and LARS as MAE's linear probe uses it.
+
+use crate::rules::{Group, Rule, assign};
+use crate::{Error, Optimizer, Result, check_present};
+use candle_core::{Device, Tensor, Var};
+use candlelight_autograd::{Gradients, ParamStore};
+use candlelight_kernels::elementwise::sum_squares;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// What a step does with a gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SgdKind {
+    /// `v = momentum v + (1 - dampening) g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`; decay is added to the
+    /// gradient: `torch.optim.SGD`.
+    Sgd {
+        /// Decay of the velocity.
+        momentum: f64,
+        /// Look ahead.
+        nesterov: bool,
+    },
+    /// LARS (Y. You et al., arXiv 1708.03888) as facebookresearch/mae has it: gradients of matrices get their decay, then are
+    /// scaled by `trust |p| / |g|` (1 where either is 0); vectors are left alone. `v = momentum v + g; p -= lr v`.
+    Lars {
+        /// Decay of the velocity.
+        momentum: f64,
+        /// The trust coefficient.
+        trust: f64,
+    },
+}
+
+impl SgdKind {
+    /// MAE's linear probe: LARS with momentum 0.9 and trust 0.001.
+    pub fn mae_lars() -> Self {
+        SgdKind::Lars { momentum: 0.9, trust: 0.001 }
+    }
+
+    fn momentum(&self) -> f64 {
+        match *self {
+            SgdKind::Sgd { momentum, .. } | SgdKind::Lars { momentum, .. } => momentum,
+        }
+    }
+}
+
+struct Slot {
+    name: String,
+    var: Var,
+    group: Group,
+    velocity: Option<Tensor>,
+}
+
+/// SGD or LARS over the trainable parameters of a store.
+pub struct Sgd {
+    kind: SgdKind,
+    slots: Vec<Slot>,
+    step: u64,
+}
+
+impl std::fmt::Debug for Sgd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {} tensors, {} updates", self.kind, self.slots.len(), self.step)
+    }
+}
+
+impl Sgd {
+    /// No velocity yet for any trainable parameter, grouped by `rules`.
+    ///
+    /// # Errors
+    /// When a constant is out of range or a parameter is covered by no rule.
+    pub fn new(kind: SgdKind, rules: &[Rule], params: &ParamStore) -> Result<Self> {
+        let momentum = kind.momentum();
+        if !(0.0..1.0).contains(&momentum) {
+            return Err(Error::Config(format!("momentum {momentum} is not in [0, 1)")));
+        }
+        if let SgdKind::Lars { trust, .. } = kind
+            && !(trust > 0.0 && trust.is_finite())
+        {
+            return Err(Error::Config(format!("a trust coefficient of {trust} is not above 0")));
+        }
+        let slot = |(name, group): (String, Group)| Ok(Slot { var: params.var(&name)?, name, group, velocity: None });
+        Ok(Sgd { kind, slots: assign(rules, params)?.into_iter().map(slot).collect::<Result<_>>()?, step: 0 })
+    }
+}
+
+fn norm(t: &Tensor) -> Result<f64> {
+    Ok(match t.device() {
+        Device::Cpu => sum_squares(&t.flatten_all()?.to_vec1::<f32>()?).sqrt(),
+        _ => f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(),
+    })
+}
+
+impl Optimizer for Sgd {
+    fn updates(&self) -> u64 {
+        self.step
+    }
+
+    fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
+        check_present(grads, self.slots.iter().map(|s| s.name.as_str()))?;
+        self.step += 1;
+        for s in &mut self.slots {
+            let Some(mut g) = grads.tensor(&s.name)? else { continue };
+            let p = s.var.as_tensor();
+            let adapts = matches!(self.kind, SgdKind::Sgd { .. }) || p.rank() > 1;
+            if adapts && s.group.weight_decay != 0.0 {
+                g = (g + (p * s.group.weight_decay)?)?;
+            }
+            if let (SgdKind::Lars { trust, .. }, true) = (self.kind, adapts) {
+                let (own, theirs) = (norm(p)?, norm(&g)?);
+                if own > 0.0 && theirs > 0.0 {
+                    g = (g * (trust * own / theirs))?;
+                }
+            }
+            let momentum = self.kind.momentum();
+            let velocity = match &s.velocity {
+                Some(v) if momentum > 0.0 => ((v * momentum)? + &g)?,
+                _ => g.clone(),
+            };
+            let update = match self.kind {
+                SgdKind::Sgd { nesterov: true, .. } => (g + (&velocity * momentum)?)?,
+                _ => velocity.clone(),
+            };
+            if momentum > 0.0 {
+                s.velocity = Some(velocity);
+            }
+            s.var.set(&(p - (update * (lr * s.group.lr_scale))?)?)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let velocity = |s: &Slot| Some((format!("{}.velocity", s.name), s.velocity.clone()?));
+        Ok(self.slots.iter().filter_map(velocity).collect())
+    }
+
+    fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
+        let mut loaded = Vec::with_capacity(self.slots.len());
+        for s in &self.slots {
+            let name = format!("{}.velocity", s.name);
+            loaded.push(match state.get(&name) {
+                Some(t) if t.dims() == s.var.dims() => Some(t.to_device(s.var.device())?),
+                Some(t) => return Err(Error::State(format!("{name} has {:?}, expected {:?}", t.dims(), s.var.dims()))),
+                None if updates > 0 && self.kind.momentum() > 0.0 => {
+                    return Err(Error::State(format!("{name} is missing")));
+                }
+                None => None,
+            });
+        }
+        self.slots.iter_mut().zip(loaded).for_each(|(s, v)| s.velocity = v);
+        self.step = updates;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_nn::Init;
+    use candlelight_autograd::{Key, Tape};
+
+    fn store(values: &[(&str, &[usize], &[f32])]) -> ParamStore {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        for (name, dims, data) in values {
+            vb.get_with_hints(*dims, name, Init::Const(0.0)).unwrap();
+            params.set(name, &Tensor::from_slice(data, *dims, &Device::Cpu).unwrap()).unwrap();
+        }
+        params
+    }
+
+    /// Gradients that are what they are given to be. A tape is walked once, so each parameter has its own.
+    fn given(params: &ParamStore, values: &[(&str, &[f32])]) -> Gradients {
+        let mut grads = Gradients::new(params);
+        for (name, g) in values {
+            let var = params.var(name).unwrap();
+            let tape = Tape::new(params);
+            let same = tape.value(var.as_tensor()).scale(1.0).unwrap();
+            let seed = Tensor::from_slice(g, var.dims(), &Device::Cpu).unwrap();
+            tape.backward_with(&same, &seed, &[], &mut grads).unwrap();
+        }
+        grads
+    }
+
+    fn values(params: &ParamStore, name: &str) -> Vec<f32> {
+        params.var(name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn lars_follows_maes_golden_steps() {
+        let params = store(&[("w", &[1, 2], &[3.0, 4.0]), ("b", &[1], &[1.0])]);
+        let rules = [Rule::named("*", Group { weight_decay: 0.0, lr_scale: 1.0 })];
+        let mut opt = Sgd::new(SgdKind::mae_lars(), &rules, &params).unwrap();
+        for (w, b) in [(3.968, -2.2), (3.9074, -8.28)] {
+            opt.step(&given(&params, &[("w", &[0.0, 0.5]), ("b", &[0.5])]), 6.4).unwrap();
+            assert!((values(&params, "w")[1] - w).abs() < 2e-4 && values(&params, "w")[0] == 3.0, "{w}");
+            assert!((values(&params, "b")[0] - b).abs() < 1e-5, "{b}");
+        }
+    }
+
+    #[test]
+    fn sgd_follows_pytorchs_rule_with_and_without_nesterov() {
+        // p = 1, g = 0.5, decay 0.1, momentum 0.9, lr 0.1, by hand in f64.
+        for nesterov in [false, true] {
+            let params = store(&[("w", &[1], &[1.0])]);
+            let rules = [Rule::named("*", Group { weight_decay: 0.1, lr_scale: 1.0 })];
+            let mut opt = Sgd::new(SgdKind::Sgd { momentum: 0.9, nesterov }, &rules, &params).unwrap();
+            let (mut p, mut v) = (1.0f64, 0.0);
+            for step in 0..4 {
+                let g = 0.5 + 0.1 * p;
+                v = if step == 0 { g } else { 0.9 * v + g };
+                p -= 0.1 * if nesterov { g + 0.9 * v } else { v };
+                opt.step(&given(&params, &[("w", &[0.5])]), 0.1).unwrap();
+                assert!((f64::from(values(&params, "w")[0]) - p).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn saved_state_continues_bit_for_bit_and_settings_are_checked() {
+        let params = store(&[("w", &[2], &[1.0, -2.0])]);
+        let rules = [Rule::named("*", Group { weight_decay: 0.1, lr_scale: 0.5 })];
+        let kind = SgdKind::Sgd { momentum: 0.9, nesterov: true };
+        let mut opt = Sgd::new(kind, &rules, &params).unwrap();
+        opt.step(&given(&params, &[("w", &[0.5, 0.25])]), 0.1).unwrap();
+        let copy = store(&[("w", &[2], &values(&params, "w"))]);
+        let mut again = Sgd::new(kind, &rules, &copy).unwrap();
+        again.load_state(&opt.state().unwrap().into_iter().collect(), 1).unwrap();
+        for (o, p) in [(&mut opt, &params), (&mut again, &copy)] {
+            o.step(&given(p, &[("w", &[0.5, 0.25])]), 0.1).unwrap();
+        }
+        assert_eq!(values(&params, "w"), values(&copy, "w"));
+        assert!(again.load_state(&HashMap::new(), 1).unwrap_err().to_string().contains("w.velocity is missing"));
+        assert!(Sgd::new(SgdKind::Sgd { momentum: 1.0, nesterov: false }, &rules, &params).is_err());
+    }
+}
