@@ -281,3 +281,35 @@ fn position_embeddings_reach_other_grids_as_in_mae_and_timm() {
     let e = resample(&g["table"], (5, 5), (7, 7), 1, Interpolation::Mae).unwrap_err().to_string();
     assert!(e.contains("25 rows") && e.contains("5 x 5"), "{e}");
 }
+
+#[test]
+fn torchvisions_and_transformers_weights_give_their_logits() {
+    use candlelight::models::keymap::{Family, from_timm, to_timm};
+    let g = golden("families");
+    for (name, family) in [("torchvision", Family::Torchvision), ("huggingface", Family::Huggingface)] {
+        let config = VitConfig {
+            image: (8, 8),
+            patch: 4,
+            dim: 16,
+            depth: 2,
+            heads: 2,
+            mlp_ratio: 2,
+            classes: 3,
+            pool: Pool::Token,
+            ..registry::vit("vit_base_patch16").unwrap()
+        };
+        let prefix = format!("{name}.weights.");
+        let theirs: Vec<(String, Tensor)> =
+            g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect();
+        let params = ParamStore::new();
+        let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
+        weights::load(&params, &to_timm(&theirs).unwrap(), true).unwrap();
+        let logits = model.forward(&Tape::off().constant(&g["images"]), None).unwrap();
+        close(name, &values(logits.tensor()), &values(&g[&format!("{name}.logits")]), 1e-4, 0.0);
+        let back: HashMap<String, Tensor> = from_timm(&params.state_dict(), family).unwrap().into_iter().collect();
+        if family == Family::Torchvision {
+            assert_eq!(back.len(), theirs.len());
+            theirs.iter().for_each(|(n, t)| assert_eq!(values(&back[n]), values(t), "{n}"));
+        }
+    }
+}

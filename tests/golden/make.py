@@ -5,6 +5,7 @@ mae_small.safetensors: weights, images, mask noise; loss, prediction and every g
 50 training losses (AdamW, betas .9/.95, decay .05) in f32 and in bf16 autocast, and the bf16 gradient of the first step.
 kernels.safetensors: values and gradients of single operations.
 vit_small.safetensors: a classifier of timm in both poolings.
+families.safetensors: one classifier of torchvision, one of transformers.
 posemb.safetensors: position embeddings on other grids.
 zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
@@ -13,11 +14,13 @@ import sys
 from pathlib import Path
 
 import torch
+import torchvision
 from mae_torch import Mae, groups
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
+from transformers import ViTConfig, ViTForImageClassification
 
 HERE = Path(__file__).parent
 torch.manual_seed(0)
@@ -130,6 +133,24 @@ def vit():
     save_file({k: v.contiguous() for k, v in out.items()}, HERE / "vit_small.safetensors")
 
 
+def families():
+    """The same small classifier in torchvision and in transformers: state dicts and logits."""
+    torch.manual_seed(3)
+    out = {"images": torch.randn(2, 3, 8, 8)}
+    tv = torchvision.models.VisionTransformer(8, 4, 2, 2, 16, 32, num_classes=3)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4, num_labels=3
+    )
+    for name, model in (("torchvision", tv), ("huggingface", ViTForImageClassification(config))):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p) * 0.1)
+            logits = model.eval()(out["images"])
+        out[f"{name}.logits"] = getattr(logits, "logits", logits)
+        out.update({f"{name}.weights.{k}": v for k, v in model.state_dict().items()})
+    save_file({k: v.clone().contiguous() for k, v in out.items()}, HERE / "families.safetensors")
+
+
 def posemb():
     """Position embeddings brought to other grids, as MAE and as timm do it."""
     torch.manual_seed(2)
@@ -143,5 +164,5 @@ def posemb():
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit", "posemb"]:
+    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit", "families", "posemb"]:
         globals()[name]()

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod checkpoint;
 mod error;
 pub mod memory;
+pub mod metrics;
 pub mod picture;
 pub mod pretrain;
 mod progress;

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod error;
+pub mod keymap;
 pub mod mae;
 pub mod pickle;
 pub mod posemb;
