@@ -172,7 +172,16 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
     let fit = Transform::ResizeKeepRatio { size: (CELL, CELL), longest: 1.0, filter: Filter::Bicubic };
     for (row, &i) in indices.iter().enumerate() {
         let y = gap + row * (CELL + gap + text);
-        let sample = data.get(i)?;
+        let broken = |sheet: &mut Image, e: &dyn std::fmt::Display| {
+            write(sheet, gap, y + CELL + 3, &format!("broken: {}: {e}", data.name(i)));
+        };
+        let sample = match data.get(i) {
+            Ok(sample) => sample,
+            Err(e) => {
+                broken(&mut sheet, &e);
+                continue;
+            }
+        };
         let label = match &sample.label {
             Label::None => String::new(),
             Label::Class(c) => data.classes().get(*c as usize).cloned().unwrap_or_else(|| c.to_string()),
@@ -181,18 +190,23 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
         let image = match sample.image(&Decode::default()) {
             Ok(image) => image,
             Err(e) => {
-                write(&mut sheet, gap, y + CELL + 3, &format!("broken: {e}"));
+                broken(&mut sheet, &e);
                 continue;
             }
         };
         let caption = format!("{label}  {}x{}  {}", image.width, image.height, data.name(i));
         write(&mut sheet, gap, y + CELL + 3, &caption);
-        paste(&mut sheet, &fit.apply(image.clone().to_rgb(), Key::new(0))?, gap, y);
+        if let Ok(small) = fit.apply(image.clone().to_rgb(), Key::new(0)) {
+            paste(&mut sheet, &small, gap, y);
+        }
         for column in 1..COLUMNS {
             let channels = pipeline.channels();
             let mut out = vec![0.0; channels * size * size];
             let key = Key::new(seed).index(i as u64).index(column as u64);
-            pipeline.apply(image.clone(), &key, pipeline.views() - 1, Out::F32(&mut out))?;
+            if let Err(e) = pipeline.apply(image.clone(), &key, pipeline.views() - 1, Out::F32(&mut out)) {
+                broken(&mut sheet, &e);
+                break;
+            }
             let n = &pipeline.normalize;
             let byte = |c: usize, v: f32| ((v * n.std[c] + n.mean[c]) * 255.0).round().clamp(0.0, 255.0) as u8;
             let pixel =

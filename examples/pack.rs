@@ -4,7 +4,7 @@
 mod support;
 
 use candlelight::data::{
-    ClassOrder, Dataset, Decode, Filter, Image, Picture, Sample, ShardWriter, Transform, decode, encode_jpeg,
+    ClassOrder, Dataset, Decode, Filter, Image, Label, Picture, Sample, ShardWriter, Transform, decode, encode_jpeg,
     encode_png, open,
 };
 use candlelight::kernels::Key;
@@ -92,6 +92,9 @@ fn run(args: &Args) -> Result<()> {
             .map_err(Box::<dyn std::error::Error>::from)
             .and_then(|Sample { picture, label }| Ok((encoded(picture, args)?, label)));
         match packed {
+            Ok((_, Label::Classes(_))) => {
+                return Err("shards hold one class a sample; this data set has several".into());
+            }
             Ok(((bytes, extension), label)) => out.add(&bytes, extension, label.class())?,
             Err(e) => {
                 broken += 1;

@@ -227,3 +227,69 @@ fn data_is_inspected_packed_and_trained_on() {
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && text.contains("finished"), "{text}");
 }
+
+#[test]
+fn weights_are_evaluated_and_converted() {
+    use candlelight::models::weights;
+    use candlelight::prelude::*;
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let run = |name: &str, args: &[&str]| {
+        let out = Command::new(program(name)).current_dir(d).args(args).output().unwrap();
+        (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+    };
+    for (class, side) in [("cat", 40), ("dog", 36), ("dog", 50)] {
+        std::fs::create_dir_all(d.join("data/val").join(class)).unwrap();
+        std::fs::write(d.join(format!("data/val/{class}/{side}.png")), png(side, 32)).unwrap();
+    }
+    let config = VitConfig { image: (32, 32), classes: 2, ..registry::vit("vit_tiny_patch16").unwrap() };
+    let params = ParamStore::new();
+    Vit::new(&config, params.builder(Key::new(0))).unwrap();
+    params.set("head.bias", &candlelight::autograd::tensor_from(vec![-9.0, 9.0], 2).unwrap()).unwrap();
+    weights::write_safetensors(&d.join("w.safetensors"), &params.state_dict(), None).unwrap();
+
+    let base = ["data", "--model", "vit_tiny_patch16", "--weights", "w.safetensors", "--input_size", "32"];
+    let with = |more: &[&str]| run("evaluate", &[&base[..], more].concat());
+    let (code, text) = with(&["--json", "o.json", "--csv", "o.csv"]);
+    assert_eq!(code, Some(0), "{text}");
+    let scores: serde_json::Value = serde_json::from_slice(&std::fs::read(d.join("o.json")).unwrap()).unwrap();
+    assert!((scores["top1"].as_f64().unwrap() - 200.0 / 3.0).abs() < 1e-9 && scores["top5"] == 100.0, "{scores}");
+    let csv = std::fs::read_to_string(d.join("o.csv")).unwrap();
+    assert_eq!(csv, "class,name,top1\n0,\"cat\",0.000\n1,\"dog\",100.000\n");
+    let (code, text) = with(&["--tta", "--batch_size", "2", "--crop_mode", "squash"]);
+    assert!(code == Some(0) && text.contains("top1     66.667"), "{text}");
+
+    let (code, text) = run("convert", &["w.safetensors", "--to", "huggingface"]);
+    assert!(code == Some(1) && text.contains("fc_norm") && text.contains("no place"), "it pools, they cannot: {text}");
+    let token = VitConfig { pool: candlelight::models::vit::Pool::Token, ..config };
+    let params = ParamStore::new();
+    Vit::new(&token, params.builder(Key::new(0))).unwrap();
+    weights::write_safetensors(&d.join("t.safetensors"), &params.state_dict(), None).unwrap();
+    let mut losses = vec![];
+    for to in ["timm", "torchvision", "huggingface"] {
+        let (code, text) = run("convert", &["t.safetensors", "--to", to, "--format", "pth"]);
+        assert_eq!(code, Some(0), "{text}");
+        let file = format!("t.{to}.pth");
+        let (code, text) =
+            run("evaluate", &["data", "--model", "vit_tiny_patch16", "--weights", &file, "--input_size", "32"]);
+        assert_eq!(code, Some(0), "{text}");
+        losses.push(text.lines().find(|l| l.starts_with("loss")).unwrap().to_string());
+    }
+    assert!(losses.iter().all(|l| *l == losses[0]), "{losses:?}");
+    for (name, args, words) in [
+        ("evaluate", vec!["data", "--model", "vit_tny", "--weights", "w.safetensors"], vec!["did you mean"]),
+        (
+            "evaluate",
+            vec!["data", "--model", "vit_base_patch16", "--weights", "w.safetensors"],
+            vec!["w.safetensors", "768"],
+        ),
+        ("evaluate", vec!["data", "--model", "vit_tiny_patch16", "--weights", "none.pth"], vec!["none.pth"]),
+        ("evaluate", vec!["gone", "--model", "vit_tiny_patch16", "--weights", "w.safetensors"], vec!["gone"]),
+        ("convert", vec!["w.safetensors", "--to", "jax"], vec!["torchvision"]),
+    ] {
+        let (code, text) = run(name, &args);
+        assert!(code == Some(1) || code == Some(2), "{args:?}: {text}");
+        words.iter().for_each(|w| assert!(text.contains(w), "{args:?}: no `{w}` in: {text}"));
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}

@@ -365,9 +365,10 @@ pub(crate) fn mae_loss(pred: &Value, images: &Tensor, g: &Grid, mask: &[f32], no
     }
     let removed: f64 = mask.iter().map(|&m| f64::from(m)).sum();
     let mask = upload(mask.to_vec(), (batch, rows * cols, 1), images.device())?;
-    let difference = (pred.tensor() - target)?.broadcast_mul(&mask)?;
-    let loss = (difference.sqr()?.sum_all()? / (removed * len as f64))?;
-    Ok(with_gradient(pred, loss, (difference * (2.0 / (removed * len as f64)))?))
+    let difference = (pred.tensor() - target)?;
+    let weighted = difference.broadcast_mul(&mask)?;
+    let loss = ((difference * &weighted)?.sum_all()? / (removed * len as f64))?;
+    Ok(with_gradient(pred, loss, (weighted * (2.0 / (removed * len as f64)))?))
 }
 
 pub(crate) fn soft_cross_entropy(logits: &Value, targets: &Tensor) -> Result<Value> {

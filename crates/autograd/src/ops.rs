@@ -371,6 +371,9 @@ pub fn gather_tokens(x: &Value, ids: &[u32]) -> Result<Value> {
     let k = ids.len() / batch.max(1);
     if composed::wanted(x) {
         patch::check_ids("gather_tokens", ids, n)?;
+        if ids.len() != batch * k {
+            return shape("gather_tokens", format!("{} ids for {batch} samples", ids.len()));
+        }
         return composed::gather_tokens(x, ids);
     }
     let mut out = buffer(batch * k * width);
@@ -539,6 +542,9 @@ pub fn image_patches(images: &Value, patch: usize, ids: Option<&[u32]>) -> Resul
     }
     if composed::wanted(images) {
         patch::check_ids("image_patches", ids.unwrap_or(&[]), g.patches())?;
+        if ids.is_some_and(|i| i.len() != batch * keep) {
+            return shape("image_patches", format!("{:?} ids for {batch} samples", ids.map(<[u32]>::len)));
+        }
         return composed::image_patches(images, &g, ids);
     }
     let mut out = buffer(batch * keep * g.patch_len());
@@ -578,6 +584,9 @@ pub fn mae_loss(pred: &Value, images: &Tensor, patch: usize, mask: &[f32], norm_
         g.check()?;
         if pred.dims() != [images.dim(0)?, g.patches(), g.patch_len()] || mask.len() != images.dim(0)? * g.patches() {
             return shape("mae_loss", format!("images {:?}, predictions {:?}", images.dims(), pred.dims()));
+        }
+        if !mask.iter().any(|m| *m > 0.0) {
+            return shape("mae_loss", "the mask removes no patch");
         }
         return composed::mae_loss(pred, images, &g, mask, norm_pix);
     }

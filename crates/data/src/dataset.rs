@@ -153,7 +153,7 @@ pub trait Stream: Send + Sync {
     }
 }
 
-/// Any data set as a stream, in order.
+/// Any data set as a stream, in order. Every process reads equally many samples; those that do not divide are left out.
 #[derive(Debug)]
 pub struct InOrder<D>(pub Arc<D>);
 
@@ -165,8 +165,8 @@ impl<D> Clone for InOrder<D> {
 
 impl<D: Dataset + 'static> Stream for InOrder<D> {
     fn open(&self, _: usize, rank: usize, world: usize) -> Result<Box<dyn Iterator<Item = Result<Sample>> + Send>> {
-        let data = self.0.clone();
-        Ok(Box::new((rank..data.len()).step_by(world.max(1)).map(move |i| data.get(i))))
+        let (data, each) = (self.0.clone(), Stream::len(self, world));
+        Ok(Box::new((rank..data.len()).step_by(world.max(1)).take(each).map(move |i| data.get(i))))
     }
     fn len(&self, world: usize) -> usize {
         self.0.len() / world.max(1)

@@ -41,8 +41,8 @@ fn fail(format: &str, e: impl std::fmt::Display) -> Error {
     Error::Decode(format!("{format}: {e}"))
 }
 
-/// Decodes JPEG, PNG, WebP, BMP or GIF (the first frame) to RGB. Alpha is dropped and 16-bit values keep their high byte, as
-/// Pillow's `convert("RGB")` does.
+/// Decodes JPEG, PNG, WebP, BMP or GIF (the first frame) to RGB. Alpha is dropped, as Pillow's `convert("RGB")`
+/// drops it. 16-bit values keep their high byte; Pillow clips those of gray images instead, which leaves little but white.
 ///
 /// # Errors
 /// When the bytes are none of these, are damaged or truncated, or the image exceeds the limits.

@@ -15,6 +15,11 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing"]),
 ];
 
+/// Every name of a split; an unknown one has only its own.
+pub(crate) fn split_names(split: &str) -> Vec<&str> {
+    SPLITS.iter().find(|(_, names)| names.contains(&split)).map_or_else(|| vec![split], |(_, names)| names.to_vec())
+}
+
 /// The folder of a split below a data root: `root/SPLIT` under one of its names.
 ///
 /// ```

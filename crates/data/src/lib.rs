@@ -36,7 +36,7 @@ pub use error::{Error, Result};
 pub use folder::{ClassOrder, ImageFolder, split_dir};
 pub use idx::Idx;
 pub use image::Image;
-pub use loader::{Batch, Collate, Epoch, Loader, LoaderConfig, Moment, OnBad, Pixels, Stats};
+pub use loader::{Batch, Collate, Epoch, Loader, LoaderConfig, Moment, OnBad, Pixels, Stats, UNLABELLED};
 pub use mix::{Mix, MixMode};
 pub use open::open;
 pub use ops::{Op, PadMode};

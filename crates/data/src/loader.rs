@@ -48,6 +48,9 @@ impl Pixels {
     }
 }
 
+/// The label of a sample that has none, or several.
+pub const UNLABELLED: u32 = u32::MAX;
+
 /// A batch, ready to become tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
@@ -59,7 +62,7 @@ pub struct Batch {
     pub channels: usize,
     /// Views of each sample.
     pub views: usize,
-    /// Class of each sample; 0 where there is none.
+    /// Class of each sample; [`UNLABELLED`] where there is none.
     pub labels: Vec<u32>,
     /// (B, classes) where classes are mixed, smoothed or several a sample.
     pub targets: Option<Vec<f32>>,
@@ -93,7 +96,7 @@ pub enum OnBad {
     /// The next readable sample of the order takes its place: batches keep their size.
     #[default]
     Replace,
-    /// It is left out: batches become smaller.
+    /// It is left out: batches become smaller, and one that would be empty does not come.
     Skip,
     /// Loading stops with its error.
     Fail,
@@ -239,6 +242,9 @@ impl Loader {
         if n == 0 || c.batch_size == 0 {
             return Err(Error::Config(format!("{n} samples in batches of {}: nothing to load", c.batch_size)));
         }
+        if !(0.0..=1.0).contains(&c.max_bad) {
+            return Err(Error::Config(format!("max_bad {} is not a share from 0 to 1", c.max_bad)));
+        }
         if c.size.0 == 0 || c.size.1 == 0 {
             return Err(Error::Config(format!("images of {}x{}", c.size.0, c.size.1)));
         }
@@ -248,34 +254,45 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Changes a loader that nothing else holds yet.
-    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.0) {
-            change(shared);
-        }
-        self
+    /// A loader of its own with one thing changed, and with counters that start anew.
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let s = &*self.0;
+        let mut shared = Shared {
+            source: s.source.clone(),
+            pipeline: s.pipeline.clone(),
+            config: s.config.clone(),
+            decode: s.decode,
+            on_bad: s.on_bad,
+            bytes: s.bytes,
+            collate: s.collate.clone(),
+            bad: Mutex::default(),
+            first_bad: Mutex::default(),
+            spare: Mutex::default(),
+            stats: Stats::default(),
+        };
+        change(&mut shared);
+        Loader(Arc::new(shared))
     }
 
-    /// The same loader with other decoding. To be called before it is cloned or used.
+    /// The same loader with other decoding.
     #[must_use]
     pub fn decoding(self, options: Decode) -> Self {
         self.with(|s| s.decode = options)
     }
 
-    /// The same loader with another way with unreadable samples. To be called before it is cloned or used.
+    /// The same loader with another way with unreadable samples.
     #[must_use]
     pub fn on_bad(self, policy: OnBad) -> Self {
         self.with(|s| s.on_bad = policy)
     }
 
-    /// The same loader, delivering bytes that the consumer normalises on its device: a quarter of the traffic. To be called
-    /// before it is cloned or used.
+    /// The same loader, delivering bytes that the consumer normalises on its device: a quarter of the traffic.
     #[must_use]
     pub fn bytes(self) -> Self {
         self.with(|s| s.bytes = true)
     }
 
-    /// The same loader with one more change to each batch. To be called before it is cloned or used.
+    /// The same loader with one more change to each batch.
     #[must_use]
     pub fn collating(self, collate: Arc<dyn Collate>) -> Self {
         self.with(|s| s.collate.push(collate))
@@ -346,6 +363,7 @@ impl Loader {
             steps: self.steps(),
             state: Mutex::new(State { next: start, wanted: start, done: BTreeMap::new(), stop: false }),
             stream: Mutex::new(stream),
+            bad: Mutex::default(),
             changed: Condvar::new(),
         });
         let workers = self.0.config.workers.min(self.steps().saturating_sub(start));
@@ -364,7 +382,7 @@ struct State {
     next: usize,
     /// The batch the consumer waits for.
     wanted: usize,
-    done: BTreeMap<usize, Result<Batch>>,
+    done: BTreeMap<usize, Result<Option<Batch>>>,
     stop: bool,
 }
 
@@ -377,6 +395,8 @@ struct Job {
     steps: usize,
     state: Mutex<State>,
     stream: Mutex<Option<Samples>>,
+    /// Places of this epoch that could not be read, for streams.
+    bad: Mutex<HashSet<usize>>,
     changed: Condvar,
 }
 
@@ -414,7 +434,21 @@ impl Job {
 
     fn pull(&self, samples: &mut Samples, step: usize) -> Raw {
         let b = self.shared.config.batch_size;
-        timed(&self.shared.stats.read, || (step * b..(step + 1) * b).zip(samples).collect())
+        timed(&self.shared.stats.read, || {
+            let mut raw = Raw::new();
+            for place in step * b..(step + 1) * b {
+                // A stream that panics is over; its last sample is an error like any other.
+                match caught(|| samples.next().transpose().map(|s| s.map(Ok)).or_else(|e| Ok(Some(Err(e))))) {
+                    Ok(Some(sample)) => raw.push((place, sample)),
+                    Ok(None) => break,
+                    Err(e) => {
+                        raw.push((place, Err(e)));
+                        break;
+                    }
+                }
+            }
+            raw
+        })
     }
 
     fn buffer(&self, n: usize) -> Pixels {
@@ -434,7 +468,8 @@ impl Job {
         }
     }
 
-    fn batch(&self, step: usize, raw: Option<Raw>) -> Result<Batch> {
+    /// The batch of a step; none where no sample of it can be read.
+    fn batch(&self, step: usize, raw: Option<Raw>) -> Result<Option<Batch>> {
         let (c, p) = (&self.shared.config, &self.shared.pipeline);
         let first = step * c.batch_size;
         let n = match &raw {
@@ -459,18 +494,19 @@ impl Job {
             }
         }
         if indices.is_empty() {
-            return Err(Error::Config(format!("no sample of batch {step} can be read")));
+            return Ok(None);
         }
         if indices.len() < n {
             squeeze(&mut images, views, n, indices.len(), len);
         }
         let several = labels.iter().any(|l| matches!(l, Label::Classes(_)));
-        let targets = several.then(|| multi_hot(&labels, self.classes()));
-        let labels = labels.iter().map(|l| l.class().unwrap_or(0)).collect();
+        let targets = several.then(|| multi_hot(&labels, self.classes())).transpose()?;
+        let labels = labels.iter().map(|l| l.class().unwrap_or(UNLABELLED)).collect();
         let batch = Batch { images, size: c.size, channels, views, labels, targets, indices };
         let key = Key::new(c.seed).child("batch").index(self.epoch as u64).index(step as u64);
         let moment = Moment { epoch: self.epoch, step, key };
         timed(&self.shared.stats.collate, || self.shared.collate.iter().try_fold(batch, |b, c| c.collate(b, &moment)))
+            .map(Some)
     }
 
     fn classes(&self) -> usize {
@@ -520,15 +556,16 @@ impl Job {
         for ahead in 0..self.order.len() {
             let Pick { index, repeat } = self.order[(place + ahead) % self.order.len()];
             let i = index as usize;
-            if !lock(&shared.bad).contains(&i) {
-                let key = key.index(i as u64);
-                let key = if repeat > 0 { key.child("repeat").index(repeat.into()) } else { key };
-                let sample = timed(&shared.stats.read, || caught(|| data.get(i)));
-                match sample.and_then(|s| self.prepare(s, &key, images, n, slot, len)) {
-                    Ok(label) => return Ok(Some((i, label))),
-                    Err(e @ Error::Config(_)) => return Err(e),
-                    Err(e) => self.report(i, data.name(i), e)?,
-                }
+            if i >= data.len() {
+                return Err(Error::Config(format!("the sampler names sample {i} of a data set of {}", data.len())));
+            }
+            let key = key.index(i as u64);
+            let key = if repeat > 0 { key.child("repeat").index(repeat.into()) } else { key };
+            let sample = timed(&shared.stats.read, || caught(|| data.get(i)));
+            match sample.and_then(|s| self.prepare(s, &key, images, n, slot, len)) {
+                Ok(label) => return Ok(Some((i, label))),
+                Err(e @ Error::Config(_)) => return Err(e),
+                Err(e) => self.report(i, data.name(i), e)?,
             }
             if shared.on_bad == OnBad::Skip {
                 return Ok(None);
@@ -580,7 +617,12 @@ impl Job {
         };
         let text = error.to_string();
         let text = if text.contains(&name) { text } else { format!("{name}: {text}") };
-        let mut bad = lock(&self.shared.bad);
+        // A stream's places say nothing beyond their epoch.
+        let streamed = matches!(self.shared.source, Source::Streamed { .. });
+        let mut bad = lock(if streamed { &self.bad } else { &self.shared.bad });
+        if streamed {
+            lock(&self.shared.bad).insert(i);
+        }
         if bad.insert(i) {
             tracing::warn!("skipped: {text}");
         }
@@ -613,7 +655,7 @@ fn squeeze(images: &mut Pixels, views: usize, n: usize, kept: usize, len: usize)
     }
 }
 
-fn multi_hot(labels: &[Label], classes: usize) -> Vec<f32> {
+fn multi_hot(labels: &[Label], classes: usize) -> Result<Vec<f32>> {
     let mut out = vec![0.0; labels.len() * classes];
     for (row, label) in out.chunks_exact_mut(classes.max(1)).zip(labels) {
         let all = match label {
@@ -621,9 +663,17 @@ fn multi_hot(labels: &[Label], classes: usize) -> Vec<f32> {
             Label::Class(c) => std::slice::from_ref(c),
             Label::Classes(c) => c.as_slice(),
         };
-        all.iter().for_each(|c| row[*c as usize] = 1.0);
+        for c in all {
+            match row.get_mut(*c as usize) {
+                Some(v) => *v = 1.0,
+                None => return Err(Error::Config(format!("label {c} of a data set that names {classes} classes"))),
+            }
+        }
     }
-    out
+    if classes == 0 {
+        return Err(Error::Config("several labels a sample, but the data set names no classes".into()));
+    }
+    Ok(out)
 }
 
 /// The batches of one epoch, in order. Dropping it stops the workers.
@@ -643,28 +693,30 @@ impl Iterator for Epoch {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
-        if self.step >= self.job.steps {
-            return None;
-        }
-        let step = self.step;
-        self.step += 1;
-        let start = Instant::now();
-        let batch = if self.threads.is_empty() {
-            let raw = lock(&self.job.stream).as_mut().map(|samples| self.job.pull(samples, step));
-            self.job.batch(step, raw)
-        } else {
-            let mut s = lock(&self.job.state);
-            loop {
-                if let Some(batch) = s.done.remove(&step) {
-                    s.wanted = step + 1;
-                    break batch;
+        while self.step < self.job.steps {
+            let step = self.step;
+            self.step += 1;
+            let start = Instant::now();
+            let batch = if self.threads.is_empty() {
+                let raw = lock(&self.job.stream).as_mut().map(|samples| self.job.pull(samples, step));
+                self.job.batch(step, raw)
+            } else {
+                let mut s = lock(&self.job.state);
+                loop {
+                    if let Some(batch) = s.done.remove(&step) {
+                        s.wanted = step + 1;
+                        break batch;
+                    }
+                    s = self.job.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
                 }
-                s = self.job.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            };
+            self.job.changed.notify_all();
+            self.job.shared.stats.wait.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            if let Some(batch) = batch.transpose() {
+                return Some(batch);
             }
-        };
-        self.job.changed.notify_all();
-        self.job.shared.stats.wait.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        Some(batch)
+        }
+        None
     }
 }
 
@@ -794,6 +846,40 @@ mod tests {
         assert!(a.iter().all(|l| l % 2 == 0) && b.iter().all(|l| l % 2 == 1));
         let thrice = Repeat::new(InOrder(Arc::new(Made { n: 5, bad: vec![], panics: false })), 3);
         assert_eq!((Stream::len(&thrice, 1), thrice.open(0, 0, 1).unwrap().count()), (15, 15));
+    }
+
+    #[test]
+    fn streams_that_panic_or_end_early_and_unreadable_batches_end_nothing_else() {
+        let c = LoaderConfig {
+            drop_last: false,
+            ..loader(Made { n: 30, bad: vec![], panics: false }, 0, 0.5).unwrap().0.config.clone()
+        };
+        let p = Pipeline::mae_pretrain((4, 4), Normalize::imagenet());
+        for workers in [0, 1, 3] {
+            let c = LoaderConfig { workers, ..c.clone() };
+            let make = |bad: Vec<usize>, panics: bool| {
+                let stream = Arc::new(InOrder(Arc::new(Made { n: 37, bad, panics })));
+                Loader::streaming(stream, 0, 1, p.clone(), c.clone()).unwrap()
+            };
+            // Sample 3 panics: it is left out, and the stream goes on behind it.
+            let all_but_one: usize = all(&make(vec![], true), 0, 0).iter().map(|b| b.indices.len()).sum();
+            assert_eq!(all_but_one, 36, "{workers} workers");
+            let l = make(vec![36], false);
+            assert_eq!(all(&l, 0, 0).len(), 9, "the last batch has nothing in it");
+            for epoch in 0..30 {
+                all(&l, epoch, 0); // one bad sample an epoch never adds up
+            }
+        }
+        let e = Loader::with_sampler(
+            Arc::new(Made { n: 8, bad: vec![], panics: false }),
+            Arc::new(Sequential(20)),
+            p.clone(),
+            c.clone(),
+        );
+        let e = e.unwrap().epoch(0, 0).find_map(Result::err).unwrap().to_string();
+        assert!(e.contains("sample 8 of a data set of 8"), "{e}");
+        let bad = LoaderConfig { max_bad: f64::NAN, ..c };
+        assert!(Loader::new(Arc::new(Made { n: 8, bad: vec![], panics: false }), p, bad).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::draw::Draw;
 use crate::error::{Error, Result};
-use crate::loader::{Batch, Collate, Moment, Pixels};
+use crate::loader::{Batch, Collate, Moment, Pixels, UNLABELLED};
 use candlelight_kernels::Key;
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +124,7 @@ impl Mix {
                 let span = |n: usize, d: &mut Draw| {
                     let (least, most) = ((n as f64 * lo) as usize, (n as f64 * hi) as usize);
                     let side = least + d.below((most - least).max(1));
-                    let from = d.below((n - side).max(1));
+                    let from = d.below(n - side + 1);
                     (from, from + side)
                 };
                 (span(h, d), span(w, d))
@@ -132,8 +132,8 @@ impl Mix {
             None => {
                 let side = (1.0 - d.beta(self.cutmix, self.cutmix)?).sqrt();
                 let span = |n: usize, d: &mut Draw| {
-                    let (half, center) = ((n as f64 * side) as usize / 2, d.below(n));
-                    (center.saturating_sub(half), (center + half).min(n))
+                    let (length, center) = ((n as f64 * side) as usize, d.below(n));
+                    (center.saturating_sub(length / 2), (center + length.div_ceil(2)).min(n))
                 };
                 (span(h, d), span(w, d))
             }
@@ -205,8 +205,13 @@ impl Collate for Mix {
         if batch.views > 1 {
             return Err(Error::Config("mixup and several views of a sample do not go together".into()));
         }
-        if let Some(label) = batch.labels.iter().find(|l| **l as usize >= self.classes) {
+        let unknown = |l: &&u32| **l != UNLABELLED && **l as usize >= self.classes;
+        if let Some(label) = batch.labels.iter().find(unknown) {
             return Err(Error::Config(format!("label {label} of a model with {} classes", self.classes)));
+        }
+        self.check()?;
+        if batch.targets.is_none() && batch.labels.contains(&UNLABELLED) {
+            return Err(Error::Config("mixup needs a class for every sample".into()));
         }
         let off = self.off_epoch.is_some_and(|e| moment.epoch >= e);
         let draws = self.draws(n, h, w, off, &moment.key.child("mix"))?;
@@ -217,13 +222,21 @@ impl Collate for Mix {
         };
         let off_value = self.smoothing / self.classes as f32;
         let on_value = 1.0 - self.smoothing + off_value;
+        // Several classes a sample: each is smoothed towards a half, as timm does.
+        let rows = batch.targets.as_ref();
+        if rows.is_some_and(|t| t.len() != n * self.classes) {
+            return Err(Error::Config(format!("targets of other than {} classes", self.classes)));
+        }
+        let value = |sample: usize, k: usize| match rows {
+            Some(t) => t[sample * self.classes + k] * (1.0 - self.smoothing) + 0.5 * self.smoothing,
+            None if batch.labels[sample] as usize == k => on_value,
+            None => off_value,
+        };
         let mut targets = vec![0.0; keep * self.classes];
         for (i, row) in targets.chunks_exact_mut(self.classes).enumerate() {
             let lam = draws[i].lam as f32;
-            let (own, partner) = (batch.labels[i] as usize, batch.labels[n - 1 - i] as usize);
             for (k, t) in row.iter_mut().enumerate() {
-                let value = |label: usize| if label == k { on_value } else { off_value };
-                *t = value(own) * lam + value(partner) * (1.0 - lam);
+                *t = value(i, k) * lam + value(n - 1 - i, k) * (1.0 - lam);
             }
         }
         let (mut labels, mut indices) = (batch.labels, batch.indices);
@@ -314,6 +327,22 @@ mod tests {
         assert_eq!(share(&Mix { off_epoch: Some(3), ..plain.clone() }), 1.0);
         assert_ne!(share(&Mix { off_epoch: Some(4), ..plain.clone() }), 1.0);
         assert_eq!(share(&Mix { prob: 0.0, ..plain }), 1.0);
+    }
+
+    #[test]
+    fn several_classes_a_sample_are_mixed_too_and_none_is_an_error() {
+        let m = Mix { smoothing: 0.2, ..mix(0.8, 0.0, MixMode::Batch) };
+        let mut b = batch(2);
+        b.labels = vec![UNLABELLED; 2];
+        b.targets = Some(vec![1., 0., 1., 0., 0., 0., 0., 1., 0., 0., 0., 0.]);
+        let out = m.collate(b, &moment(1)).unwrap();
+        let Pixels::F32(images) = out.images else { panic!() };
+        let lam = 1.0 - images[0];
+        let want = [0.1 + 0.8 * lam, 0.1 + 0.8 * (1.0 - lam), 0.1 + 0.8 * lam, 0.1];
+        out.targets.unwrap().iter().zip(want).for_each(|(t, w)| assert!((t - w).abs() < 1e-6));
+        let mut b = batch(2);
+        b.labels[1] = UNLABELLED;
+        assert!(m.collate(b, &moment(1)).unwrap_err().to_string().contains("a class for every sample"));
     }
 
     #[test]

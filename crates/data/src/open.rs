@@ -4,11 +4,11 @@ use crate::archive::Archive;
 use crate::cifar::Cifar;
 use crate::dataset::Dataset;
 use crate::error::{Result, file};
-use crate::folder::{ClassOrder, ImageFolder, split_dir};
+use crate::folder::{ClassOrder, ImageFolder, split_dir, split_names};
 use crate::idx::Idx;
 use crate::table::Table;
 use crate::tar_folder::{TarFolder, WebDataset, shards};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Opens a labelled data set, told apart by what lies there: IDX or CIFAR files, a CSV or TSV list, tar files (WebDataset
@@ -43,18 +43,46 @@ pub fn open(root: &Path, split: &str, order: ClassOrder) -> Result<Arc<dyn Datas
             return Ok(Arc::new(Table::open(&name, order)?));
         }
     }
-    let one = root.join(format!("{split}.tar"));
-    if one.is_file() {
-        return tars(&one, order);
-    }
     let folder = split_dir(root, split).unwrap_or_else(|| root.into());
-    if shards(&folder).is_ok() { tars(&folder, order) } else { Ok(Arc::new(ImageFolder::labelled_in(&folder, order)?)) }
+    match shards(&folder) {
+        // Folders beside archives are what the data is; the archives may be anything.
+        Ok(all) if !has_folders(&folder)? => from_tars(&of_split(&folder, all, split)?, order),
+        _ => Ok(Arc::new(ImageFolder::labelled_in(&folder, order)?)),
+    }
+}
+
+fn has_folders(path: &Path) -> Result<bool> {
+    let entries = std::fs::read_dir(path).map_err(|e| file(path, e))?;
+    Ok(entries.flatten().any(|e| e.path().is_dir() && !e.file_name().to_string_lossy().starts_with('.')))
+}
+
+/// The archives whose names begin with the split's (`train-000000.tar`); all of them where no split is named.
+fn of_split(folder: &Path, all: Vec<PathBuf>, split: &str) -> Result<Vec<PathBuf>> {
+    let names = |p: &PathBuf, split: &str| {
+        let stem = p.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
+        split_names(split).iter().any(|n| {
+            stem.strip_prefix(n)
+                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()) || rest.is_empty())
+        })
+    };
+    let mine: Vec<PathBuf> = all.iter().filter(|p| names(p, split)).cloned().collect();
+    if !mine.is_empty() {
+        return Ok(mine);
+    }
+    if all.iter().any(|p| ["train", "val", "test"].iter().any(|s| names(p, s))) {
+        return Err(file(folder, format!("holds archives of other splits, none of {split}")));
+    }
+    Ok(all)
 }
 
 fn tars(path: &Path, order: ClassOrder) -> Result<Arc<dyn Dataset>> {
-    match shards(path)?.first() {
-        Some(first) if WebDataset::recognises(&Archive::open(first)?) => Ok(Arc::new(WebDataset::open(path)?)),
-        _ => Ok(Arc::new(TarFolder::open(path, order)?)),
+    from_tars(&shards(path)?, order)
+}
+
+fn from_tars(paths: &[PathBuf], order: ClassOrder) -> Result<Arc<dyn Dataset>> {
+    match paths.first() {
+        Some(first) if WebDataset::recognises(&Archive::open(first)?) => Ok(Arc::new(WebDataset::from_shards(paths)?)),
+        _ => Ok(Arc::new(TarFolder::from_archives(paths, order)?)),
     }
 }
 
@@ -85,6 +113,17 @@ mod tests {
         assert_eq!(found(&root.join("shards"), "train").unwrap(), (1, 1));
         std::fs::write(root.join("shards/data_batch_1.bin"), [0; 3073]).unwrap();
         assert!(found(&root.join("shards"), "train").unwrap_err().to_string().contains("data_batch_2"));
+        let both = root.join("both");
+        std::fs::create_dir(&both).unwrap();
+        for (name, n) in [("train-000000", "0"), ("train-000001", "1"), ("validation_0", "2")] {
+            std::fs::write(both.join(format!("{name}.tar")), tar_of(&[("1.png", &png), ("1.cls", n.as_bytes())]))
+                .unwrap();
+        }
+        assert_eq!((found(&both, "train").unwrap().0, found(&both, "val").unwrap().0), (2, 1));
+        assert!(found(&both, "test").unwrap_err().to_string().contains("none of test"));
+        std::fs::create_dir_all(both.join("cat")).unwrap();
+        std::fs::write(both.join("cat/1.png"), &png).unwrap();
+        assert_eq!(found(&both, "train").unwrap(), (1, 1), "class folders come before archives beside them");
         assert!(found(&root.join("none"), "train").unwrap_err().to_string().contains("no such"));
     }
 }

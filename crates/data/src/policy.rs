@@ -66,7 +66,7 @@ const TOP: f64 = 10.0;
 
 impl Leveled {
     /// The operation at `level`; signs are drawn.
-    fn at(self, level: f64, image: &Image, hints: &PolicyHints, d: &mut Draw) -> Op {
+    fn at(self, level: f64, translate: f64, image: &Image, hints: &PolicyHints, d: &mut Draw) -> Op {
         let part = level / TOP;
         let signed = |d: &mut Draw, v: f64| if d.uniform() > 0.5 { -v } else { v };
         let enhance = part * 1.8 + 0.1;
@@ -107,7 +107,7 @@ impl Leveled {
             }
             L::ShearX | L::ShearY | L::TranslateXRel | L::TranslateYRel => {
                 let (w, h) = (image.width as f64, image.height as f64);
-                let shift = signed(d, part * if matches!(self, L::ShearX | L::ShearY) { 0.3 } else { 0.45 });
+                let shift = signed(d, part * if matches!(self, L::ShearX | L::ShearY) { 0.3 } else { translate });
                 let matrix = match self {
                     L::ShearX => [1.0, shift, 0.0, 0.0, 1.0, 0.0],
                     L::ShearY => [1.0, 0.0, 0.0, shift, 1.0, 0.0],
@@ -275,6 +275,8 @@ struct Noise {
     std: f64,
     /// Largest level.
     max: f64,
+    /// Largest shift as a share of the side.
+    translate: f64,
 }
 
 impl Noise {
@@ -389,7 +391,7 @@ impl FromStr for Policy {
         let mut parts = text.split('-');
         let name = parts.next().unwrap_or_default();
         let mut s = Sections { text, allowed: NAMES, left: parts.collect() };
-        let mut noise = Noise { std: 0.0, max: TOP };
+        let mut noise = Noise { std: 0.0, max: TOP, translate: 0.45 };
         let spread = |v: f64| if v > 100.0 { f64::INFINITY } else { v };
         let kind = match name {
             "rand" => {
@@ -424,7 +426,7 @@ impl FromStr for Policy {
             "augmix" => {
                 s.allowed = "mLEVEL, wWIDTH, dDEPTH (d-1: 1 to 3), aALPHA, b0, b1, mstdSTD";
                 let (mut level, mut width, mut depth, mut alpha, mut blended) = (3.0, 3, None, 1.0, false);
-                noise.std = f64::INFINITY;
+                (noise.std, noise.translate) = (f64::INFINITY, 0.3);
                 s.each(|key, v| {
                     match key {
                         "m" => level = within(v, 0.0, 100.0)?,
@@ -434,7 +436,7 @@ impl FromStr for Policy {
                         "a" if v > 0.0 => alpha = within(v, 0.0, 1e6)?,
                         "a" => return Err("is not above 0".into()),
                         "b" => blended = whole(v, 0, 1)? == 1,
-                        "mstd" => noise.std = spread(v),
+                        "mstd" => noise.std = v,
                         _ => return Ok(false),
                     }
                     Ok(true)
@@ -448,7 +450,7 @@ impl FromStr for Policy {
                 };
                 s.allowed = "mstdSTD";
                 s.each(|key, v| {
-                    noise.std = spread(v);
+                    noise.std = v;
                     Ok(key == "mstd")
                 })?;
                 Kind::Auto { subs, noise }
@@ -523,7 +525,7 @@ fn step(
         return Ok(image);
     }
     let level = noise.level(level, d);
-    op.at(level, &image, hints, d).apply(image)
+    op.at(level, noise.translate, &image, hints, d).apply(image)
 }
 
 /// `n` operations: with replacement, or, weighted, without.
@@ -584,7 +586,7 @@ mod tests {
         let d = &mut Draw::new(Key::new(0));
         let levels = [0.0, 1.0, 2.5, 5.0, 7.4, 7.5, 9.0, 10.0];
         let mut value = |op: Leveled| {
-            levels.map(|l| match op.at(l, &picture(), &PolicyHints::default(), d) {
+            levels.map(|l| match op.at(l, 0.45, &picture(), &PolicyHints::default(), d) {
                 Op::Posterize { bits } => bits as i32,
                 Op::Solarize { threshold } => threshold,
                 Op::SolarizeAdd { add } => add,
@@ -596,6 +598,26 @@ mod tests {
         assert_eq!(value(L::SolarizeAdd), [0, 11, 27, 55, 81, 82, 99, 110]);
         assert_eq!(value(L::Posterize), [0, 0, 1, 2, 2, 3, 3, 4]);
         assert_eq!(value(L::PosterizeOriginal), [4, 4, 5, 6, 6, 7, 7, 8]);
+    }
+
+    #[test]
+    fn augmix_shifts_less_far_than_the_others() {
+        let shift = |text: &str| match text.parse::<Policy>().unwrap().kind {
+            Kind::AugMix { noise, .. } | Kind::Rand { noise, .. } => {
+                match L::TranslateXRel.at(
+                    10.0,
+                    noise.translate,
+                    &picture(),
+                    &PolicyHints::default(),
+                    &mut Draw::new(Key::new(0)),
+                ) {
+                    Op::Affine { matrix, .. } => matrix[2].abs() / 24.0,
+                    other => panic!("{other:?}"),
+                }
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!((shift("augmix-m3") - 0.3).abs() < 1e-12 && (shift("rand-m9") - 0.45).abs() < 1e-12);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Resizing, as Pillow and as OpenCV do it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::geometry::walked;
 use crate::image::Image;
 use candlelight_kernels::resize as kernel;
@@ -64,6 +64,11 @@ pub fn resize_box(image: &Image, window: [f64; 4], width: usize, height: usize, 
 }
 
 fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, height: usize) -> Result<Image> {
+    let inside = |a: f64, b: f64, side: usize| a >= 0.0 && a < b && b <= side as f64;
+    if !inside(left, right, image.width) || !inside(top, bottom, image.height) {
+        let (w, h) = (image.width, image.height);
+        return Err(Error::Config(format!("a window ({left}, {top}, {right}, {bottom}) of an image {w}x{h}")));
+    }
     let at = |from: f64, to: f64, n: usize, side: usize| -> Vec<usize> {
         let (from, to) = (from as f32, to as f32);
         let step = f64::from(to - from) / n as f64;

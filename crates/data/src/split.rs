@@ -79,6 +79,10 @@ pub fn leave_one_group_out(groups: &[u64]) -> Result<Vec<Fold>> {
 /// # Errors
 /// When there are fewer than two samples.
 pub fn leave_one_out(n: usize) -> Result<Vec<Fold>> {
+    // Every fold lists every sample.
+    if n > 10_000 {
+        return Err(Error::Config(format!("leaving one out of {n} samples trains {n} models: use k_fold")));
+    }
     leave_one_group_out(&(0..n as u64).collect::<Vec<_>>())
 }
 
@@ -105,6 +109,9 @@ pub fn stratified(labels: &[u32], test: f64, seed: u64) -> Result<Fold> {
 }
 
 fn check(folds: usize, most: usize, what: &str) -> Result<()> {
+    if most < 2 {
+        return Err(Error::Config(format!("{most} {what} cannot be split into folds")));
+    }
     if folds < 2 || folds > most {
         return Err(Error::Config(format!("{folds} folds of {most} {what}: expected from 2 to {most}")));
     }

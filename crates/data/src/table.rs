@@ -1,6 +1,7 @@
 //! Lists of images in CSV or TSV files.
 
 use crate::dataset::{Dataset, Label, Picture, Sample};
+use crate::decode::Limits;
 use crate::error::{Result, file};
 use crate::folder::{ClassOrder, sort_classes};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ impl Table {
         let (mut at, mut rows) = ((0, 1), vec![]);
         for (i, record) in reader.records().enumerate() {
             let record = record.map_err(|e| file(path, e))?;
+            let line = record.position().map_or(i as u64 + 1, csv::Position::line);
             let column = |names: &[&str]| record.iter().position(|f| names.contains(&f.to_lowercase().as_str()));
             if i == 0
                 && let Some(p) = column(&["path", "file", "filename", "image"])
@@ -40,7 +42,7 @@ impl Table {
                 continue;
             }
             let Some(name) = record.get(at.0).filter(|n| !n.is_empty()) else {
-                return Err(file(path, format!("line {}: no path", i + 1)));
+                return Err(file(path, format!("line {line}: no path")));
             };
             let labels = record.get(at.1).unwrap_or_default();
             let labels: Vec<String> =
@@ -69,11 +71,10 @@ impl Table {
         };
         let label = |names: &[String]| {
             let mut all: Vec<u32> = names.iter().filter_map(index).collect();
-            match all.pop() {
-                None => Label::None,
-                Some(one) if !several => Label::Class(one),
-                Some(last) => Label::Classes([all, vec![last]].concat()),
+            if several {
+                return Label::Classes(all);
             }
+            all.pop().map_or(Label::None, Label::Class)
         };
         let samples = rows.iter().map(|(p, l)| (p.clone(), label(l))).collect();
         Ok(Table { samples, classes })
@@ -87,6 +88,11 @@ impl Dataset for Table {
 
     fn get(&self, i: usize) -> Result<Sample> {
         let (path, label) = &self.samples[i];
+        let size = std::fs::metadata(path).map_err(|e| file(path, e))?.len();
+        let most = Limits::default().bytes;
+        if size > most {
+            return Err(file(path, format!("{size} bytes exceed the limit of {most}")));
+        }
         let bytes = std::fs::read(path).map_err(|e| file(path, e))?;
         Ok(Sample { picture: Picture::Encoded(bytes), label: label.clone() })
     }
@@ -123,14 +129,14 @@ mod tests {
         assert_eq!((t.classes().len(), t.label(0).unwrap()), (11, Label::Class(10)));
         let t = table("m.csv", "1.jpg,a;c\n2.jpg,b\n3.jpg,\n").unwrap();
         assert_eq!(t.label(0).unwrap(), Label::Classes(vec![0, 2]));
-        assert_eq!((t.label(1).unwrap(), t.label(2).unwrap()), (Label::Classes(vec![1]), Label::None));
+        assert_eq!((t.label(1).unwrap(), t.label(2).unwrap()), (Label::Classes(vec![1]), Label::Classes(vec![])));
         assert_eq!(table("u.csv", "file\n1.jpg\n").unwrap().label(0).unwrap(), Label::None);
         assert!(t.get(0).unwrap_err().to_string().contains("1.jpg"));
     }
 
     #[test]
     fn lines_without_a_path_are_named() {
-        assert!(table("a.csv", "1.jpg,0\n,1\n").unwrap_err().to_string().contains("line 2"));
+        assert!(table("a.csv", "\"1\n.jpg\",0\n,1\n").unwrap_err().to_string().contains("line 3"));
         assert!(table("a.csv", "path,label\n").unwrap_err().to_string().contains("no line"));
     }
 }

@@ -47,16 +47,26 @@ pub struct TarFolder {
 }
 
 impl TarFolder {
-    /// Opens a tar file (its top folders are classes, or it holds one tar a class) or a folder of tar files (each a class).
+    /// Opens a tar file (its top folders are classes, or it holds one tar a class) or a folder of tar files (each a class,
+    /// unless there are folders in them).
     ///
     /// # Errors
     /// When an archive is broken or holds no image.
     pub fn open(path: &Path, order: ClassOrder) -> Result<Self> {
-        let archives = shards(path)?.iter().map(|p| Archive::open(p)).collect::<Result<Vec<_>>>()?;
-        let single = archives.len() == 1 && path.is_file();
+        Self::from_archives(&shards(path)?, order)
+    }
+
+    /// [`TarFolder::open`] of these files.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_archives(paths: &[PathBuf], order: ClassOrder) -> Result<Self> {
+        let archives = paths.iter().map(|p| Archive::open(p)).collect::<Result<Vec<_>>>()?;
         let mut found: Vec<(String, u32, u32)> = vec![];
         for (a, archive) in archives.iter().enumerate() {
-            let images: Vec<usize> = (0..archive.len()).filter(|&i| is_image(Path::new(archive.name(i)))).collect();
+            let hidden = |i: usize| archive.name(i).rsplit('/').next().is_some_and(|n| n.starts_with('.'));
+            let images: Vec<usize> =
+                (0..archive.len()).filter(|&i| is_image(Path::new(archive.name(i))) && !hidden(i)).collect();
             if images.is_empty() {
                 return Err(file(archive.path(), "no image in this archive"));
             }
@@ -68,7 +78,7 @@ impl TarFolder {
                 skip += 1;
             }
             for i in images {
-                let class = if single && depth(i) > 0 {
+                let class = if depth(i) > skip {
                     top(i, skip).to_string()
                 } else {
                     archive.path().file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
@@ -137,7 +147,15 @@ impl WebDataset {
     /// # Errors
     /// When an archive is broken, no sample is there, or a label is no number or past the last class.
     pub fn open(path: &Path) -> Result<Self> {
-        let tars = shards(path)?;
+        Self::from_shards(&shards(path)?)
+    }
+
+    /// [`WebDataset::open`] of these files.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_shards(tars: &[PathBuf]) -> Result<Self> {
+        let Some(path) = tars.first() else { return Err(Error::Config("no shards".into())) };
         let archives = tars.iter().map(|p| Archive::open(p)).collect::<Result<Vec<_>>>()?;
         let mut samples = vec![];
         for (a, archive) in archives.iter().enumerate() {
@@ -146,7 +164,7 @@ impl WebDataset {
             for i in 0..archive.len() {
                 let name = archive.name(i);
                 let base = name.rfind('/').map_or(0, |s| s + 1);
-                let Some(dot) = name[base..].find('.') else { continue };
+                let Some(dot) = name[base..].find('.').filter(|d| *d > 0) else { continue };
                 let (key, extension) = (&name[..base + dot], &name[base + dot + 1..]);
                 let place = *open.entry(key).or_insert_with(|| {
                     samples.push((a as u32, NONE, NONE));
@@ -154,7 +172,10 @@ impl WebDataset {
                 });
                 match extension.to_lowercase().as_str() {
                     "cls" => samples[place].2 = i as u32,
-                    e if is_image(Path::new(&format!("x.{e}"))) => samples[place].1 = i as u32,
+                    // `mask.png` is not the image of its key.
+                    e if samples[place].1 == NONE && is_image(Path::new(&format!("x.{e}"))) && !e.contains('.') => {
+                        samples[place].1 = i as u32;
+                    }
                     _ => {}
                 }
             }
@@ -170,7 +191,7 @@ impl WebDataset {
         if samples.is_empty() {
             return Err(file(path, "no sample with an image in these shards"));
         }
-        let names = tars[0].with_file_name("classes.txt");
+        let names = path.with_file_name("classes.txt");
         let classes: Vec<String> =
             std::fs::read_to_string(names).unwrap_or_default().lines().map(String::from).collect();
         let mut set = WebDataset { archives, samples, classes };
@@ -186,7 +207,7 @@ impl WebDataset {
 
     /// Whether a tar file looks like a shard: it holds `.cls` files.
     pub fn recognises(archive: &Archive) -> bool {
-        (0..archive.len().min(64)).any(|i| archive.name(i).ends_with(".cls"))
+        (0..archive.len()).any(|i| archive.name(i).ends_with(".cls"))
     }
 }
 
@@ -259,6 +280,11 @@ impl ShardWriter {
         }
         if !classes.is_empty() {
             let names = prefix.with_file_name("classes.txt");
+            if let Ok(there) = std::fs::read_to_string(&names)
+                && !there.lines().eq(classes.iter().map(String::as_str))
+            {
+                return Err(file(&names, "names other classes than this data set: name another place for its shards"));
+            }
             std::fs::write(&names, classes.join("\n") + "\n").map_err(|e| file(&names, e))?;
         }
         Ok(ShardWriter { prefix: prefix.into(), shard_bytes, tar: None, used: 0, shard: 0, samples: 0 })
@@ -335,7 +361,7 @@ mod tests {
         let entries: Vec<(&str, &[u8])> = vec![
             ("train/dog/b.png", &png),
             ("train/cat/10.png", &png),
-            ("train/cat/notes.txt", b"x"),
+            ("train/cat/._2.png", b"x"),
             ("train/cat/2.png", &png),
         ];
         std::fs::write(&one, tar_of(&entries)).unwrap();
@@ -352,6 +378,13 @@ mod tests {
         }
         assert_eq!(TarFolder::open(&many, ClassOrder::Lexicographic).unwrap().classes(), ["1", "10", "2"]);
         assert_eq!(TarFolder::open(&many, ClassOrder::Natural).unwrap().classes(), ["1", "2", "10"]);
+        let foldered = dir.path().join("foldered");
+        std::fs::create_dir(&foldered).unwrap();
+        for (part, class) in [("part-0", "cat"), ("part-1", "dog")] {
+            let name = format!("{class}/1.png");
+            std::fs::write(foldered.join(format!("{part}.tar")), tar_of(&[(name.as_str(), &png)])).unwrap();
+        }
+        assert_eq!(TarFolder::open(&foldered, ClassOrder::Natural).unwrap().classes(), ["cat", "dog"]);
         std::fs::write(many.join("3.tar"), tar_of(&[("x.txt", b"")])).unwrap();
         assert!(TarFolder::open(&many, ClassOrder::Natural).unwrap_err().to_string().contains("3.tar"));
         assert!(shards(&dir.path().join("nothing")).is_err());
@@ -374,6 +407,8 @@ mod tests {
             assert_eq!(s.label, Label::Class(i as u32 % 3));
             assert_eq!(s.image(&Default::default()).unwrap().width, 4 + i);
         }
+        let e = ShardWriter::new(&dir.path().join("set/val"), 5000, &classes[..2]).unwrap_err().to_string();
+        assert!(e.contains("other classes"), "{e}");
         let braces = dir.path().join("set/part-{000000..000001}.tar");
         assert!(WebDataset::open(&braces).unwrap().len() < 20);
         assert!(WebDataset::open(&dir.path().join("set/part-{x..y}.tar")).unwrap_err().to_string().contains("range"));
@@ -384,7 +419,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.tar");
         let png = sample_png(2, 2);
-        std::fs::write(&path, tar_of(&[("a.png", &png), ("a.cls", b"12\n"), ("b.txt", b"no image")])).unwrap();
+        std::fs::write(
+            &path,
+            tar_of(&[("a.png", &png), ("a.mask.png", b"no"), ("a.cls", b"12\n"), ("b.txt", b"no image")]),
+        )
+        .unwrap();
         assert_eq!(WebDataset::open(&path).unwrap().classes().len(), 13);
         std::fs::write(dir.path().join("classes.txt"), "x\ny\n").unwrap();
         let e = WebDataset::open(&path).unwrap().get(0).unwrap_err().to_string();

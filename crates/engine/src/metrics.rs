@@ -1,6 +1,8 @@
 //! Accuracy and loss over a whole data set, exact for any batch size and number of processes.
 
 use crate::error::{Error, Result};
+use candle_core::{Device, Tensor};
+use candlelight_data::{Loader, UNLABELLED};
 use serde::Serialize;
 
 /// Counts over the samples seen so far.
@@ -43,6 +45,9 @@ impl Metrics {
             return Err(Error::Config(format!("{} logits for {n} labels of {k} classes", logits.len())));
         }
         for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
+            if label == UNLABELLED {
+                return Err(Error::Config("a sample without a class cannot be judged".into()));
+            }
             let label = label as usize;
             if label >= self.classes {
                 return Err(Error::Config(format!("label {label} of {} classes", self.classes)));
@@ -105,6 +110,27 @@ impl Metrics {
         };
         (0..self.classes).map(share).collect()
     }
+}
+
+/// Runs `forward` (images (B, C, H, W) -> logits (B, classes)) over a loader's first epoch.
+///
+/// # Errors
+/// When the data cannot be read, or the logits or labels do not fit.
+pub fn evaluate(
+    loader: &Loader,
+    classes: usize,
+    device: &Device,
+    mut forward: impl FnMut(&Tensor) -> Result<Tensor>,
+    mut progress: impl FnMut(&Metrics),
+) -> Result<Metrics> {
+    let mut metrics = Metrics::new(classes);
+    for batch in loader.epoch(0, 0) {
+        let mut batch = batch?;
+        let images = crate::batch::images(&mut batch, &loader.pipeline().normalize, device)?;
+        metrics.add(&forward(&images)?.flatten_all()?.to_vec1()?, &batch.labels)?;
+        progress(&metrics);
+    }
+    Ok(metrics)
 }
 
 #[cfg(test)]

@@ -64,12 +64,11 @@ const TORCHVISION_BLOCK: [(&str, &str); 7] = [
     ("mlp.fc1", "mlp.0"),
     ("mlp.fc2", "mlp.3"),
 ];
-const HUGGINGFACE: [(&str, &str); 11] = [
+const HUGGINGFACE: [(&str, &str); 10] = [
     ("cls_token", "vit.embeddings.cls_token"),
     ("pos_embed", "vit.embeddings.position_embeddings"),
     ("patch_embed.proj", "vit.embeddings.patch_embeddings.projection"),
     ("norm", "vit.layernorm"),
-    ("fc_norm", "vit.layernorm"),
     ("head", "classifier"),
     ("decoder_embed", "decoder.decoder_embed"),
     ("mask_token", "decoder.mask_token"),
@@ -103,19 +102,21 @@ fn renamed(name: &str, from: &str, to: &str) -> Option<String> {
     (rest.is_empty() || rest.starts_with('.')).then(|| format!("{to}{rest}"))
 }
 
-/// (prefix of the stack in our names, in theirs) and the table of a block.
-fn stacks(family: Family) -> (Vec<(&'static str, &'static str)>, &'static [(&'static str, &'static str)]) {
+/// (ours, theirs)
+type Renames = &'static [(&'static str, &'static str)];
+
+/// The prefixes of stacks of blocks, and the names inside a block.
+fn stacks(family: Family) -> (Renames, Renames) {
     match family {
-        Family::Timm => (vec![], &[]),
-        Family::Torchvision => (vec![("blocks.", "encoder.layers.encoder_layer_")], &TORCHVISION_BLOCK),
-        Family::Huggingface => (
-            vec![("blocks.", "vit.encoder.layer."), ("decoder_blocks.", "decoder.decoder_layers.")],
-            &HUGGINGFACE_BLOCK,
-        ),
+        Family::Timm => (&[], &[]),
+        Family::Torchvision => (&[("blocks.", "encoder.layers.encoder_layer_")], &TORCHVISION_BLOCK),
+        Family::Huggingface => {
+            (&[("blocks.", "vit.encoder.layer."), ("decoder_blocks.", "decoder.decoder_layers.")], &HUGGINGFACE_BLOCK)
+        }
     }
 }
 
-fn outside(family: Family) -> &'static [(&'static str, &'static str)] {
+fn outside(family: Family) -> Renames {
     match family {
         Family::Timm => &[],
         Family::Torchvision => &TORCHVISION,
@@ -211,7 +212,8 @@ pub fn from_timm(tensors: &[(String, Tensor)], family: Family) -> Result<Vec<(St
         });
         let theirs = inside.or_else(|| outside(family).iter().find_map(|(a, b)| renamed(name, a, b)));
         let Some(theirs) = theirs else {
-            return Err(Error::Mismatch(format!("{name} has no place among {family:?}'s names")));
+            // `fc_norm` is of models that pool the patches; the others' read the class token.
+            return Err(Error::Mismatch(format!("{name} has no place in {family:?}'s models")));
         };
         match theirs.split_once("{query,key,value}") {
             None => out.push((theirs, t.clone())),

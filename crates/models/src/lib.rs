@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+pub mod adapt;
 mod error;
 pub mod keymap;
 pub mod mae;
