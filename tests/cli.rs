@@ -277,7 +277,7 @@ fn weights_are_evaluated_and_converted() {
     }
     assert!(losses.iter().all(|l| *l == losses[0]), "{losses:?}");
     for (name, args, words) in [
-        ("evaluate", vec!["data", "--model", "vit_tny", "--weights", "w.safetensors"], vec!["did you mean"]),
+        ("evaluate", vec!["data", "--model", "vit_tiny_patch1", "--weights", "w.safetensors"], vec!["did you mean"]),
         (
             "evaluate",
             vec!["data", "--model", "vit_base_patch16", "--weights", "w.safetensors"],
