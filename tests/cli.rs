@@ -293,3 +293,24 @@ fn weights_are_evaluated_and_converted() {
         assert!(!text.contains("panicked"), "{text}");
     }
 }
+
+/// A limit on file sizes makes the system refuse writes half way, as a full disk does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_takes_no_more_ends_the_run_with_a_word_and_without_debris() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 2000; exec {} --max-steps 2 --batch_size 8 --output_dir out",
+        program("mae_pretrain").display()
+    );
+    let out = Command::new("sh").current_dir(dir.path()).args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("error:") && text.contains("checkpoint-") && !text.contains("panicked"), "{text}");
+    let left: Vec<String> = std::fs::read_dir(dir.path().join("out"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|n| n.ends_with(".tmp") || n.starts_with("checkpoint"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

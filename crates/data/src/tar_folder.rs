@@ -128,8 +128,8 @@ impl Dataset for TarFolder {
     }
 }
 
-/// WebDataset shards: files of one key (`000123.jpg`, `000123.cls`) are one sample. Random access, so that the whole set
-/// is shuffled and an epoch can start anywhere.
+/// WebDataset shards: files of one key that follow one another (`000123.jpg`, `000123.cls`) are one sample. Random access, so
+/// that the whole set is shuffled and an epoch can start anywhere.
 #[derive(Debug)]
 pub struct WebDataset {
     archives: Vec<Archive>,
@@ -159,34 +159,24 @@ impl WebDataset {
         let archives = tars.iter().map(|p| Archive::open(p)).collect::<Result<Vec<_>>>()?;
         let mut samples = vec![];
         for (a, archive) in archives.iter().enumerate() {
-            let mut open: HashMap<&str, usize> = HashMap::new();
-            let first = samples.len();
+            // The files of a sample follow one another.
+            let (mut key, mut sample) = ("", (a as u32, NONE, NONE));
             for i in 0..archive.len() {
                 let name = archive.name(i);
                 let base = name.rfind('/').map_or(0, |s| s + 1);
                 let Some(dot) = name[base..].find('.').filter(|d| *d > 0) else { continue };
-                let (key, extension) = (&name[..base + dot], &name[base + dot + 1..]);
-                let place = *open.entry(key).or_insert_with(|| {
-                    samples.push((a as u32, NONE, NONE));
-                    samples.len() - 1
-                });
-                match extension.to_lowercase().as_str() {
-                    "cls" => samples[place].2 = i as u32,
-                    // `mask.png` is not the image of its key.
-                    e if samples[place].1 == NONE && is_image(Path::new(&format!("x.{e}"))) && !e.contains('.') => {
-                        samples[place].1 = i as u32;
-                    }
-                    _ => {}
+                let (own, extension) = (&name[..base + dot], &name[base + dot + 1..]);
+                if own != key {
+                    samples.extend((sample.1 != NONE).then_some(sample));
+                    (key, sample) = (own, (a as u32, NONE, NONE));
+                }
+                if extension.eq_ignore_ascii_case("cls") {
+                    sample.2 = i as u32;
+                } else if sample.1 == NONE && is_image(Path::new(&name[base..])) && !extension.contains('.') {
+                    sample.1 = i as u32; // `mask.png` is not the image of its key
                 }
             }
-            let mut kept = first;
-            for i in first..samples.len() {
-                if samples[i].1 != NONE {
-                    samples[kept] = samples[i];
-                    kept += 1;
-                }
-            }
-            samples.truncate(kept);
+            samples.extend((sample.1 != NONE).then_some(sample));
         }
         if samples.is_empty() {
             return Err(file(path, "no sample with an image in these shards"));
