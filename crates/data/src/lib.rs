@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod archive;
+mod batch;
 mod cifar;
 mod dataset;
 mod decode;
@@ -13,6 +14,8 @@ mod folder;
 mod geometry;
 mod idx;
 mod image;
+mod job;
+mod levels;
 mod loader;
 mod mix;
 mod open;
@@ -27,6 +30,7 @@ mod tar_folder;
 mod transform;
 
 pub use archive::Archive;
+pub use batch::{Batch, Collate, Moment, Pixels, UNLABELLED};
 pub use cifar::Cifar;
 pub use dataset::{Dataset, InOrder, Label, Picture, Repeat, Sample, Stream, Subset, labels};
 pub use decode::{Decode, Limits, decode};
@@ -36,7 +40,7 @@ pub use error::{Error, Result};
 pub use folder::{ClassOrder, ImageFolder, split_dir};
 pub use idx::Idx;
 pub use image::Image;
-pub use loader::{Batch, Collate, Epoch, Loader, LoaderConfig, Moment, OnBad, Pixels, Stats, UNLABELLED};
+pub use loader::{Epoch, Loader, LoaderConfig, OnBad, Stats};
 pub use mix::{Mix, MixMode};
 pub use open::open;
 pub use ops::{Op, PadMode};

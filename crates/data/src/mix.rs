@@ -2,9 +2,9 @@
 //!
 //! Sample i is mixed with sample B - 1 - i; in an odd batch the middle one with itself.
 
+use crate::batch::{Batch, Collate, Moment, Pixels, UNLABELLED};
 use crate::draw::Draw;
 use crate::error::{Error, Result};
-use crate::loader::{Batch, Collate, Moment, Pixels, UNLABELLED};
 use candlelight_kernels::Key;
 use serde::{Deserialize, Serialize};
 
