@@ -1,10 +1,10 @@
 //! The loader and the resize: `benches/peers/loader.py` drives it beside PIL and torchvision.
 //!
 //! `cargo bench --bench loader -- serve loader DIR WORKERS` and `-- serve resize DIR` answer on standard input: `run N` gives
-//! the seconds of N batches of 64, or of N resizes on one thread. `-- resume` prints the seconds to the first batch at 90 % of
-//! an epoch of a million samples.
+//! the seconds of N batches of 64, or of N resizes on one thread. `-- resume [SHARDS]` prints the seconds to the first batch at
+//! 90 % of an epoch, of a million samples without SHARDS.
 
-use candlelight::data::{Decode, Filter, Image, Label, Picture, Sample, decode};
+use candlelight::data::{ClassOrder, Decode, Filter, Image, Label, Picture, Sample, decode};
 use candlelight::kernels::{mem, resize};
 use candlelight::prelude::*;
 use std::io::BufRead;
@@ -71,10 +71,18 @@ impl Dataset for Million {
     }
 }
 
-fn resume() -> Result<()> {
-    let image = candlelight::data::resize(&Image::filled(64, 64, 3, [9; 3]), 256, 256, Filter::Bicubic)?;
+fn resume(shards: Option<&str>) -> Result<()> {
+    let start = Instant::now();
+    let data: Arc<dyn Dataset> = match shards {
+        Some(dir) => candlelight::data::open(dir.as_ref(), "train", ClassOrder::Natural)?,
+        None => {
+            let image = Image::filled(64, 64, 3, [9; 3]);
+            Arc::new(Million(candlelight::data::resize(&image, 256, 256, Filter::Bicubic)?))
+        }
+    };
+    println!("{} samples open after {:.3} s", data.len(), start.elapsed().as_secs_f64());
     let pipeline = Pipeline::mae_pretrain(SIZE, Normalize::imagenet());
-    let loader = Loader::new(Arc::new(Million(image)), pipeline, config(2))?;
+    let loader = Loader::new(data, pipeline, config(2))?;
     let start = Instant::now();
     let batch = loader.epoch(3, loader.steps() * 9 / 10).next().ok_or("no batch")??;
     println!("first of {} samples after {:.3} s", batch.labels.len(), start.elapsed().as_secs_f64());
@@ -114,6 +122,7 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
         ["serve", kind, dir] => serve(kind, dir.as_ref(), 0),
         ["serve", kind, dir, workers] => serve(kind, dir.as_ref(), workers.parse()?),
-        _ => resume(),
+        ["resume", dir] => resume(Some(dir)),
+        _ => resume(None),
     }
 }
