@@ -77,7 +77,7 @@ fn jpeg(bytes: &[u8], options: &Decode) -> Result<Decoded> {
     let image = decoder.decode_image().map_err(|e| fail("JPEG", e))?;
     // The decoder fills up a scan whose last bytes are missing; the end marker shows whether they were there.
     let last = |marker: u8| bytes.windows(2).rposition(|w| w == [0xff, marker]);
-    if !options.truncated && last(0xd9) < last(0xda) {
+    if !options.truncated && !bytes.ends_with(&[0xff, 0xd9]) && last(0xd9) < last(0xda) {
         return Err(Error::Decode("JPEG: truncated, no end marker".into()));
     }
     let data = if four { from_inverted_cmyk(&image.data) } else { image.data };
