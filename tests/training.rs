@@ -2,7 +2,8 @@
 
 use candle_core::Device;
 use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
-use candlelight::engine::pretrain::{Outcome, Pretrain, PretrainConfig, Resume, Shown};
+use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
+use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
 use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
 use candlelight::prelude::*;
 use std::path::Path;
@@ -25,7 +26,7 @@ fn loader(n: usize, workers: usize) -> Loader {
 }
 
 /// Tiny: 4 patches of 14 pixels.
-fn config(epochs: usize) -> PretrainConfig {
+fn tiny() -> PretrainConfig {
     let model = MaeConfig {
         patch: 14,
         dim: 16,
@@ -36,29 +37,39 @@ fn config(epochs: usize) -> PretrainConfig {
         decoder_heads: 2,
         ..registry::mae("mae_vit_demo_patch4").unwrap()
     };
-    PretrainConfig {
-        model,
-        mask_ratio: 0.5,
+    PretrainConfig { model, mask_ratio: 0.5, weight_decay: 0.05, picture_every: 0 }
+}
+
+fn plan(epochs: usize) -> Plan {
+    Plan {
         batch_size: 8,
         accum_iter: 2,
         schedule: WarmupCosine { lr: 5e-3, min_lr: 0.0, warmup_epochs: 0.5, epochs: epochs as f64 },
-        weight_decay: 0.05,
         seed: 0,
         precision: "f32".into(),
         clip_grad: None,
         max_steps: None,
         save_every: 1,
         keep: 2,
-        picture_every: 0,
         max_non_finite: 3,
     }
 }
 
-fn go(dir: &Path, config: PretrainConfig, loader: &Loader, resume: Resume) -> candlelight::engine::Result<Outcome> {
-    let mut run = Pretrain::new(config.clone(), &Device::Cpu)?;
-    let shown = Shown::new(loader, &config.model, config.mask_ratio, normalize())?;
+fn go_with(
+    dir: &Path,
+    config: PretrainConfig,
+    plan: Plan,
+    loader: &Loader,
+    resume: Resume,
+) -> candlelight::engine::Result<Outcome> {
+    let shown = Shown::new(loader, &config.model, 0.5, normalize())?;
+    let mut run = Trainer::new(plan.clone(), Pretrain::new(config, shown, plan.seed, &Device::Cpu)?)?;
     let folder = RunDir::open(dir, resume != Resume::No)?;
-    run.run(loader, &folder, &shown, &Signals::default(), &resume, dir)
+    run.run(loader, &folder, &Signals::default(), &resume, dir)
+}
+
+fn go(dir: &Path, plan: Plan, loader: &Loader, resume: Resume) -> candlelight::engine::Result<Outcome> {
+    go_with(dir, tiny(), plan, loader, resume)
 }
 
 fn last(dir: &Path) -> Vec<u8> {
@@ -75,9 +86,9 @@ fn the_shipped_images_are_balanced_and_a_model_learns_them() {
     let data = shipped();
     assert_eq!((data.len(), data.classes().len()), (10_000, 10));
     let dir = tempfile::tempdir().unwrap();
-    let model = MaeConfig { patch: 7, dim: 32, ..config(1).model };
-    let config = PretrainConfig { model, accum_iter: 1, ..config(4) };
-    let outcome = go(dir.path(), config, &loader(800, 2), Resume::No).unwrap();
+    let model = MaeConfig { patch: 7, dim: 32, ..tiny().model };
+    let plan = Plan { accum_iter: 1, ..plan(4) };
+    let outcome = go_with(dir.path(), PretrainConfig { model, ..tiny() }, plan, &loader(800, 2), Resume::No).unwrap();
     assert!(matches!(outcome, Outcome::Finished { .. }));
     let lines = log(dir.path());
     let losses: Vec<f64> = lines.iter().map(|l| l["train_loss"].as_f64().unwrap()).collect();
@@ -94,13 +105,13 @@ fn the_shipped_images_are_balanced_and_a_model_learns_them() {
 #[test]
 fn a_resumed_run_is_the_run_that_was_never_stopped_bit_for_bit() {
     let whole = tempfile::tempdir().unwrap();
-    go(whole.path(), config(3), &loader(50, 0), Resume::No).unwrap();
+    go(whole.path(), plan(3), &loader(50, 0), Resume::No).unwrap();
     // Steps an epoch: 6. Stop inside an epoch and at its end, and with other loader threads.
     for (stop, workers) in [(2, 2), (6, 1), (8, 0), (10, 3)] {
         let dir = tempfile::tempdir().unwrap();
-        let first = PretrainConfig { max_steps: Some(stop), ..config(3) };
+        let first = Plan { max_steps: Some(stop), ..plan(3) };
         go(dir.path(), first, &loader(50, workers), Resume::No).unwrap();
-        go(dir.path(), config(3), &loader(50, 2), Resume::Auto).unwrap();
+        go(dir.path(), plan(3), &loader(50, 2), Resume::Auto).unwrap();
         assert_eq!(last(dir.path()), last(whole.path()), "stopped after {stop} steps");
         assert_eq!(log(dir.path()), log(whole.path()), "stopped after {stop} steps");
     }
@@ -112,8 +123,8 @@ fn threads_do_not_change_a_trained_model() {
         let run = |threads: usize| {
             let dir = tempfile::tempdir().unwrap();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let config = PretrainConfig { precision: precision.into(), max_steps: Some(4), ..config(1) };
-            pool.install(|| go(dir.path(), config, &loader(50, 0), Resume::No).unwrap());
+            let plan = Plan { precision: precision.into(), max_steps: Some(4), ..plan(1) };
+            pool.install(|| go(dir.path(), plan, &loader(50, 0), Resume::No).unwrap());
             last(dir.path())
         };
         let one = run(1);
@@ -125,7 +136,7 @@ fn threads_do_not_change_a_trained_model() {
 #[test]
 fn losses_that_are_not_finite_are_skipped_and_then_end_the_run_with_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let mut c = config(2);
+    let mut c = plan(2);
     c.schedule.lr = 1e30;
     c.schedule.warmup_epochs = 0.0;
     let e = go(dir.path(), c, &loader(200, 0), Resume::No).unwrap_err();
@@ -150,7 +161,7 @@ impl Dataset for Failing {
 #[test]
 fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit() {
     let whole = tempfile::tempdir().unwrap();
-    go(whole.path(), config(2), &loader(50, 0), Resume::No).unwrap();
+    go(whole.path(), plan(2), &loader(50, 0), Resume::No).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let load = LoaderConfig {
         batch_size: 8,
@@ -164,9 +175,9 @@ fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit(
     // 8 images for the picture, then 3 batches: the fourth fails, one step after the last update.
     let data = Failing(shipped(), (8 + 3 * 8).into());
     let failing = Loader::new(Arc::new(data), Pipeline::mae_pretrain((28, 28), normalize()), load).unwrap();
-    let e = go(dir.path(), config(2), &failing, Resume::No).unwrap_err().to_string();
+    let e = go(dir.path(), plan(2), &failing, Resume::No).unwrap_err().to_string();
     assert!(e.contains("gone"), "{e}");
-    go(dir.path(), config(2), &loader(50, 0), Resume::Auto).unwrap();
+    go(dir.path(), plan(2), &loader(50, 0), Resume::Auto).unwrap();
     // The class list, part of the record, differs between the two data sets; the weights do not.
     let weights = |d: &Path| {
         let (_, params, _) = candlelight::engine::pretrain::load_model(checkpoint::list(d).last().unwrap()).unwrap();
@@ -179,30 +190,34 @@ fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit(
 #[test]
 fn settings_and_files_that_do_not_fit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let text = |c: PretrainConfig| Pretrain::new(c, &Device::Cpu).unwrap_err().to_string();
-    assert!(text(PretrainConfig { mask_ratio: 1.0, ..config(1) }).contains("mask_ratio 1"));
-    assert!(text(PretrainConfig { precision: "fp8".into(), ..config(1) }).contains("fp8"));
-    assert!(text(PretrainConfig { batch_size: 0, ..config(1) }).contains("batch_size"));
-    let odd = MaeConfig { image: (30, 28), ..config(1).model };
-    assert!(text(PretrainConfig { model: odd, ..config(1) }).contains("30x28"));
-    let huge = PretrainConfig { accum_iter: 100, ..config(1) };
+    let shown = || Shown::new(&loader(8, 0), &tiny().model, 0.5, normalize()).unwrap();
+    let text = |c: PretrainConfig| Pretrain::new(c, shown(), 0, &Device::Cpu).unwrap_err().to_string();
+    assert!(text(PretrainConfig { mask_ratio: 1.0, ..tiny() }).contains("mask_ratio 1"));
+    let odd = MaeConfig { image: (30, 28), ..tiny().model };
+    assert!(text(PretrainConfig { model: odd, ..tiny() }).contains("30x28"));
+    let text =
+        |p: Plan| Trainer::new(p, Pretrain::new(tiny(), shown(), 0, &Device::Cpu).unwrap()).unwrap_err().to_string();
+    assert!(text(Plan { precision: "fp8".into(), ..plan(1) }).contains("fp8"));
+    assert!(text(Plan { batch_size: 0, ..plan(1) }).contains("batch_size"));
+    assert!(text(Plan { clip_grad: Some(0.0), ..plan(1) }).contains("clip_grad"));
+    let huge = Plan { accum_iter: 100, ..plan(1) };
     let e = go(&dir.path().join("a"), huge, &loader(50, 0), Resume::No).unwrap_err().to_string();
     assert!(e.contains("800") && e.contains("50"), "{e}");
 
     let run = dir.path().join("b");
-    go(&run, config(1), &loader(50, 0), Resume::No).unwrap();
-    let e = go(&run, config(1), &loader(50, 0), Resume::No).unwrap_err().to_string();
+    go(&run, plan(1), &loader(50, 0), Resume::No).unwrap();
+    let e = go(&run, plan(1), &loader(50, 0), Resume::No).unwrap_err().to_string();
     assert!(e.contains("--resume auto"), "{e}");
-    let e = go(&run, config(1), &loader(50, 0), Resume::Auto).unwrap_err().to_string();
+    let e = go(&run, plan(1), &loader(50, 0), Resume::Auto).unwrap_err().to_string();
     assert!(e.contains("nothing left to train") && e.contains("step 6 of 6"), "{e}");
-    let e = go(&dir.path().join("d"), PretrainConfig { max_steps: Some(0), ..config(1) }, &loader(50, 0), Resume::No);
+    let e = go(&dir.path().join("d"), Plan { max_steps: Some(0), ..plan(1) }, &loader(50, 0), Resume::No);
     assert!(e.unwrap_err().to_string().contains("nothing left to train"));
-    let other = PretrainConfig { model: MaeConfig { dim: 24, ..config(1).model }, ..config(1) };
-    let e = go(&run, other, &loader(50, 0), Resume::Auto).unwrap_err().to_string();
+    let other = PretrainConfig { model: MaeConfig { dim: 24, ..tiny().model }, ..tiny() };
+    let e = go_with(&run, other, plan(1), &loader(50, 0), Resume::Auto).unwrap_err().to_string();
     assert!(e.contains("another model"), "{e}");
     let weights = dir.path().join("weights.safetensors");
     let (_, params, _) = candlelight::engine::pretrain::load_model(checkpoint::list(&run).last().unwrap()).unwrap();
     candlelight::models::weights::write_safetensors(&weights, &params.state_dict(), None).unwrap();
-    let e = go(&dir.path().join("c"), config(1), &loader(50, 0), Resume::From(weights)).unwrap_err().to_string();
+    let e = go(&dir.path().join("c"), plan(1), &loader(50, 0), Resume::From(weights)).unwrap_err().to_string();
     assert!(e.contains("not a candlelight checkpoint"), "{e}");
 }

@@ -1,8 +1,54 @@
 //! What the example programs share.
 #![allow(dead_code)] // each example uses a part
 
+pub mod common;
+pub mod vision;
+
 use candle_core::{Device, DeviceLocation};
 use std::process::ExitCode;
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The arguments of a program with `--config FILE`: the file's entries as flags, then the command line, which overrides them.
+pub fn parse<P: clap::Parser>() -> Result<P> {
+    let command = P::command().args_override_self(true);
+    let line = arguments();
+    let mut all = line[..1].to_vec();
+    let file = line.iter().enumerate().find_map(|(i, a)| match a.strip_prefix("--config=") {
+        Some(path) => Some(path.to_string()),
+        None => (a == "--config").then(|| line.get(i + 1).cloned()).flatten(),
+    });
+    if let Some(path) = file {
+        let named = |e: &dyn std::fmt::Display| format!("{path}: {e}");
+        let text = std::fs::read_to_string(&path).map_err(|e| named(&e))?;
+        let table: toml::Table = text.parse().map_err(|e| named(&e))?;
+        for (key, value) in table {
+            if !command.get_arguments().any(|a| a.get_long() == Some(&key) && key != "config") {
+                return Err(named(&format!("`{key}` is no flag of this program")).into());
+            }
+            let plain = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), Into::into);
+            match &value {
+                toml::Value::Array(values) => {
+                    all.push(format!("--{key}"));
+                    all.extend(values.iter().map(plain));
+                }
+                other => all.push(format!("--{key}={}", plain(other))),
+            }
+        }
+    }
+    all.extend_from_slice(&line[1..]);
+    let matches = command.get_matches_from(all);
+    P::from_arg_matches(&matches).map_err(|e| e.exit())
+}
+
+/// Parses the arguments, runs the program, and ends it with a word and a status.
+pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitCode {
+    log();
+    match parse::<P>().and_then(|args| run(&args)) {
+        Ok(code) => code,
+        Err(e) => fail(e.as_ref()),
+    }
+}
 
 /// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag.
 pub fn arguments() -> Vec<String> {
@@ -44,6 +90,17 @@ pub fn log() {
         .init();
 }
 
+/// Calls `f` at most every so many seconds.
+pub fn every<T>(seconds: u64, mut f: impl FnMut(T)) -> impl FnMut(T) {
+    let mut last = std::time::Instant::now();
+    move |v| {
+        if last.elapsed().as_secs() >= seconds {
+            last = std::time::Instant::now();
+            f(v);
+        }
+    }
+}
+
 /// Prints an error and its causes, one line each; exit status 1.
 pub fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("error: {error}");
@@ -59,7 +116,7 @@ pub fn fail(error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// `cpu`, `cuda` or `cuda:N`; by default the first GPU of a program built for one.
-pub fn device(name: Option<&str>) -> Result<Device, Box<dyn std::error::Error>> {
+pub fn device(name: Option<&str>) -> Result<Device> {
     let name = name.unwrap_or(if cfg!(feature = "cuda") { "cuda:0" } else { "cpu" });
     if name == "cpu" {
         return Ok(Device::Cpu);

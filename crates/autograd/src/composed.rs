@@ -2,8 +2,9 @@
 //! (every device but the CPU). Only candle operations that are right are used, and never candle's autograd.
 
 use crate::error::Result;
+use crate::ops::BatchNorm;
 use crate::tape::{Backward, Source, Tape, Value};
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor, Var};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::patch::Grid;
 use candlelight_kernels::{Key, Precision, dropout as drop};
@@ -388,4 +389,67 @@ pub(crate) fn cross_entropy(logits: &Value, labels: &[u32], smoothing: f32) -> R
         row[label as usize] += 1.0 - smoothing;
     }
     soft_cross_entropy(logits, &upload(targets, (batch, classes), logits.tensor().device())?)
+}
+
+pub(crate) fn binary_cross_entropy(logits: &Value, targets: &Tensor, sum_classes: bool) -> Result<Value> {
+    let x = logits.tensor();
+    let over = if sum_classes { x.dim(0)? } else { x.elem_count() } as f64;
+    let e = x.abs()?.neg()?.exp()?;
+    let loss = ((x.relu()? - (x * targets)?)? + (&e + 1.0)?.log()?)?;
+    // sigmoid(x) without an overflow: 1 / (1 + e) for x >= 0, e / (1 + e) below
+    let p = (x.ge(0.0)?.where_cond(&e.ones_like()?, &e)? / (&e + 1.0)?)?;
+    Ok(with_gradient(logits, (loss.sum_all()? / over)?, ((p - targets)? / over)?))
+}
+
+pub(crate) fn batch_norm(
+    x: &Value,
+    affine: Option<(&Tensor, &Tensor)>,
+    running: (&Tensor, &Tensor),
+    how: BatchNorm,
+) -> Result<Value> {
+    let (tape, n) = (x.tape(), running.0.elem_count());
+    let flat = x.tensor().reshape(((), n))?; // (R, C)
+    let rows = flat.dim(0)? as f64;
+    let (mean, var) = if how.train {
+        let mean = flat.mean_keepdim(0)?;
+        let var = flat.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
+        let finite = (mean.sum_all()? + var.sum_all()?)?.to_scalar::<f32>()?.is_finite();
+        for (t, new, factor) in [(running.0, &mean, 1.0), (running.1, &var, rows / (rows - 1.0))] {
+            if finite {
+                let new = ((t * (1.0 - how.momentum))? + (new.reshape(n)? * (how.momentum * factor))?)?;
+                Var::from_tensor(t)?.set(&new)?;
+            }
+        }
+        (mean, var)
+    } else {
+        (running.0.detach().reshape((1, n))?, running.1.detach().reshape((1, n))?)
+    };
+    let rstd = (var + how.eps)?.sqrt()?.recip()?; // (1, C)
+    let centred = flat.broadcast_sub(&mean)?.broadcast_mul(&rstd)?; // (R, C)
+    let gamma = affine.map(|(g, _)| g.detach());
+    let y = match affine {
+        Some((g, b)) => centred.broadcast_mul(&g.detach())?.broadcast_add(&b.detach())?,
+        None => centred.clone(),
+    };
+    let dims = x.dims().to_vec();
+    let (source, gp, bp) = (x.source(), affine.and_then(|(g, _)| of(tape, g)), affine.and_then(|(_, b)| of(tape, b)));
+    Ok(push(tape, y.reshape(dims.clone())?, [source, gp, bp], move |g, b| {
+        let g = g.reshape(((), n))?;
+        let (dbeta, dgamma) = (g.sum(0)?, (&g * &centred)?.sum(0)?);
+        give(b, bp, || Ok(dbeta.clone()))?;
+        give(b, gp, || Ok(dgamma.clone()))?;
+        give(b, source, || {
+            let d = if how.train {
+                let mean_part = g.broadcast_sub(&(dbeta.unsqueeze(0)? / rows)?)?;
+                (mean_part - centred.broadcast_mul(&(dgamma.unsqueeze(0)? / rows)?)?)?
+            } else {
+                g.clone()
+            };
+            let d = match &gamma {
+                Some(gamma) => d.broadcast_mul(gamma)?,
+                None => d,
+            };
+            Ok(d.broadcast_mul(&rstd)?.reshape(dims)?)
+        })
+    }))
 }

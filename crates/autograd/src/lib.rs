@@ -13,6 +13,6 @@ mod tensor;
 pub use candlelight_kernels::{Key, Precision};
 pub use error::{Error, Result};
 pub use grads::Gradients;
-pub use params::{ParamStore, glob};
+pub use params::{ParamStore, STATISTICS, glob};
 pub use tape::{Backward, Grad, Source, Tape, Value};
 pub use tensor::{CpuSlice, tensor_from};

@@ -12,7 +12,16 @@ struct Inner {
     device: Device,
     entries: Vec<Entry>,
     buffers: Vec<(String, Tensor)>,
+    statistics: Vec<(String, Var)>,
     by_name: HashMap<String, usize>,
+}
+
+/// Last parts of the names of running statistics: saved, loaded and averaged with the parameters, changed by the forward
+/// pass, never trained.
+pub const STATISTICS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
+
+fn is_statistic(name: &str) -> bool {
+    STATISTICS.contains(&name.rsplit('.').next().unwrap_or(name))
 }
 
 /// A named parameter.
@@ -62,8 +71,8 @@ impl ParamStore {
     /// An empty store whose parameters and buffers lie on `device`. Their values are drawn on the host: the same bits on
     /// every device.
     pub fn on(device: &Device) -> Self {
-        let (device, entries, buffers, by_name) = (device.clone(), Vec::new(), Vec::new(), HashMap::new());
-        ParamStore(Arc::new(RwLock::new(Inner { device, entries, buffers, by_name })))
+        let (entries, buffers, statistics, by_name) = Default::default();
+        ParamStore(Arc::new(RwLock::new(Inner { device: device.clone(), entries, buffers, statistics, by_name })))
     }
 
     /// Where the parameters lie.
@@ -80,7 +89,8 @@ impl ParamStore {
     }
 
     /// A `VarBuilder` that makes parameters here: each is drawn from `key` by its own name as its hint says, so the order
-    /// in which a model asks does not matter. Names registered as buffers give the buffer.
+    /// in which a model asks does not matter. Names registered as buffers give the buffer; names that end as [`STATISTICS`]
+    /// do are no parameters but running statistics, which a layer may change through the tensor's `Var`.
     pub fn builder(&self, key: Key) -> VarBuilder<'static> {
         let backend: Box<dyn SimpleBackend> = Box::new(Backend { store: self.clone(), key });
         VarBuilder::from_backend(backend, DType::F32, self.device())
@@ -128,14 +138,15 @@ impl ParamStore {
         (of(false) + buffers, of(true))
     }
 
-    /// A parameter's `Var`.
+    /// A parameter's `Var`, or a running statistic's.
     ///
     /// # Errors
     /// When there is none of this name.
     pub fn var(&self, name: &str) -> Result<Var> {
         let inner = self.read();
-        match inner.by_name.get(name) {
-            Some(&i) => Ok(inner.entries[i].var.clone()),
+        let statistic = || inner.statistics.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        match inner.by_name.get(name).map(|&i| inner.entries[i].var.clone()).or_else(statistic) {
+            Some(var) => Ok(var),
             None => Err(Error::Param { name: name.into(), message: "not in this store".into() }),
         }
     }
@@ -155,14 +166,21 @@ impl ParamStore {
         inner.entries.iter_mut().filter(|e| glob(pattern, &e.name)).map(|e| e.trainable = on).count()
     }
 
-    /// Parameters, then buffers, by name.
+    /// Parameters, then running statistics, then buffers, by name.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
-        let inner = self.read();
-        let params = inner.entries.iter().map(|e| (e.name.clone(), e.var.as_tensor().detach()));
-        params.chain(inner.buffers.iter().cloned()).collect()
+        let mut all = self.values();
+        all.extend(self.read().buffers.iter().cloned());
+        all
     }
 
-    /// Overwrites a parameter's values in place.
+    /// Parameters, then running statistics, by name: what training changes.
+    pub fn values(&self) -> Vec<(String, Tensor)> {
+        let inner = self.read();
+        let params = inner.entries.iter().map(|e| (e.name.clone(), e.var.as_tensor().detach()));
+        params.chain(inner.statistics.iter().map(|(n, v)| (n.clone(), v.as_tensor().detach()))).collect()
+    }
+
+    /// Overwrites a parameter's or a running statistic's values in place.
     ///
     /// # Errors
     /// When there is none of this name or the shape differs.
@@ -278,6 +296,10 @@ impl SimpleBackend for Backend {
         let var = Var::from_tensor(&self.draw(&s, name, h)?)?;
         let tensor = var.as_tensor().clone();
         let mut inner = self.store.write();
+        if is_statistic(name) {
+            inner.statistics.push((name.into(), var));
+            return Ok(tensor);
+        }
         let place = inner.entries.len();
         inner.by_name.insert(name.into(), place);
         inner.entries.push(Entry { name: name.into(), var, trainable: true });
@@ -290,7 +312,9 @@ impl SimpleBackend for Backend {
 
     fn contains_tensor(&self, name: &str) -> bool {
         let inner = self.store.read();
-        inner.by_name.contains_key(name) || inner.buffers.iter().any(|(n, _)| n == name)
+        inner.by_name.contains_key(name)
+            || inner.buffers.iter().any(|(n, _)| n == name)
+            || inner.statistics.iter().any(|(n, _)| n == name)
     }
 }
 
@@ -325,6 +349,21 @@ mod tests {
             store.var("a").unwrap().to_vec1::<f32>().unwrap()
         };
         assert_eq!(make(["a", "b"]), make(["b", "a"]));
+    }
+
+    #[test]
+    fn running_statistics_are_state_but_not_parameters() {
+        let store = ParamStore::new();
+        let vb = store.builder(Key::new(1)).pp("bn");
+        vb.get(3, "weight").unwrap();
+        let mean = vb.get(3, "running_mean").unwrap();
+        assert_eq!((store.names(), store.len(), store.count()), (vec!["bn.weight".to_string()], 1, (3, 3)));
+        assert_eq!(store.state_dict()[1].0, "bn.running_mean");
+        let new = Tensor::new(&[1f32, 2.0, 3.0], &Device::Cpu).unwrap();
+        Var::from_tensor(&mean).unwrap().set(&new).unwrap();
+        assert_eq!(store.var("bn.running_mean").unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+        assert!(store.builder(Key::new(1)).contains_tensor("bn.running_mean"));
+        assert_eq!(store.freeze("*"), 1);
     }
 
     #[test]

@@ -326,6 +326,30 @@ fn composed_operations_agree_with_the_kernels() {
     both_ways(&params, &random(7, &[3, 5]), |x| ops::cross_entropy(x, &[4, 0, 2], 0.1).unwrap());
     let targets = tensor_from(vec![0.2, 0.8, 0.0, 0.5, 0.25, 0.0], (2, 3)).unwrap();
     both_ways(&params, &random(8, &[2, 3]), |x| ops::soft_cross_entropy(x, &targets).unwrap());
+    for sum in [false, true] {
+        both_ways(&params, &random(8, &[2, 3]), |x| ops::binary_cross_entropy(x, &targets, sum).unwrap());
+    }
+    let params = store(&[("g", &[6]), ("b", &[6])]);
+    let t = |n: &str| tensor(&params, n);
+    for train in [true, false] {
+        for affine in [true, false] {
+            // Fresh statistics each time: training moves them.
+            let moved = std::cell::RefCell::new(vec![]);
+            both_ways(&params, &random(11, &[3, 5, 6]), |x| {
+                let (mean, var) = (tensor_from(vec![0.5; 6], 6).unwrap(), tensor_from(vec![2.0; 6], 6).unwrap());
+                let (mean, var) = (Var::from_tensor(&mean).unwrap(), Var::from_tensor(&var).unwrap());
+                let weights = (t("g"), t("b"));
+                let how = ops::BatchNorm { eps: 1e-5, momentum: 0.1, train };
+                let affine = affine.then_some((&weights.0, &weights.1));
+                let y = ops::batch_norm(x, affine, (mean.as_tensor(), var.as_tensor()), how).unwrap();
+                moved.borrow_mut().push([values(&mean), values(&var)].concat());
+                y
+            });
+            let moved = moved.into_inner();
+            close(&moved[0], &moved[1]);
+            assert_eq!(moved[0][0] != 0.5 && moved[0][6] != 2.0, train);
+        }
+    }
     let images = random(9, &[2, 3, 4, 6]);
     let mask = [1., 0., 1., 1., 0., 0., 0., 1., 0., 1., 1., 0.];
     for norm_pix in [false, true] {

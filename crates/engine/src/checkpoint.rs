@@ -101,6 +101,53 @@ pub fn path(dir: &Path, step: usize) -> PathBuf {
     dir.join(format!("checkpoint-{step:08}.safetensors"))
 }
 
+/// The file of the best weights so far.
+pub fn best(dir: &Path) -> PathBuf {
+    dir.join("best.safetensors")
+}
+
+/// What one of our checkpoints says about itself.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// What was trained: `mae_pretrain`, `classify`.
+    pub kind: String,
+    /// The model's configuration.
+    pub model: serde_json::Value,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// How images are prepared for evaluation.
+    pub evaluation: Option<candlelight_data::Pipeline>,
+}
+
+/// Reads what a checkpoint says about itself, from its header alone; `None` where the file is not one of ours.
+///
+/// # Errors
+/// When it cannot be read, or its record is damaged.
+pub fn describe(path: &Path) -> Result<Option<Description>> {
+    use std::io::Read;
+    let mut f = std::fs::File::open(path).map_err(|e| file(path, e))?;
+    let size = f.metadata().map_err(|e| file(path, e))?.len();
+    let mut length = [0; 8];
+    if f.read_exact(&mut length).is_err() || u64::from_le_bytes(length) > size.min(100 << 20) {
+        return Ok(None);
+    }
+    let mut text = vec![0; u64::from_le_bytes(length) as usize];
+    if f.read_exact(&mut text).is_err() {
+        return Ok(None);
+    }
+    let ours = |v: serde_json::Value| Some(v.get("__metadata__")?.get("candlelight")?.as_str()?.to_string());
+    let Some(text) = serde_json::from_slice(&text).ok().and_then(ours) else { return Ok(None) };
+    let damaged = |e: &dyn std::fmt::Display| file(path, format!("a damaged record: {e}"));
+    let header: Header = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
+    let part = |name: &str| header.record.get(name).cloned().unwrap_or_default();
+    Ok(Some(Description {
+        kind: header.kind,
+        model: part("config").get("model").cloned().unwrap_or_default(),
+        classes: serde_json::from_value(part("classes")).map_err(|e| damaged(&e))?,
+        evaluation: serde_json::from_value(part("evaluation")).map_err(|e| damaged(&e))?,
+    }))
+}
+
 /// Checkpoints of a folder, oldest first.
 pub fn list(dir: &Path) -> Vec<PathBuf> {
     let is_ours = |p: &PathBuf| {

@@ -3,7 +3,9 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod classify;
 mod error;
+pub mod features;
 pub mod memory;
 pub mod metrics;
 pub mod picture;
@@ -11,6 +13,8 @@ pub mod pretrain;
 mod progress;
 pub mod run_dir;
 pub mod signals;
+pub mod task;
 pub mod tensorboard;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,8 +1,9 @@
 //! Accuracy and loss over a whole data set, exact for any batch size and number of processes.
 
 use crate::error::{Error, Result};
+use crate::task::Batches;
 use candle_core::{Device, Tensor};
-use candlelight_data::{Loader, UNLABELLED};
+use candlelight_data::UNLABELLED;
 use serde::Serialize;
 
 /// Counts over the samples seen so far.
@@ -112,21 +113,21 @@ impl Metrics {
     }
 }
 
-/// Runs `forward` (images (B, C, H, W) -> logits (B, classes)) over a loader's first epoch.
+/// Runs `forward` (images (B, C, H, W) -> logits (B, classes)) over the first epoch of some data.
 ///
 /// # Errors
 /// When the data cannot be read, or the logits or labels do not fit.
 pub fn evaluate(
-    loader: &Loader,
+    data: &dyn Batches,
     classes: usize,
     device: &Device,
     mut forward: impl FnMut(&Tensor) -> Result<Tensor>,
     mut progress: impl FnMut(&Metrics),
 ) -> Result<Metrics> {
     let mut metrics = Metrics::new(classes);
-    for batch in loader.epoch(0, 0) {
+    for batch in data.epoch(0, 0) {
         let mut batch = batch?;
-        let images = crate::batch::images(&mut batch, &loader.pipeline().normalize, device)?;
+        let images = crate::batch::images(&mut batch, data.normalize(), device)?;
         metrics.add(&forward(&images)?.flatten_all()?.to_vec1()?, &batch.labels)?;
         progress(&metrics);
     }

@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod batch_norm;
 pub mod cpu;
 pub mod dropout;
 pub mod elementwise;

@@ -1,10 +1,12 @@
-//! Making other people's weights fit a classifier that is to be built.
+//! Making other people's weights fit a classifier.
 
 use crate::error::{Error, Result};
 use crate::keymap::to_timm;
 use crate::posemb::{Interpolation, resample};
-use crate::vit::{Pool, VitConfig};
+use crate::vit::{Head, Pool, VitConfig};
+use crate::weights::{self, Report};
 use candle_core::Tensor;
+use candlelight_autograd::{Key, ParamStore, tensor_from};
 
 /// Weights under our names, the configuration that fits them, and what was done to them.
 #[derive(Debug)]
@@ -35,7 +37,9 @@ pub fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: Interpo
     }
     let mut config = config.clone();
     config.pool = if find(&tensors, "fc_norm.weight").is_some() { Pool::Avg } else { Pool::Token };
-    let Some(head) = find(&tensors, "head.weight") else {
+    let probe = find(&tensors, "head.1.weight");
+    config.head = if probe.is_some() { Head::Probe } else { Head::Linear };
+    let Some(head) = probe.or(find(&tensors, "head.weight")) else {
         return Err(Error::Mismatch(
             "the file has no head: it was pretrained, not trained to classify; finetune or probe it first".into(),
         ));
@@ -46,25 +50,115 @@ pub fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: Interpo
         config.classes = classes;
     }
     config.channels = tensors.iter().find(|(n, _)| n == "patch_embed.proj.weight").map_or(Ok(3), |(_, t)| t.dim(1))?;
-    if let Some(i) = find(&tensors, "pos_embed") {
-        let (_, rows, _) = tensors[i].1.dims3()?;
-        let (patch, (h, w)) = (config.patch, config.image);
-        let to = (h / patch, w / patch);
-        if rows != 1 + to.0 * to.1 {
-            let side = ((rows - 1) as f64).sqrt().round() as usize;
-            if side * side + 1 != rows {
-                return Err(Error::Mismatch(format!("pos_embed has {rows} rows: not a class token and a square grid")));
-            }
-            tensors[i].1 = resample(&tensors[i].1, (side, side), to, 1, how)?;
-            notes.push(format!("positions brought from {side} x {side} to {} x {}", to.0, to.1));
-        }
-    }
+    notes.extend(positions(&mut tensors, &config, how)?);
     Ok(Adapted { tensors, config, notes })
+}
+
+/// Brings `pos_embed` to the grid of `config`; says so where it had another.
+fn positions(tensors: &mut [(String, Tensor)], config: &VitConfig, how: Interpolation) -> Result<Option<String>> {
+    let Some((_, table)) = tensors.iter_mut().find(|(n, _)| n == "pos_embed") else { return Ok(None) };
+    let (_, rows, _) = table.dims3()?;
+    let (patch, (h, w)) = (config.patch, config.image);
+    let to = (h / patch, w / patch);
+    if rows == 1 + to.0 * to.1 {
+        return Ok(None);
+    }
+    let side = (rows.saturating_sub(1) as f64).sqrt().round() as usize;
+    if side * side + 1 != rows {
+        return Err(Error::Mismatch(format!("pos_embed has {rows} rows: not a class token and a square grid")));
+    }
+    *table = resample(table, (side, side), to, 1, how)?;
+    Ok(Some(format!("positions brought from {side} x {side} to {} x {}", to.0, to.1)))
+}
+
+/// What loading a backbone did.
+#[derive(Debug)]
+pub struct Loaded {
+    /// One line a change, for the log.
+    pub notes: Vec<String>,
+    /// Name by name; what is missing keeps its initial values.
+    pub report: Report,
+}
+
+/// Loads pretrained weights, of any family, into a classifier with parameters `params`: the backbone must be whole, positions
+/// are brought to the grid, a head of other classes is left out, and so is what belongs to pretraining alone.
+///
+/// # Errors
+/// When the file holds no vision transformer, one of another size, or only a part of its backbone. Nothing is changed then.
+pub fn backbone(
+    params: &ParamStore,
+    tensors: &[(String, Tensor)],
+    config: &VitConfig,
+    how: Interpolation,
+) -> Result<Loaded> {
+    let mut notes = vec![];
+    let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
+    if !tensors.iter().any(|(n, _)| n == "patch_embed.proj.weight") {
+        let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+        return Err(Error::Mismatch(format!(
+            "no vision transformer's weights: the file starts with {}",
+            few.join(", ")
+        )));
+    }
+    notes.extend(positions(&mut tensors, config, how)?);
+    let model = params.state_dict();
+    let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
+    let foreign_head = tensors.iter().any(|(n, t)| n.starts_with("head") && wanted(n) != Some(t.dims()));
+    if foreign_head {
+        let classes = tensors.iter().find(|(n, _)| n == "head.weight").map_or(0, |(_, t)| t.dim(0).unwrap_or(0));
+        tensors.retain(|(n, _)| !n.starts_with("head."));
+        notes.push(format!("the file's head of {classes} classes is left out: a new one of {} starts", config.classes));
+    }
+    let before = tensors.len();
+    tensors.retain(|(n, _)| !n.starts_with("decoder_") && n != "mask_token");
+    if tensors.len() < before {
+        notes.push(format!("{} tensors of the decoder are not needed", before - tensors.len()));
+    }
+    let own = |n: &str| ["head.", "fc_norm."].iter().any(|p| n.starts_with(p));
+    let has = |name: &str| tensors.iter().any(|(n, _)| n == name);
+    let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(|n| !own(n) && !has(n)).collect();
+    if !incomplete.is_empty() {
+        let (n, first) = (incomplete.len(), incomplete.iter().take(3).copied().collect::<Vec<_>>().join(", "));
+        return Err(Error::Mismatch(format!("{n} tensors of the backbone are not in the file: {first}, ...")));
+    }
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
+        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
+    }
+    if let Some((n, _)) = tensors.iter().find(|(n, _)| n.starts_with("blocks.") && wanted(n).is_none()) {
+        return Err(Error::Mismatch(format!(
+            "the file's model is deeper: it has {n}, which this one has no place for"
+        )));
+    }
+    Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
+}
+
+fn finite(t: &Tensor) -> bool {
+    // A sum is not finite where a value is not; one that merely overflows f32 would be no weights either.
+    let sum = || t.to_dtype(candle_core::DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>();
+    sum().is_ok_and(f32::is_finite)
+}
+
+/// Draws the head's weight anew, N(0, std), and sets its bias to 0, as MAE does after loading: 2e-5 for finetuning, 0.01 for a
+/// linear probe.
+///
+/// # Errors
+/// When the model has no head.
+pub fn init_head(params: &ParamStore, std: f64, key: &Key) -> Result<()> {
+    let names = params.names();
+    let Some(name) = ["head.weight", "head.1.weight"].into_iter().find(|n| names.iter().any(|m| m == n)) else {
+        return Err(Error::Config("the model has no head".into()));
+    };
+    let var = params.var(name)?;
+    let values = key.child(name).normal(var.elem_count()).into_iter().map(|z| (f64::from(z) * std) as f32).collect();
+    params.set(name, &tensor_from(values, var.shape())?)?;
+    let bias = name.replace("weight", "bias");
+    params.set(&bias, &params.var(&bias)?.zeros_like()?)?;
+    Ok(())
 }
 
 /// The model's part of one of our checkpoints; any other file as it is.
 pub fn weights_only(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
-    if !tensors.iter().any(|(n, _)| n.starts_with("optim.")) {
+    if !tensors.iter().all(|(n, _)| ["model.", "optim.", "ema."].iter().any(|p| n.starts_with(p))) {
         return tensors.to_vec();
     }
     let model = |(n, t): &(String, Tensor)| Some((n.strip_prefix("model.")?.to_string(), t.clone()));

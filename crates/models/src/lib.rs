@@ -2,7 +2,10 @@
 #![warn(missing_docs)]
 
 pub mod adapt;
+mod batch_norm;
+mod classifier;
 mod error;
+pub mod freeze;
 pub mod keymap;
 pub mod mae;
 pub mod pickle;
@@ -11,6 +14,8 @@ pub mod registry;
 pub mod vit;
 pub mod weights;
 
+pub use batch_norm::BatchNorm;
+pub use classifier::{Classifier, FeatureExtractor};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
 pub use vit::{Vit, VitConfig};

@@ -57,8 +57,9 @@ const fn mae(patch: usize, encoder: (usize, usize, usize), decoder: (usize, usiz
 }
 
 /// Named configurations, (width, depth, heads) of encoder and decoder. Base to huge are the paper's; tiny and small shrink
-/// the decoder with the encoder; `mae_vit_demo_patch4` is for 28 x 28 gray images.
+/// the decoder with the encoder; `mae_vit_mini_patch4` is for 32 x 32 images, `mae_vit_demo_patch4` for 28 x 28 gray ones.
 pub const VARIANTS: &[(&str, MaeConfig)] = &[
+    ("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
     ("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
     ("mae_vit_tiny_patch16", mae(16, (192, 12, 3), (192, 4, 6))),
     ("mae_vit_small_patch16", mae(16, (384, 12, 6), (256, 4, 8))),
@@ -71,6 +72,12 @@ pub const VARIANTS: &[(&str, MaeConfig)] = &[
 ];
 
 impl MaeConfig {
+    /// The classifier with this encoder, before its pooling and drop-path are chosen.
+    pub fn classifier(&self, classes: usize) -> VitConfig {
+        let &MaeConfig { image, patch, channels, dim, depth, heads, mlp_ratio, .. } = self;
+        VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..VIT[0].1.clone() }
+    }
+
     /// How images are cut.
     pub fn grid(&self) -> Grid {
         Grid { channels: self.channels, height: self.image.0, width: self.image.1, patch: self.patch }

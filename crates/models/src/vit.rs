@@ -2,6 +2,7 @@
 //!
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
+use crate::batch_norm::BatchNorm;
 use crate::error::{Error, Result};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -19,6 +20,17 @@ pub enum Pool {
     /// The mean of the patch tokens, then `fc_norm`; there is no `norm`. MAE's finetuning default.
     #[default]
     Avg,
+}
+
+/// What the head is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// A linear layer: `head.weight`, `head.bias`.
+    #[default]
+    Linear,
+    /// MAE's linear probe: batch normalisation without scale and shift, `head.0`, then a linear layer, `head.1`.
+    Probe,
 }
 
 /// A vision transformer's configuration.
@@ -41,6 +53,9 @@ pub struct VitConfig {
     pub mlp_ratio: usize,
     /// Classes of the head; 0 leaves it out.
     pub classes: usize,
+    /// What the head is.
+    #[serde(default)]
+    pub head: Head,
     /// What the head reads.
     pub pool: Pool,
     /// Stochastic depth of the last block; the blocks before it grow to it linearly from 0.
@@ -61,6 +76,7 @@ const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig 
         heads,
         mlp_ratio: 4,
         classes: 1000,
+        head: Head::Linear,
         pool: Pool::Avg,
         drop_path: 0.0,
         dropout: 0.0,
@@ -68,13 +84,16 @@ const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig 
     }
 }
 
-/// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377).
+/// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377);
+/// `vit_mini_patch4` is for 32 x 32 images, `vit_demo_patch4` for 28 x 28 gray ones, in ten classes.
 pub const VARIANTS: &[(&str, VitConfig)] = &[
     ("vit_tiny_patch16", vit(16, 192, 12, 3)),
     ("vit_small_patch16", vit(16, 384, 12, 6)),
     ("vit_base_patch16", vit(16, 768, 12, 12)),
     ("vit_large_patch16", vit(16, 1024, 24, 16)),
     ("vit_huge_patch14", vit(14, 1280, 32, 16)),
+    ("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
+    ("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
 ];
 
 impl VitConfig {
@@ -283,7 +302,7 @@ pub struct Vit {
     pos_embed: Tensor, // (1, 1 + L, D)
     blocks: Vec<Block>,
     norm: Norm,
-    head: Option<Linear>,
+    head: Option<(Option<BatchNorm>, Linear)>,
 }
 
 impl Vit {
@@ -306,11 +325,17 @@ impl Vit {
             pos_embed: vb.get_with_hints((1, 1 + c.grid().patches(), c.dim), "pos_embed", normal)?,
             blocks: (0..c.depth).map(block).collect::<Result<_>>()?,
             norm: Norm::new(c.dim, vb.pp(if c.pool == Pool::Avg { "fc_norm" } else { "norm" }))?,
-            head: (c.classes > 0)
-                .then(|| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb.pp("head")))
-                .transpose()?,
+            head: (c.classes > 0).then(|| Self::new_head(c, vb.pp("head"))).transpose()?,
             config: c.clone(),
         })
+    }
+
+    fn new_head(c: &VitConfig, vb: VarBuilder) -> Result<(Option<BatchNorm>, Linear)> {
+        let linear = |vb| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb);
+        match c.head {
+            Head::Linear => Ok((None, linear(vb)?)),
+            Head::Probe => Ok((Some(BatchNorm::new(c.dim, false, 1e-6, 0.1, vb.pp(0))?), linear(vb.pp(1))?)),
+        }
     }
 
     /// The configuration.
@@ -323,32 +348,94 @@ impl Vit {
     /// # Errors
     /// When the images are of another size.
     pub fn forward_features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        let x = self.patch_embed.forward(images, None)?; // (B, L, D)
-        let x = ops::prepend_token(&x, &self.cls_token, None)?; // (B, 1 + L, D)
-        let mut x = ops::add_table(&x, &self.pos_embed)?;
-        if let Some(key) = key {
-            x = ops::dropout(&x, key.child("pos_drop"), self.config.dropout)?;
-        }
+        let mut x = self.embed(images, key)?; // (B, 1 + L, D)
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, key.map(|k| k.child("block").index(i as u64)).as_ref())?;
         }
         if self.config.pool == Pool::Token { self.norm.forward(&x) } else { Ok(x) }
     }
 
+    /// images (B, C, H, W) -> tokens (B, 1 + L, D) before the first block.
+    fn embed(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        let x = self.patch_embed.forward(images, None)?; // (B, L, D)
+        let x = ops::prepend_token(&x, &self.cls_token, None)?; // (B, 1 + L, D)
+        let x = ops::add_table(&x, &self.pos_embed)?;
+        match key {
+            Some(key) => Ok(ops::dropout(&x, key.child("pos_drop"), self.config.dropout)?),
+            None => Ok(x),
+        }
+    }
+
+    /// The tokens (B, 1 + L, D) at named places, in the order of the names: `embed`, `blocks.3`, or `norm` (the last norm's
+    /// output, for models whose head reads the class token). Later blocks than asked for are not run.
+    ///
+    /// # Errors
+    /// When there is no such place, or the images are of another size.
+    pub fn intermediates(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
+        let (depth, has_norm) = (self.blocks.len(), self.config.pool == Pool::Token);
+        // A place is how many parts have run: 1 the embedding, 1 + i the first i blocks, depth + 2 the norm.
+        let mut wanted = vec![];
+        for name in places {
+            let block = name.strip_prefix("blocks.").and_then(|i| i.parse::<usize>().ok()).filter(|i| *i < depth);
+            wanted.push(match (*name, block) {
+                ("embed", _) => 1,
+                ("norm", _) if has_norm => depth + 2,
+                (_, Some(i)) => i + 2,
+                _ => {
+                    let norm = if has_norm { " or norm" } else { "" };
+                    let message = format!("no place `{name}`: expected embed, blocks.0 to blocks.{}{norm}", depth - 1);
+                    return Err(Error::Config(message));
+                }
+            });
+        }
+        let last = wanted.iter().copied().max().unwrap_or(0);
+        let mut found: Vec<Option<Value>> = vec![None; wanted.len()];
+        let mut keep = |at: usize, x: &Value| {
+            wanted.iter().zip(&mut found).filter(|(w, _)| **w == at).for_each(|(_, f)| *f = Some(x.clone()));
+        };
+        let mut x = self.embed(images, None)?;
+        keep(1, &x);
+        for (i, block) in self.blocks.iter().enumerate().take(last.saturating_sub(1)) {
+            x = block.forward(&x, None)?;
+            keep(i + 2, &x);
+        }
+        if last == depth + 2 {
+            keep(last, &self.norm.forward(&x)?);
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// tokens (B, 1 + L, D) -> the vector that is classified (B, D): the class token, or the mean of the others.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn pool(&self, x: &Value) -> Result<Value> {
+        let (b, _, d) = x.dims3()?;
+        Ok(match self.config.pool {
+            Pool::Token => ops::select_tokens(x, 0, 1)?.reshape((b, d))?,
+            Pool::Avg => ops::mean_tokens(&ops::drop_tokens(x, 1)?)?,
+        })
+    }
+
+    /// Pooled tokens (B, D) -> logits (B, classes), or normalised features (B, D) without a head.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn classify(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let x = if self.config.pool == Pool::Avg { self.norm.forward(x)? } else { x.clone() };
+        match &self.head {
+            Some((Some(bn), head)) => head.forward(&bn.forward(&x, key.is_some())?),
+            Some((None, head)) => head.forward(&x),
+            None => Ok(x),
+        }
+    }
+
     /// tokens (B, 1 + L, D) -> logits (B, classes), or pooled features (B, D) without a head.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward_head(&self, x: &Value) -> Result<Value> {
-        let (b, _, d) = x.dims3()?;
-        let x = match self.config.pool {
-            Pool::Token => ops::select_tokens(x, 0, 1)?.reshape((b, d))?,
-            Pool::Avg => self.norm.forward(&ops::mean_tokens(&ops::drop_tokens(x, 1)?)?)?,
-        }; // (B, D)
-        match &self.head {
-            Some(head) => head.forward(&x),
-            None => Ok(x),
-        }
+    pub fn forward_head(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        self.classify(&self.pool(x)?, key)
     }
 
     /// images (B, C, H, W) -> logits (B, classes). `key` draws dropout and drop-path; `None` turns them off.
@@ -356,7 +443,7 @@ impl Vit {
     /// # Errors
     /// When the images are of another size.
     pub fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        self.forward_head(&self.forward_features(images, key)?)
+        self.forward_head(&self.forward_features(images, key)?, key)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::pickle;
 use candle_core::{DType, Device, Tensor};
 use candlelight_autograd::ParamStore;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
@@ -93,7 +93,7 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
     if !report.mismatched.is_empty() || report.loaded.is_empty() || incomplete {
         return Err(Error::Mismatch(format!("the weights are of another model: {report}")));
     }
-    let trained = params.names();
+    let trained: HashSet<String> = params.values().into_iter().map(|(n, _)| n).collect();
     let (values, tables): (Vec<_>, Vec<_>) = model.drain(..).partition(|(n, _)| trained.contains(n));
     for (name, have) in &tables {
         // A fixed table: the model keeps its own, and the file's must be the same.

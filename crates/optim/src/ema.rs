@@ -103,10 +103,10 @@ impl Ema {
     /// Overwrites parameters and returns what they were.
     fn swap(&self, params: &ParamStore, values: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         let mut kept = vec![];
-        for e in params.entries() {
-            if let Some((_, new)) = values.iter().find(|(n, _)| *n == e.name) {
-                kept.push((e.name.clone(), e.var.as_tensor().copy()?));
-                params.set(&e.name, new)?;
+        for (name, now) in params.values() {
+            if let Some((_, new)) = values.iter().find(|(n, _)| *n == name) {
+                kept.push((name.clone(), now.copy()?));
+                params.set(&name, new)?;
             }
         }
         Ok(kept)

@@ -1,0 +1,367 @@
+//! Supervised training of a classifier: finetuning, linear probing, training from scratch.
+
+use crate::error::{Error, Result};
+use crate::metrics::{self, Scores};
+use crate::task::{At, Batches, Findings, Moment, Task};
+use candle_core::{Device, Tensor};
+use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
+use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
+use candlelight_models::Classifier;
+use candlelight_models::freeze::Trained;
+use candlelight_optim::{
+    AdamW, AdamWConfig, Ema, Group, Optimizer, Rule, Sgd, SgdKind, layer_decay_mae, layer_decay_timm, mae_rules,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Which loss; batches with soft targets use these instead of their labels.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Loss {
+    /// Softmax cross-entropy.
+    CrossEntropy {
+        /// Label smoothing; soft targets are smoothed where they are made.
+        smoothing: f32,
+    },
+    /// Binary cross-entropy of every class by itself (R. Wightman et al., arXiv 2110.00476).
+    BinaryCrossEntropy {
+        /// Label smoothing: `1 - s + s / K` and `s / K`.
+        smoothing: f32,
+        /// Targets above it become 1, others 0.
+        threshold: Option<f32>,
+        /// Sum over classes instead of the mean.
+        sum: bool,
+    },
+}
+
+/// Which optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW.
+    AdamW {
+        /// Decays of the moments.
+        betas: (f64, f64),
+        /// Added to the root of the second.
+        eps: f64,
+    },
+    /// SGD with momentum, or LARS.
+    Sgd(SgdKind),
+}
+
+/// Layer-wise decay of the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerDecay {
+    /// Factor from layer to layer, towards the input.
+    pub decay: f64,
+    /// Blocks.
+    pub depth: usize,
+    /// Group the last norm with the last block, as timm, instead of with the head, as MAE.
+    pub timm: bool,
+}
+
+/// A moving average of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmaConfig {
+    /// Its decay.
+    pub decay: f64,
+    /// Start with less.
+    pub warmup: bool,
+}
+
+/// What is trained, and how. `M` is the model's own configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassifyConfig<M> {
+    /// The model.
+    pub model: M,
+    /// Classes of its head.
+    pub classes: usize,
+    /// The loss.
+    pub loss: Loss,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Decay of matrices.
+    pub weight_decay: f64,
+    /// Layer-wise decay of the rate.
+    pub layer_decay: Option<LayerDecay>,
+    /// What trains; everything without it.
+    pub trained: Option<Trained>,
+    /// Moving average of the weights.
+    pub ema: Option<EmaConfig>,
+    /// What the loader mixes; kept for the record.
+    pub mix: Option<Mix>,
+    /// Epochs between evaluations; the end always has one, without this it alone.
+    pub eval_every: Option<usize>,
+}
+
+/// Training a classifier as a task.
+pub struct Classify<M> {
+    config: ClassifyConfig<M>,
+    params: ParamStore,
+    model: Box<dyn Classifier>,
+    precision: Precision,
+    held_out: Option<Box<dyn Batches>>,
+    evaluation: Option<Pipeline>,
+    memory: Option<Box<dyn Fn(usize) -> u64>>,
+    scores: Option<Scores>,
+}
+
+impl<M> std::fmt::Debug for Classify<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Classify({:?})", self.params)
+    }
+}
+
+impl<M> Classify<M> {
+    /// A model that was made on `params`, its weights loaded; freezes what the configuration does not train.
+    ///
+    /// # Errors
+    /// When the configuration does not make sense.
+    pub fn new(config: ClassifyConfig<M>, params: ParamStore, model: Box<dyn Classifier>) -> Result<Self> {
+        if config.classes < 2 {
+            return Err(Error::Config(format!("{} classes, expected at least 2", config.classes)));
+        }
+        if config.eval_every == Some(0) {
+            return Err(Error::Config("eval_every is 0, expected at least 1".into()));
+        }
+        let (Loss::CrossEntropy { smoothing } | Loss::BinaryCrossEntropy { smoothing, .. }) = config.loss;
+        if !(0.0..1.0).contains(&smoothing) {
+            return Err(Error::Config(format!("smoothing {smoothing} is outside [0, 1)")));
+        }
+        if let Some(mix) = &config.mix {
+            mix.check()?;
+        }
+        if let Some(d) = config.layer_decay
+            && !(d.decay > 0.0 && d.decay <= 1.0)
+        {
+            return Err(Error::Config(format!("layer_decay {} is outside (0, 1]", d.decay)));
+        }
+        if let Some(trained) = &config.trained {
+            trained.apply(&params)?;
+        }
+        let precision = Precision::F32;
+        let (held_out, evaluation, memory, scores) = (None, None, None, None);
+        Ok(Classify { config, params, model, precision, held_out, evaluation, memory, scores })
+    }
+
+    /// The same with images to evaluate on after every epoch, and the precision to do it in.
+    #[must_use]
+    pub fn evaluating(mut self, loader: Loader, precision: Precision) -> Self {
+        self.evaluation = Some(loader.pipeline().clone());
+        self.evaluating_on(Box::new(loader), precision)
+    }
+
+    /// As [`Classify::evaluating`], on batches that are not a loader's.
+    #[must_use]
+    pub fn evaluating_on(mut self, held_out: Box<dyn Batches>, precision: Precision) -> Self {
+        self.held_out = Some(held_out);
+        self.precision = precision;
+        self
+    }
+
+    /// The same with an estimate of the bytes a step of so many samples needs.
+    #[must_use]
+    pub fn needing(mut self, memory: impl Fn(usize) -> u64 + 'static) -> Self {
+        self.memory = Some(Box::new(memory));
+        self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Classifier {
+        &*self.model
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    /// The last evaluation of the weights themselves.
+    pub fn scores(&self) -> Option<&Scores> {
+        self.scores.as_ref()
+    }
+
+    /// Evaluates the present weights on the held-out images.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be read.
+    pub fn evaluate(&self) -> Result<Scores> {
+        let Some(data) = &self.held_out else { return Err(Error::Config("no held-out images to evaluate on".into())) };
+        check_classes(self.config.classes, &**data)?;
+        let forward = |images: &Tensor| -> Result<Tensor> {
+            let tape = Tape::off().with_precision(self.precision);
+            Ok(self.model.forward(&tape.constant(images), None)?.tensor().clone())
+        };
+        let device: Device = self.params.device();
+        Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| {})?.scores())
+    }
+
+    /// Targets (B, K): the batch's own, or its labels, smoothed.
+    fn targets(&self, batch: &Batch, smoothing: f32, threshold: Option<f32>, device: &Device) -> Result<Tensor> {
+        let k = self.config.classes;
+        let mut targets = match &batch.targets {
+            Some(t) => t.clone(),
+            None => {
+                let mut t = vec![smoothing / k as f32; batch.labels.len() * k];
+                for (row, &label) in t.chunks_exact_mut(k).zip(&batch.labels) {
+                    row[label as usize] += 1.0 - smoothing;
+                }
+                t
+            }
+        };
+        if targets.len() % k != 0 {
+            return Err(Error::Config(format!("targets of other than {k} classes")));
+        }
+        if let Some(at) = threshold {
+            targets.iter_mut().for_each(|t| *t = f32::from(u8::from(*t > at)));
+        }
+        Ok(Tensor::from_vec(targets, ((), k), device)?)
+    }
+}
+
+/// Refuses data with more classes than the model has.
+fn check_classes(classes: usize, data: &dyn Batches) -> Result<()> {
+    let found = data.classes().len();
+    if found > classes {
+        let message = format!("the data has {found} classes, the model's head {classes}: set --nb_classes {found}");
+        return Err(Error::Config(message));
+    }
+    Ok(())
+}
+
+impl<M> Task for Classify<M>
+where
+    M: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::Debug,
+{
+    const KIND: &'static str = "classify";
+    const LOSS: &'static str = "loss";
+    type Config = ClassifyConfig<M>;
+
+    fn config(&self) -> &ClassifyConfig<M> {
+        &self.config
+    }
+
+    fn same_model(&self, other: &ClassifyConfig<M>) -> bool {
+        other.model == self.config.model && other.classes == self.config.classes
+    }
+
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn optimizer(&self) -> Result<Box<dyn Optimizer>> {
+        let decay = self.config.weight_decay;
+        let rules = match (self.config.layer_decay, self.config.optimizer) {
+            (Some(d), _) if d.timm => layer_decay_timm(d.depth, d.decay, decay),
+            (Some(d), _) => layer_decay_mae(d.depth, d.decay, decay),
+            // LARS leaves vectors alone by itself.
+            (None, OptimizerKind::Sgd(_)) => vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })],
+            (None, _) => mae_rules(decay),
+        };
+        Ok(match self.config.optimizer {
+            OptimizerKind::AdamW { betas, eps } => {
+                Box::new(AdamW::new(AdamWConfig { betas, eps }, &rules, &self.params)?)
+            }
+            OptimizerKind::Sgd(kind) => Box::new(Sgd::new(kind, &rules, &self.params)?),
+        })
+    }
+
+    fn ema(&self) -> Result<Option<Ema>> {
+        Ok(self.config.ema.map(|e| Ema::new(&self.params, e.decay, e.warmup)).transpose()?)
+    }
+
+    fn check(&self, data: &dyn Batches) -> Result<()> {
+        check_classes(self.config.classes, data)?;
+        match &self.held_out {
+            Some(held_out) if !held_out.classes().is_empty() && held_out.classes() != data.classes() => {
+                let differs = held_out.classes().iter().zip(data.classes()).find(|(a, b)| a != b);
+                let (a, b) = (held_out.classes().len(), data.classes().len());
+                Err(Error::Config(match differs {
+                    Some((a, b)) => format!("class `{b}` of the training images is `{a}` in those to evaluate on"),
+                    None => format!("{b} classes to train on, {a} to evaluate on"),
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn memory(&self, batch: usize) -> Option<u64> {
+        self.memory.as_ref().map(|f| f(batch))
+    }
+
+    fn evaluation(&self) -> Option<Pipeline> {
+        self.evaluation.clone()
+    }
+
+    fn loss(&self, tape: &Tape, images: &Tensor, batch: &Batch, seed: u64, at: At) -> Result<Value> {
+        let key = Key::new(seed).child("dropout").index(at.epoch as u64).index(at.step as u64);
+        if batch.targets.is_none() {
+            if let Some(label) = batch.labels.iter().find(|l| **l != UNLABELLED && **l as usize >= self.config.classes)
+            {
+                let classes = self.config.classes;
+                return Err(Error::Config(format!("label {label} of a model with {classes} classes")));
+            }
+            if batch.labels.contains(&UNLABELLED) {
+                return Err(Error::Config("a sample without a class: training to classify needs one for each".into()));
+            }
+        }
+        let logits = self.model.forward(&tape.constant(images), Some(&key))?;
+        let device = images.device();
+        Ok(match self.config.loss {
+            Loss::CrossEntropy { smoothing } if batch.targets.is_none() => {
+                ops::cross_entropy(&logits, &batch.labels, smoothing)?
+            }
+            Loss::CrossEntropy { smoothing } => {
+                ops::soft_cross_entropy(&logits, &self.targets(batch, smoothing, None, device)?)?
+            }
+            Loss::BinaryCrossEntropy { smoothing, threshold, sum } => {
+                ops::binary_cross_entropy(&logits, &self.targets(batch, smoothing, threshold, device)?, sum)?
+            }
+        })
+    }
+
+    fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings> {
+        let n_parameters = ("n_parameters", self.params.count().1.into());
+        let due = now.finished || (now.whole && self.config.eval_every.is_some_and(|n| now.epochs % n == 0));
+        if self.held_out.is_none() || !due {
+            return Ok(Findings { log: vec![n_parameters], score: None });
+        }
+        let scores = self.evaluate()?;
+        let mut log = vec![
+            ("test_loss", scores.loss.into()),
+            ("test_acc1", scores.top1.into()),
+            ("test_acc5", scores.top5.into()),
+        ];
+        let x = now.epochs.saturating_sub(1) as i64; // MAE's axis: the epoch that ended
+        for (tag, v) in
+            [("perf/test_acc1", scores.top1), ("perf/test_acc5", scores.top5), ("perf/test_loss", scores.loss)]
+        {
+            now.events.scalar(tag, x, v as f32)?;
+        }
+        let mut score = scores.top1;
+        let mut averaged = String::new();
+        if let Some(ema) = now.ema {
+            let e = ema.with(&self.params, || self.evaluate())?;
+            log.extend([
+                ("test_ema_loss", e.loss.into()),
+                ("test_ema_acc1", e.top1.into()),
+                ("test_ema_acc5", e.top5.into()),
+            ]);
+            now.events.scalar("perf/test_ema_acc1", x, e.top1 as f32)?;
+            averaged = format!(", averaged weights {:.2}", e.top1);
+            score = score.max(e.top1);
+        }
+        let n = scores.samples;
+        tracing::info!(
+            "after {} epochs: top1 {:.2}  top5 {:.2}  loss {:.4} on {n} images{averaged}",
+            now.epochs,
+            scores.top1,
+            scores.top5,
+            scores.loss
+        );
+        self.scores = Some(scores);
+        log.push(n_parameters);
+        Ok(Findings { log, score: Some(score) })
+    }
+}

@@ -1,0 +1,73 @@
+//! What the engine trains, evaluates and predicts with, whatever the architecture.
+
+use crate::error::Result;
+use crate::vit::Vit;
+use candle_core::Tensor;
+use candlelight_autograd::{Key, Value};
+
+/// A model that classifies images.
+///
+/// Its parameters are whatever it took from the `VarBuilder` of a `ParamStore`; forward runs on the tape of `images`.
+pub trait Classifier {
+    /// images (B, C, H, W) -> logits (B, classes). `key` draws what is random in training and says that this is training;
+    /// `None` evaluates.
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value>;
+
+    /// images (B, C, H, W) -> features (B, D), what [`Classifier::classify`] reads.
+    ///
+    /// # Errors
+    /// When the images do not fit, or the model does not come apart.
+    fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        let _ = (images, key);
+        Err(crate::Error::Config("this model does not come apart into features and head".into()))
+    }
+
+    /// features (B, D) -> logits (B, classes).
+    ///
+    /// # Errors
+    /// When the shape does not fit, or the model does not come apart.
+    fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
+        let _ = (features, key);
+        Err(crate::Error::Config("this model does not come apart into features and head".into()))
+    }
+}
+
+impl Classifier for Vit {
+    fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        Vit::forward(self, images, key)
+    }
+
+    fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        self.pool(&self.forward_features(images, key)?)
+    }
+
+    fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
+        Vit::classify(self, features, key)
+    }
+}
+
+/// A frozen model that turns images into vectors.
+pub trait FeatureExtractor {
+    /// Length of a vector.
+    fn width(&self) -> usize;
+
+    /// images (B, C, H, W) -> (B, width).
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn extract(&self, images: &Tensor) -> Result<Tensor>;
+}
+
+impl FeatureExtractor for Vit {
+    fn width(&self) -> usize {
+        self.config().dim
+    }
+
+    fn extract(&self, images: &Tensor) -> Result<Tensor> {
+        let tape = candlelight_autograd::Tape::off();
+        Ok(Classifier::features(self, &tape.constant(images), None)?.tensor().clone())
+    }
+}

@@ -1,0 +1,344 @@
+//! Finetuning a pretrained vision transformer: MAE's main_finetune.
+//!
+//! ```text
+//! cargo run --release --example mae_finetune                       # after mae_pretrain: what its checkpoint is good for
+//! cargo run --release --example mae_finetune -- --data_path IMAGENET --finetune mae_pretrain_vit_base.pth --model vit_base_patch16
+//! ```
+
+mod support;
+
+use candlelight::data::{Dataset, RandomErasing, Transform};
+use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDecay, Loss, OptimizerKind};
+use candlelight::engine::run_dir::RunDir;
+use candlelight::engine::signals::Signals;
+use candlelight::engine::train::{Outcome, Plan, Trainer};
+use candlelight::engine::{checkpoint, memory};
+use candlelight::models::freeze::Trained;
+use candlelight::models::posemb::Interpolation;
+use candlelight::models::{adapt, vit::Pool};
+use candlelight::optim::SgdKind;
+use candlelight::prelude::*;
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use support::common::{Common, Preset, finish};
+use support::{Result, vision};
+
+/// Finetune a vision transformer. Without --data_path it continues from mae_pretrain's checkpoint on the images that come with
+/// the repository, with 1,000 labels, and compares that with training from scratch.
+#[derive(Parser, Debug)]
+#[command(name = "mae_finetune", version, rename_all = "snake_case", after_help = DEFAULTS)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    finetune: Option<String>,
+    /// Start from random weights
+    #[arg(long, help_heading = "Model")]
+    from_scratch: bool,
+    /// Classes [default: those of the data]
+    #[arg(long, help_heading = "Model")]
+    nb_classes: Option<usize>,
+    /// Classify the mean of the patches: the default
+    #[arg(long, help_heading = "Model", conflicts_with = "cls_token")]
+    global_pool: bool,
+    /// Classify the class token
+    #[arg(long, help_heading = "Model")]
+    cls_token: bool,
+    /// Stochastic depth of the last block [default: 0.1]
+    #[arg(long, help_heading = "Model")]
+    drop_path: Option<f32>,
+    /// How positions are brought to another size: mae or timm
+    #[arg(long, default_value = "mae", value_parser = vision::parsed::<Interpolation>, help_heading = "Model")]
+    pos_interpolation: Interpolation,
+    /// Train only a part: head, attn_only, attn_last(N), or name patterns separated by commas
+    #[arg(long, value_name = "PART", help_heading = "Model")]
+    trained: Option<Trained>,
+    /// Rate from layer to layer [default: 0.75; demo: 1]
+    #[arg(long, help_heading = "Optimisation")]
+    layer_decay: Option<f64>,
+    /// Group layers as mae or timm does
+    #[arg(long, default_value = "mae", value_parser = ["mae", "timm"], help_heading = "Optimisation")]
+    layer_rule: String,
+    /// Largest gradient norm [default: none]
+    #[arg(long, help_heading = "Optimisation")]
+    clip_grad: Option<f64>,
+    /// adamw, sgd or lars
+    #[arg(long, default_value = "adamw", value_parser = ["adamw", "sgd", "lars"], help_heading = "Optimisation")]
+    opt: String,
+    /// Keep a moving average of the weights with this decay, and evaluate it too
+    #[arg(long, value_name = "DECAY", help_heading = "Optimisation")]
+    ema: Option<f64>,
+    /// Let the average start with less decay
+    #[arg(long, help_heading = "Optimisation")]
+    ema_warmup: bool,
+    /// ce (soft targets where images are mixed) or bce
+    #[arg(long, default_value = "ce", value_parser = ["ce", "bce"], help_heading = "Optimisation")]
+    loss: String,
+    /// With bce: targets above become 1, others 0
+    #[arg(long, help_heading = "Optimisation")]
+    bce_target_thresh: Option<f32>,
+    /// With bce: sum over the classes
+    #[arg(long, help_heading = "Optimisation")]
+    bce_sum: bool,
+    /// Label smoothing
+    #[arg(long, default_value_t = 0.1, help_heading = "Optimisation")]
+    smoothing: f32,
+    /// Train on so many labelled images, or such a share: 1000, 10% [demo: 1000]
+    #[arg(long, value_name = "N|P%", help_heading = "Augmentation")]
+    labels: Option<String>,
+    /// Colour jitter; without effect where --aa is set, as in timm
+    #[arg(long, help_heading = "Augmentation")]
+    color_jitter: Option<f64>,
+    /// Augmentation policy, '' for none [default: rand-m9-mstd0.5-inc1; demo: none]
+    #[arg(long, help_heading = "Augmentation")]
+    aa: Option<String>,
+    /// Smallest area of the random crop [default: 0.08; demo: 0.5]
+    #[arg(long, help_heading = "Augmentation")]
+    crop_scale: Option<f64>,
+    /// Random erasing's share [default: 0.25; demo: 0]
+    #[arg(long, help_heading = "Augmentation")]
+    reprob: Option<f64>,
+    /// What erased boxes hold: const, rand or pixel
+    #[arg(long, default_value = "pixel", help_heading = "Augmentation")]
+    remode: String,
+    /// Most boxes erased
+    #[arg(long, default_value_t = 1, help_heading = "Augmentation")]
+    recount: usize,
+    /// Accepted for compatibility; it has no effect in MAE either
+    #[arg(long, help_heading = "Augmentation")]
+    resplit: bool,
+    /// Mixup's Beta parameter; 0 turns it off
+    #[arg(long, default_value_t = 0.0, help_heading = "Augmentation")]
+    mixup: f64,
+    /// CutMix's Beta parameter; 0 turns it off
+    #[arg(long, default_value_t = 0.0, help_heading = "Augmentation")]
+    cutmix: f64,
+    /// Sides of CutMix's box as shares of the image's
+    #[arg(long, num_args = 2, action = clap::ArgAction::Set, value_names = ["MIN", "MAX"], help_heading = "Augmentation")]
+    cutmix_minmax: Option<Vec<f64>>,
+    /// How often anything is mixed
+    #[arg(long, default_value_t = 1.0, help_heading = "Augmentation")]
+    mixup_prob: f64,
+    /// How often it is CutMix where both are on
+    #[arg(long, default_value_t = 0.5, help_heading = "Augmentation")]
+    mixup_switch_prob: f64,
+    /// What shares a draw: batch, pair or elem
+    #[arg(long, default_value = "batch", help_heading = "Augmentation")]
+    mixup_mode: String,
+    /// Only evaluate the weights of --resume or --finetune
+    #[arg(long, help_heading = "Run")]
+    eval: bool,
+    /// Epochs between evaluations [default: 1; demo: only the last]
+    #[arg(long, help_heading = "Run")]
+    eval_every: Option<usize>,
+    /// Repeat with so many seeds and print a table [demo: 3]
+    #[arg(long, help_heading = "Run")]
+    seeds: Option<usize>,
+    /// Also train from scratch and compare; the demo does
+    #[arg(long, help_heading = "Run")]
+    compare: bool,
+    /// Accepted at false: one process evaluates everything
+    #[arg(long, help_heading = "Many processes (not there yet)")]
+    dist_eval: bool,
+}
+
+const DEFAULTS: &str = "Defaults with --data_path are MAE's: model vit_large_patch16, batch_size 64, epochs 50, blr 1e-3, \
+min_lr 1e-6, warmup_epochs 5, weight_decay 0.05, a checkpoint every epoch. The demo: batch_size 64, epochs 30, blr 4e-3, three seeds, \
+1,000 labels. Published recipes: docs/recipes.";
+
+const FULL: Preset = Preset { batch_size: 64, epochs: 50, blr: 1e-3, min_lr: 1e-6, warmup_epochs: 5.0, save_every: 1 };
+/// About three minutes on two cores for all runs of the comparison.
+const DEMO: Preset = Preset { batch_size: 64, epochs: 30, blr: 4e-3, min_lr: 1e-6, warmup_epochs: 5.0, save_every: 30 };
+
+impl Args {
+    fn demo(&self) -> bool {
+        self.common.demo()
+    }
+
+    fn pipeline(&self, size: (usize, usize), normalize: Normalize) -> Result<Pipeline> {
+        let aa = self.aa.as_deref().unwrap_or(if self.demo() { "" } else { "rand-m9-mstd0.5-inc1" });
+        let reprob = self.reprob.unwrap_or(if self.demo() { 0.0 } else { 0.25 });
+        let mut p = Pipeline::mae_finetune(size, normalize, aa, 0.0)?;
+        if let Some(Transform::RandomResizedCrop { scale, .. }) = p.transforms.first_mut() {
+            scale.0 = self.crop_scale.unwrap_or(if self.demo() { 0.5 } else { 0.08 });
+        }
+        if let (Some(j), "") = (self.color_jitter, aa) {
+            p.transforms.push(Transform::ColorJitter { brightness: j, contrast: j, saturation: j, hue: 0.0, p: 1.0 });
+        }
+        let mode = vision::parsed(&self.remode).map_err(|e| format!("--remode {}: {e}", self.remode))?;
+        p.erase = (reprob > 0.0).then(|| RandomErasing { mode, count: self.recount, ..RandomErasing::new(reprob) });
+        Ok(p)
+    }
+
+    fn config(&self, model: VitConfig) -> Result<ClassifyConfig<VitConfig>> {
+        let minmax = self.cutmix_minmax.as_deref().map(|m| (m[0], m[1]));
+        let mixing = vision::Mixing {
+            mixup: self.mixup,
+            cutmix: self.cutmix,
+            minmax,
+            prob: self.mixup_prob,
+            switch_prob: self.mixup_switch_prob,
+            mode: self.mixup_mode.clone(),
+        };
+        let decay = self.layer_decay.unwrap_or(if self.demo() { 1.0 } else { 0.75 });
+        let smoothing = self.smoothing;
+        Ok(ClassifyConfig {
+            classes: model.classes,
+            loss: match self.loss.as_str() {
+                "bce" => Loss::BinaryCrossEntropy { smoothing, threshold: self.bce_target_thresh, sum: self.bce_sum },
+                _ => Loss::CrossEntropy { smoothing },
+            },
+            optimizer: match self.opt.as_str() {
+                "sgd" => OptimizerKind::Sgd(SgdKind::Sgd { momentum: 0.9, nesterov: false }),
+                "lars" => OptimizerKind::Sgd(SgdKind::mae_lars()),
+                _ => OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+            },
+            weight_decay: self.common.weight_decay.unwrap_or(0.05),
+            layer_decay: Some(LayerDecay { decay, depth: model.depth, timm: self.layer_rule == "timm" }),
+            trained: self.trained.clone(),
+            ema: self.ema.map(|decay| EmaConfig { decay, warmup: self.ema_warmup }),
+            mix: mixing.mix(smoothing, model.classes)?,
+            eval_every: self.eval_every.or((!self.demo()).then_some(1)),
+            model,
+        })
+    }
+}
+
+/// What one run of the comparison differs in.
+struct Variant<'a> {
+    weights: Option<&'a Path>,
+    seed: u64,
+    output: PathBuf,
+}
+
+/// A run and its top-1, if it came to an end.
+fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
+    let common = Common { seed: v.seed, ..args.common.clone() };
+    let mut model = vision::config(common.model.as_deref(), v.weights, default_model(args))?;
+    model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
+    model.image = common.image(model.image)?;
+    model.pool = if args.cls_token { Pool::Token } else { Pool::Avg };
+    model.drop_path = args.drop_path.unwrap_or(0.1);
+    let config = args.config(model)?;
+    let device = common.device()?;
+    let params = ParamStore::on(&device);
+    let key = Key::new(v.seed).child("init");
+    let vit = Vit::new(&config.model, params.builder(key))?;
+    adapt::init_head(&params, 2e-5, &Key::new(v.seed).child("head"))?;
+    if let Some(path) = v.weights {
+        vision::load(path, &params, &config.model, args.pos_interpolation)?;
+    }
+    let plan: Plan = common.plan(if args.demo() { &DEMO } else { &FULL }, args.clip_grad);
+    let train: Arc<dyn Dataset> = match args.labels.as_deref().or(args.demo().then_some("1000")) {
+        Some(text) => vision::few(data.train.clone(), vision::share(text, data.train.len())?, v.seed)?,
+        None => data.train.clone(),
+    };
+    tracing::info!("{}", serde_json::to_string(&plan)?);
+    tracing::info!("{}", serde_json::to_string(&config)?);
+    let size = config.model.image;
+    let load = LoaderConfig {
+        batch_size: plan.batch_size,
+        size,
+        seed: v.seed,
+        shuffle: true,
+        drop_last: true,
+        workers: common.workers(),
+        max_bad: common.max_bad,
+    };
+    let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
+    let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?;
+    if let Some(mix) = &config.mix {
+        loader = loader.collating(Arc::new(mix.clone()));
+    }
+    let held_out = Loader::new(data.held_out.clone(), Pipeline::evaluation(size, data.normalize.clone()), all)?;
+    tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
+    let (vit_config, counts) = (config.model.clone(), params.clone());
+    let needs = move |batch| memory::vit(&vit_config, batch, counts.count().0, counts.count().1);
+    let precision = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
+    let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision).needing(needs);
+    vision::count(task.params(), &device);
+    let mut trainer = Trainer::new(plan, task)?;
+    if args.eval {
+        match common.resume.as_deref() {
+            Some("auto") => trainer.resume(&vision::newest(&v.output)?)?,
+            Some(path) => trainer.resume(path.as_ref())?,
+            None => {}
+        }
+        let s = trainer.task().evaluate()?;
+        println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+        return Ok((ExitCode::SUCCESS, Some(s.top1)));
+    }
+    let folder = RunDir::open(&v.output, common.resume.is_some())?;
+    let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
+    let outcome = trainer.run(&loader, &folder, signals, &common.resume(), &log_dir)?;
+    let done = matches!(outcome, Outcome::Finished { .. });
+    let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
+    let mut more = vec![];
+    if let Some(best) = trainer.best() {
+        let path = checkpoint::best(&v.output);
+        more.push(("best", format!("{:.2} % after {} epochs, {}", best.score, best.epochs, path.display())));
+    }
+    Ok((finish(outcome, &v.output, &loader, &more), score))
+}
+
+fn default_model(args: &Args) -> &'static str {
+    if args.demo() { "vit_demo_patch4" } else { "vit_large_patch16" }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    args.common.check()?;
+    if args.dist_eval {
+        tracing::warn!("--dist_eval: there is one process, which evaluates every image once");
+    }
+    if args.from_scratch && args.finetune.is_some() {
+        return Err("--from_scratch and --finetune exclude each other".into());
+    }
+    let weights = match (&args.finetune, args.from_scratch) {
+        (_, true) => None,
+        (Some(name), _) => Some(vision::locate(name)?),
+        (None, _) if args.demo() => Some(vision::newest("output_dir".as_ref())?),
+        (None, _) => None,
+    };
+    match (&weights, args.demo()) {
+        (_, true) => tracing::info!("demo preset: the shipped Fashion-MNIST images, few labels"),
+        (None, _) => tracing::info!("MAE's own defaults; random weights, no --finetune given"),
+        (Some(path), _) => tracing::info!("MAE's own defaults, from {}", path.display()),
+    }
+    let channels = vision::config(args.common.model.as_deref(), weights.as_deref(), default_model(args))?.channels;
+    let data = vision::labelled(args.common.data_path.as_deref(), channels)?;
+    let signals = Signals::install()?;
+    let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
+    let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
+    let seeds = args.seeds.unwrap_or(if args.demo() && repeated { 3 } else { 1 });
+    let compare = repeated && weights.is_some() && (args.compare || args.demo());
+    if seeds == 1 && !compare {
+        let variant = Variant { weights: weights.as_deref(), seed: args.common.seed, output };
+        return Ok(train(args, &data, &variant, &signals)?.0);
+    }
+    let mut kinds = vec![(if weights.is_some() { "finetuned" } else { "from scratch" }, weights.as_deref(), vec![])];
+    if compare {
+        kinds.push(("from scratch", None, vec![]));
+    }
+    for seed in args.common.seed..args.common.seed + seeds as u64 {
+        for (name, weights, scores) in &mut kinds {
+            let output = output.join(format!("{}-seed{seed}", name.replace(' ', "_")));
+            tracing::info!("{name}, seed {seed}");
+            let (code, score) = train(args, &data, &Variant { weights: *weights, seed, output }, &signals)?;
+            match score {
+                Some(score) => scores.push(score),
+                None => return Ok(code),
+            }
+        }
+    }
+    let rows: Vec<(&str, Vec<f64>)> = kinds.into_iter().map(|(name, _, scores)| (name, scores)).collect();
+    println!("\n{}", vision::table(&rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    candlelight::kernels::mem::keep_freed_memory();
+    support::start(run)
+}

@@ -1,0 +1,257 @@
+//! Linear probing of a pretrained vision transformer: MAE's main_linprobe.
+//!
+//! ```text
+//! cargo run --release --example mae_linprobe                       # after mae_pretrain: what its features are worth
+//! cargo run --release --example mae_linprobe -- --data_path IMAGENET --finetune mae_pretrain_vit_base.pth --model vit_base_patch16
+//! ```
+
+mod support;
+
+use candlelight::autograd::Precision as P;
+use candlelight::data::Dataset;
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss, OptimizerKind};
+use candlelight::engine::features::{Features, HeadOnly, fingerprint};
+use candlelight::engine::run_dir::RunDir;
+use candlelight::engine::signals::Signals;
+use candlelight::engine::task::Batches;
+use candlelight::engine::train::{Outcome, Trainer};
+use candlelight::engine::{checkpoint, memory};
+use candlelight::models::freeze::Trained;
+use candlelight::models::posemb::Interpolation;
+use candlelight::models::vit::{Head, Pool};
+use candlelight::models::{Classifier, adapt};
+use candlelight::optim::SgdKind;
+use candlelight::prelude::*;
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use support::common::{Common, Preset, finish};
+use support::{Result, vision};
+
+/// Probe a vision transformer linearly. Without --data_path it takes mae_pretrain's checkpoint and the images that come with the
+/// repository, with 1,000 labels, and compares that with random features.
+#[derive(Parser, Debug)]
+#[command(name = "mae_linprobe", version, rename_all = "snake_case", after_help = DEFAULTS)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    finetune: Option<String>,
+    /// Probe random weights
+    #[arg(long, help_heading = "Model")]
+    from_scratch: bool,
+    /// Classes [default: those of the data]
+    #[arg(long, help_heading = "Model")]
+    nb_classes: Option<usize>,
+    /// Probe the mean of the patches; its norm, which pretraining has none of, is trained with the head
+    #[arg(long, help_heading = "Model", conflicts_with = "cls_token")]
+    global_pool: bool,
+    /// Probe the class token: the default
+    #[arg(long, help_heading = "Model")]
+    cls_token: bool,
+    /// How positions are brought to another size: mae or timm
+    #[arg(long, default_value = "mae", value_parser = vision::parsed::<Interpolation>, help_heading = "Model")]
+    pos_interpolation: Interpolation,
+    /// Compute the features once, without augmentation, keep them in the output folder, and train the head on them
+    #[arg(long, help_heading = "Data")]
+    cache_features: bool,
+    /// Train on so many labelled images, or such a share: 1000, 10% [demo: 1000]
+    #[arg(long, value_name = "N|P%", help_heading = "Data")]
+    labels: Option<String>,
+    /// Only evaluate the weights of --resume
+    #[arg(long, help_heading = "Run")]
+    eval: bool,
+    /// Epochs between evaluations [default: 1; demo: only the last]
+    #[arg(long, help_heading = "Run")]
+    eval_every: Option<usize>,
+    /// Repeat with so many seeds and print a table [demo: 3]
+    #[arg(long, help_heading = "Run")]
+    seeds: Option<usize>,
+    /// Also probe random features and compare; the demo does
+    #[arg(long, help_heading = "Run")]
+    compare: bool,
+    /// Accepted at false: one process evaluates everything
+    #[arg(long, help_heading = "Many processes (not there yet)")]
+    dist_eval: bool,
+}
+
+const DEFAULTS: &str = "Defaults with --data_path are MAE's: model vit_large_patch16, batch_size 512, epochs 90, blr 0.1, \
+min_lr 0, warmup_epochs 10, weight_decay 0, LARS, a checkpoint every epoch. The demo: batch_size 64, epochs 40, three seeds, 1,000 labels. \
+Published recipes: docs/recipes.";
+
+const FULL: Preset = Preset { batch_size: 512, epochs: 90, blr: 0.1, min_lr: 0.0, warmup_epochs: 10.0, save_every: 1 };
+/// About a minute and a half on two cores for all runs of the comparison.
+const DEMO: Preset = Preset { batch_size: 64, epochs: 40, blr: 4.0, min_lr: 0.0, warmup_epochs: 5.0, save_every: 40 };
+
+/// What one run of the comparison differs in.
+struct Variant<'a> {
+    weights: Option<&'a Path>,
+    seed: u64,
+    output: PathBuf,
+}
+
+/// A run and its top-1, if it came to an end.
+fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
+    let common = Common { seed: v.seed, ..args.common.clone() };
+    let mut model = vision::config(common.model.as_deref(), v.weights, default_model(args))?;
+    model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
+    model.image = common.image(model.image)?;
+    (model.pool, model.head) = (if args.global_pool { Pool::Avg } else { Pool::Token }, Head::Probe);
+    let device = common.device()?;
+    let params = ParamStore::on(&device);
+    let vit = Vit::new(&model, params.builder(Key::new(v.seed).child("init")))?;
+    if let Some(path) = v.weights {
+        vision::load(path, &params, &model, args.pos_interpolation)?;
+    }
+    adapt::init_head(&params, 0.01, &Key::new(v.seed).child("head"))?;
+    let trained =
+        if args.global_pool { Trained::Matching(vec!["head.*".into(), "fc_norm.*".into()]) } else { Trained::Head };
+    let config = ClassifyConfig {
+        classes: model.classes,
+        loss: Loss::CrossEntropy { smoothing: 0.0 },
+        optimizer: OptimizerKind::Sgd(SgdKind::mae_lars()),
+        weight_decay: common.weight_decay.unwrap_or(0.0),
+        layer_decay: None,
+        trained: Some(trained),
+        ema: None,
+        mix: None,
+        eval_every: args.eval_every.or((!args.common.demo()).then_some(1)),
+        model: model.clone(),
+    };
+    let plan = common.plan(if args.common.demo() { &DEMO } else { &FULL }, None);
+    let train: Arc<dyn Dataset> = match args.labels.as_deref().or(args.common.demo().then_some("1000")) {
+        Some(text) => vision::few(data.train.clone(), vision::share(text, data.train.len())?, v.seed)?,
+        None => data.train.clone(),
+    };
+    tracing::info!("{}", serde_json::to_string(&plan)?);
+    tracing::info!("{}", serde_json::to_string(&config)?);
+    let size = model.image;
+    let load = LoaderConfig {
+        batch_size: plan.batch_size,
+        size,
+        seed: v.seed,
+        shuffle: true,
+        drop_last: true,
+        workers: common.workers(),
+        max_bad: common.max_bad,
+    };
+    let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
+    let evaluation = Pipeline::evaluation(size, data.normalize.clone());
+    let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?;
+    let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?;
+    tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
+    let precision: P = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
+    let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume.is_some())?) };
+
+    // Where batches come from, and what they go through.
+    let (batches, task): (Box<dyn Batches>, _) = if args.cache_features {
+        let made_from = format!("{} {} {}", fingerprint(&params)?, serde_json::to_string(&evaluation)?, v.seed);
+        let features = |part: &str, loader: &Loader| -> Result<Features> {
+            let path = v.output.join(format!("features-{part}.safetensors"));
+            let made_from = format!("{made_from} {} of {part}", loader.samples());
+            if let Some(cached) = Features::load(&path, &made_from)? {
+                tracing::info!("{part} features from {}", path.display());
+                return Ok(cached);
+            }
+            let n = loader.samples();
+            let shown = |done| eprintln!("{part} features [{done}/{n}]");
+            let f = Features::extract(&vit, loader, &device, support::every(5, shown))?;
+            std::fs::create_dir_all(&v.output)?;
+            f.save(&path, &made_from)?;
+            Ok(f)
+        };
+        tracing::info!("features are computed once, from images as in evaluation");
+        let train = features("train", &Loader::new(train, evaluation, all)?)?.training(plan.batch_size, v.seed);
+        let test = features("test", &held_out)?;
+        let model: Box<dyn Classifier> = Box::new(HeadOnly(vit));
+        (Box::new(train), Classify::new(config, params, model)?.evaluating_on(Box::new(test), precision))
+    } else {
+        let (config_of, all) = (model.clone(), params.count().0);
+        let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision);
+        let trained = task.params().count().1;
+        (Box::new(loader.clone()), task.needing(move |batch| memory::vit(&config_of, batch, all, trained)))
+    };
+    vision::count(task.params(), &device);
+    let mut trainer = Trainer::new(plan, task)?;
+    let Some(folder) = folder else {
+        match common.resume.as_deref() {
+            Some("auto") => trainer.resume(&vision::newest(&v.output)?)?,
+            Some(path) => trainer.resume(path.as_ref())?,
+            None => return Err("--eval needs --resume: a probe's head is in its own checkpoint".into()),
+        }
+        let s = trainer.task().evaluate()?;
+        println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+        return Ok((ExitCode::SUCCESS, Some(s.top1)));
+    };
+    let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
+    let outcome = trainer.run(&*batches, &folder, signals, &common.resume(), &log_dir)?;
+    let done = matches!(outcome, Outcome::Finished { .. });
+    let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
+    let mut more = vec![];
+    if let Some(best) = trainer.best() {
+        let path = checkpoint::best(&v.output);
+        more.push(("best", format!("{:.2} % after {} epochs, {}", best.score, best.epochs, path.display())));
+    }
+    Ok((finish(outcome, &v.output, &loader, &more), score))
+}
+
+fn default_model(args: &Args) -> &'static str {
+    if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    args.common.check()?;
+    if args.dist_eval {
+        tracing::warn!("--dist_eval: there is one process, which evaluates every image once");
+    }
+    if args.from_scratch && args.finetune.is_some() {
+        return Err("--from_scratch and --finetune exclude each other".into());
+    }
+    let demo = args.common.demo();
+    let weights = match (&args.finetune, args.from_scratch) {
+        (_, true) => None,
+        (Some(name), _) => Some(vision::locate(name)?),
+        (None, _) if demo => Some(vision::newest("output_dir".as_ref())?),
+        (None, _) => return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into()),
+    };
+    tracing::info!(
+        "{}",
+        if demo { "demo preset: the shipped Fashion-MNIST images, few labels" } else { "MAE's own defaults" }
+    );
+    let channels = vision::config(args.common.model.as_deref(), weights.as_deref(), default_model(args))?.channels;
+    let data = vision::labelled(args.common.data_path.as_deref(), channels)?;
+    let signals = Signals::install()?;
+    let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
+    let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
+    let seeds = args.seeds.unwrap_or(if demo && repeated { 3 } else { 1 });
+    let compare = repeated && weights.is_some() && (args.compare || demo);
+    if seeds == 1 && !compare {
+        let variant = Variant { weights: weights.as_deref(), seed: args.common.seed, output };
+        return Ok(train(args, &data, &variant, &signals)?.0);
+    }
+    let mut kinds = vec![(if weights.is_some() { "pretrained" } else { "random" }, weights.as_deref(), vec![])];
+    if compare {
+        kinds.push(("random", None, vec![]));
+    }
+    for seed in args.common.seed..args.common.seed + seeds as u64 {
+        for (name, weights, scores) in &mut kinds {
+            let output = output.join(format!("{name}-seed{seed}"));
+            tracing::info!("{name} features, seed {seed}");
+            let (code, score) = train(args, &data, &Variant { weights: *weights, seed, output }, &signals)?;
+            match score {
+                Some(score) => scores.push(score),
+                None => return Ok(code),
+            }
+        }
+    }
+    let rows: Vec<(&str, Vec<f64>)> = kinds.into_iter().map(|(name, _, scores)| (name, scores)).collect();
+    println!("\n{}", vision::table(&rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    candlelight::kernels::mem::keep_freed_memory();
+    support::start(run)
+}

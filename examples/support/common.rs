@@ -1,0 +1,216 @@
+//! The flags that MAE's three programs share.
+
+use super::{device, device_name};
+use candle_core::Device;
+use candlelight::data::Loader;
+use candlelight::engine::train::{Outcome, Plan, Resume};
+use candlelight::kernels::cpu;
+use candlelight::sched::{WarmupCosine, scaled_lr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(clap::Args, Debug, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct Common {
+    /// Model name
+    #[arg(long, help_heading = "Model")]
+    pub model: Option<String>,
+    /// Image side, or height and width
+    #[arg(long, num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set, help_heading = "Model")]
+    pub input_size: Option<Vec<usize>>,
+    /// Samples a step
+    #[arg(long, help_heading = "Optimisation")]
+    pub batch_size: Option<usize>,
+    /// Epochs
+    #[arg(long, help_heading = "Optimisation")]
+    pub epochs: Option<usize>,
+    /// Steps an update
+    #[arg(long, default_value_t = 1, help_heading = "Optimisation")]
+    pub accum_iter: usize,
+    /// Absolute learning rate; overrides --blr
+    #[arg(long, help_heading = "Optimisation")]
+    pub lr: Option<f64>,
+    /// Rate for 256 samples: lr = blr * batch_size * accum_iter / 256
+    #[arg(long, help_heading = "Optimisation")]
+    pub blr: Option<f64>,
+    /// Rate at the end
+    #[arg(long, help_heading = "Optimisation")]
+    pub min_lr: Option<f64>,
+    /// Epochs of linear warm-up
+    #[arg(long, help_heading = "Optimisation")]
+    pub warmup_epochs: Option<f64>,
+    /// Weight decay
+    #[arg(long, help_heading = "Optimisation")]
+    pub weight_decay: Option<f64>,
+    /// Precision of the products: f32 or bf16
+    #[arg(long, default_value = "f32", help_heading = "Optimisation")]
+    pub precision: String,
+    /// Stop after this many steps
+    #[arg(long, help_heading = "Optimisation")]
+    pub max_steps: Option<usize>,
+    /// The images; without it the program runs its demo on those that come with the repository
+    #[arg(long, value_name = "DATA", help_heading = "Data")]
+    pub data_path: Option<PathBuf>,
+    /// Loader threads [default: the number of cores]
+    #[arg(long, help_heading = "Data")]
+    pub num_workers: Option<usize>,
+    /// Share of unreadable images at which to stop
+    #[arg(long, default_value_t = 0.1, help_heading = "Data")]
+    pub max_bad: f64,
+    /// Accepted for compatibility; batches for the CPU are not pinned
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
+    pub pin_mem: Option<bool>,
+    /// Accepted for compatibility
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
+    pub no_pin_mem: Option<bool>,
+    /// Where checkpoints, log.txt and pictures go
+    #[arg(long, help_heading = "Run")]
+    pub output_dir: Option<PathBuf>,
+    /// Where TensorBoard events go [default: the output folder]
+    #[arg(long, help_heading = "Run")]
+    pub log_dir: Option<PathBuf>,
+    /// cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    #[arg(long, help_heading = "Run")]
+    pub device: Option<String>,
+    /// Seed of weights, order, augmentation and all else that is random
+    #[arg(long, default_value_t = 0, help_heading = "Run")]
+    pub seed: u64,
+    /// A checkpoint to continue from, or `auto` for the newest of the output folder
+    #[arg(long, value_name = "PATH|auto", help_heading = "Run")]
+    pub resume: Option<String>,
+    /// First epoch; a resumed run continues at its own, so only 0 is accepted
+    #[arg(long, default_value_t = 0, help_heading = "Run")]
+    pub start_epoch: usize,
+    /// Epochs between checkpoints
+    #[arg(long, help_heading = "Run")]
+    pub save_every: Option<usize>,
+    /// Checkpoints kept
+    #[arg(long, default_value_t = 3, help_heading = "Run")]
+    pub keep: usize,
+    /// A TOML file of these flags; the command line overrides it
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub config: Option<PathBuf>,
+    /// Number of processes; only 1 so far
+    #[arg(long, default_value_t = 1, help_heading = "Many processes (not there yet)")]
+    pub world_size: usize,
+    /// Accepted at -1
+    #[arg(long, allow_hyphen_values = true, default_value_t = -1, help_heading = "Many processes (not there yet)")]
+    pub local_rank: i64,
+    /// Accepted at false
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Many processes (not there yet)")]
+    pub dist_on_itp: bool,
+    /// Accepted at env://
+    #[arg(long, default_value = "env://", help_heading = "Many processes (not there yet)")]
+    pub dist_url: String,
+}
+
+/// What a program's own defaults are, with data and for its demo.
+#[derive(Debug, Clone, Copy)]
+pub struct Preset {
+    pub batch_size: usize,
+    pub epochs: usize,
+    pub blr: f64,
+    pub min_lr: f64,
+    pub warmup_epochs: f64,
+    pub save_every: usize,
+}
+
+impl Common {
+    pub fn demo(&self) -> bool {
+        self.data_path.is_none()
+    }
+
+    pub fn check(&self) -> super::Result<()> {
+        if self.world_size != 1 || self.local_rank != -1 || self.dist_on_itp || self.dist_url != "env://" {
+            return Err("training with many processes is not there yet: leave --world_size, --local_rank, --dist_on_itp and --dist_url at their defaults".into());
+        }
+        if self.start_epoch != 0 {
+            return Err("--start_epoch: a resumed run continues where it stopped; leave it at 0".into());
+        }
+        Ok(())
+    }
+
+    /// The image size asked for, or `default`.
+    pub fn image(&self, default: (usize, usize)) -> super::Result<(usize, usize)> {
+        match self.input_size.as_deref() {
+            None => Ok(default),
+            Some([side]) => Ok((*side, *side)),
+            Some([h, w]) => Ok((*h, *w)),
+            Some(other) => Err(format!("input_size {other:?}: expected one or two numbers").into()),
+        }
+    }
+
+    pub fn plan(&self, preset: &Preset, clip_grad: Option<f64>) -> Plan {
+        let batch_size = self.batch_size.unwrap_or(preset.batch_size);
+        let blr = self.blr.unwrap_or(preset.blr);
+        Plan {
+            batch_size,
+            accum_iter: self.accum_iter,
+            schedule: WarmupCosine {
+                lr: self.lr.unwrap_or_else(|| scaled_lr(blr, batch_size * self.accum_iter)),
+                min_lr: self.min_lr.unwrap_or(preset.min_lr),
+                warmup_epochs: self.warmup_epochs.unwrap_or(preset.warmup_epochs),
+                epochs: self.epochs.unwrap_or(preset.epochs) as f64,
+            },
+            seed: self.seed,
+            precision: self.precision.clone(),
+            clip_grad,
+            max_steps: self.max_steps,
+            save_every: self.save_every.unwrap_or(preset.save_every),
+            keep: self.keep,
+            max_non_finite: 10,
+        }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    pub fn resume(&self) -> Resume {
+        match self.resume.as_deref() {
+            None | Some("") => Resume::No,
+            Some("auto") => Resume::Auto,
+            Some(path) => Resume::From(path.into()),
+        }
+    }
+
+    /// The device, and a line about what runs on it.
+    pub fn device(&self) -> super::Result<Device> {
+        let device = device(self.device.as_deref())?;
+        if let Err(reason) = cpu::requested() {
+            tracing::warn!("{reason}; using {}", cpu::level().name());
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        match device.is_cpu() {
+            true => {
+                tracing::info!("kernels: {} on {threads} threads, products in {}", cpu::level().name(), self.precision)
+            }
+            false => {
+                tracing::info!("on {}: candle's operations, products in {}", device_name(&device), self.precision)
+            }
+        }
+        Ok(device)
+    }
+}
+
+/// Prints how a run ended.
+pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more: &[(&str, String)]) -> ExitCode {
+    match outcome {
+        Outcome::Finished { loss, checkpoint } => {
+            println!("finished: loss {loss:.4}");
+            println!("  checkpoint  {}", checkpoint.display());
+            println!("  log         {}", output.join("log.txt").display());
+            for (name, text) in more {
+                println!("  {name:<10}  {text}");
+            }
+            if loader.bad_samples() > 0 {
+                println!("  {} images could not be read and were replaced", loader.bad_samples());
+            }
+            ExitCode::SUCCESS
+        }
+        Outcome::Interrupted { signal, checkpoint } => {
+            println!("stopped by signal {signal}, saved {}; continue with --resume auto", checkpoint.display());
+            ExitCode::from(128 + signal as u8)
+        }
+    }
+}

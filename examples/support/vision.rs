@@ -1,0 +1,155 @@
+//! Data and models of the programs that classify.
+
+use super::{Result, fashion, shipped_data};
+use candle_core::{Device, Tensor};
+use candlelight::autograd::ParamStore;
+use candlelight::data::{ClassOrder, Dataset, Idx, Mix, Normalize, Subset, labels, open, stratified};
+use candlelight::engine::checkpoint;
+use candlelight::models::posemb::Interpolation;
+use candlelight::models::{MaeConfig, VitConfig, adapt, registry, weights};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// ImageNet's statistics, or their mean for images that are not RGB.
+pub fn imagenet(channels: usize) -> Normalize {
+    match channels {
+        3 => Normalize::imagenet(),
+        _ => Normalize { mean: vec![0.449; channels], std: vec![0.226; channels] },
+    }
+}
+
+/// Labelled images to train on and to evaluate on, and their normalisation.
+pub struct Data {
+    pub train: Arc<dyn Dataset>,
+    pub held_out: Arc<dyn Dataset>,
+    pub normalize: Normalize,
+}
+
+/// DATA's parts `train` and `val` (or `test`), or the shipped images.
+pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
+    let shipped = shipped_data();
+    let root = root.unwrap_or(&shipped);
+    let normalize = if Idx::present(root, "train") {
+        let f = fashion();
+        Normalize { mean: vec![f.mean[0]; channels], std: vec![f.std[0]; channels] }
+    } else {
+        imagenet(channels)
+    };
+    let order = ClassOrder::Lexicographic;
+    Ok(Data { train: open(root, "train", order)?, held_out: open(root, "val", order)?, normalize })
+}
+
+/// About `n` samples, the same share of every class.
+pub fn few(data: Arc<dyn Dataset>, n: usize, seed: u64) -> Result<Arc<dyn Dataset>> {
+    if n >= data.len() {
+        return Ok(data);
+    }
+    let fold = stratified(&labels(&data)?, n as f64 / data.len() as f64, seed)?;
+    Ok(Arc::new(Subset::new(data, fold.test)?))
+}
+
+/// `1000` samples or `10%` of them.
+pub fn share(text: &str, of: usize) -> Result<usize> {
+    let bad = || format!("--labels {text}: expected a number of images, or a share such as 10%");
+    let n = match text.strip_suffix('%') {
+        Some(p) => p.trim().parse::<f64>().map(|p| (p / 100.0 * of as f64).round() as usize).map_err(|_| bad())?,
+        None => text.parse().map_err(|_| bad())?,
+    };
+    if n == 0 { Err(bad().into()) } else { Ok(n) }
+}
+
+/// The newest checkpoint of a folder, or a word on how to get one.
+pub fn newest(dir: &Path) -> Result<PathBuf> {
+    let missing = || format!("no checkpoint in {}: run mae_pretrain first, or give --finetune FILE", dir.display());
+    Ok(checkpoint::list(dir).pop().ok_or_else(missing)?)
+}
+
+/// A value by its serialised name.
+pub fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+/// The weights a flag names.
+pub fn locate(name: &str) -> Result<PathBuf> {
+    Ok(name.into())
+}
+
+/// The encoder of one of our own pretraining checkpoints.
+fn described(path: &Path) -> Result<Option<MaeConfig>> {
+    match checkpoint::describe(path)? {
+        Some(d) if d.kind == "mae_pretrain" => Ok(serde_json::from_value::<MaeConfig>(d.model).ok()),
+        _ => Ok(None),
+    }
+}
+
+/// The classifier named, or the one a checkpoint of ours was pretrained as, or `default`.
+pub fn config(name: Option<&str>, weights: Option<&Path>, default: &str) -> Result<VitConfig> {
+    if let Some(name) = name {
+        return Ok(registry::vit(name)?);
+    }
+    if let Some(mae) = weights.map(described).transpose()?.flatten() {
+        return Ok(mae.classifier(1000));
+    }
+    Ok(registry::vit(default)?)
+}
+
+/// Loads pretrained weights into a classifier's parameters and says what became of them.
+pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
+    let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
+    let read: Vec<(String, Tensor)> = weights::read(path)?;
+    let loaded = adapt::backbone(params, &read, config, how).map_err(named)?;
+    loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
+    tracing::info!("{}: {}", path.display(), loaded.report);
+    Ok(())
+}
+
+/// How many parameters train, and in what precision they are kept.
+pub fn count(params: &ParamStore, device: &Device) {
+    let (all, trained) = params.count();
+    tracing::info!("{all} parameters, {trained} trained, on {}", super::device_name(device));
+}
+
+/// The published mixing of finetuning from its flags; `None` where neither mixup nor CutMix is on.
+pub struct Mixing {
+    pub mixup: f64,
+    pub cutmix: f64,
+    pub minmax: Option<(f64, f64)>,
+    pub prob: f64,
+    pub switch_prob: f64,
+    pub mode: String,
+}
+
+impl Mixing {
+    pub fn mix(&self, smoothing: f32, classes: usize) -> Result<Option<Mix>> {
+        if self.mixup <= 0.0 && self.cutmix <= 0.0 && self.minmax.is_none() {
+            return Ok(None);
+        }
+        let mode = serde_json::from_value(self.mode.as_str().into())
+            .map_err(|_| format!("--mixup_mode {}: expected batch, pair or elem", self.mode))?;
+        let &Mixing { mixup, cutmix, minmax: cutmix_minmax, prob, switch_prob, .. } = self;
+        Ok(Some(Mix { mixup, cutmix, cutmix_minmax, prob, switch_prob, mode, smoothing, classes, off_epoch: None }))
+    }
+}
+
+/// Accuracies of repeated runs: a line a kind, and what lies between the first and the second.
+pub fn table(rows: &[(&str, Vec<f64>)]) -> String {
+    let stats = |v: &[f64]| {
+        let mean = v.iter().sum::<f64>() / v.len() as f64;
+        let var = v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64;
+        (mean, var.sqrt())
+    };
+    let mut text = format!("{:<18}{:<28}mean     sd\n", "top-1 in %", "by seed");
+    for (name, values) in rows {
+        let each: Vec<String> = values.iter().map(|v| format!("{v:.2}")).collect();
+        let (mean, sd) = stats(values);
+        text += &format!("{name:<18}{:<28}{mean:<8.2} {sd:.2}\n", each.join("  "));
+    }
+    if let [(_, a), (_, b), ..] = rows
+        && a.len() > 1
+    {
+        let ((ma, sa), (mb, sb)) = (stats(a), stats(b));
+        let sd = ((sa * sa + sb * sb) / 2.0).sqrt();
+        text += &format!("{:<18}{:+.2} points, {:.1} standard deviations\n", "difference", ma - mb, (ma - mb) / sd);
+    }
+    text
+}
