@@ -7,9 +7,12 @@ kernels.safetensors: values and gradients of single operations.
 vit_small.safetensors: a classifier of timm in both poolings.
 families.safetensors: one classifier of torchvision, one of transformers.
 posemb.safetensors: position embeddings on other grids.
+recipes.safetensors: 50 steps of finetuning and of linear probing; timm's layer groups.
+losses.safetensors: batch norm and binary cross-entropy.
 zip.pth, legacy.pth, module.pth, nested.pth: what torch.save writes, for the reader.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -18,7 +21,10 @@ import torchvision
 from mae_torch import Mae, groups
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -163,6 +169,147 @@ def posemb():
     save_file({k: v.clone().contiguous() for k, v in out.items()}, HERE / "posemb.safetensors")
 
 
+class Lars(torch.optim.Optimizer):
+    """LARS with MAE's conventions: decay and trust ratio for matrices only, momentum after the ratio, no epsilon."""
+
+    def __init__(self, params, lr, weight_decay=0.0, momentum=0.9, trust=0.001):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, trust=trust))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                g = p.grad
+                if p.ndim > 1:
+                    g = g + group["weight_decay"] * p
+                    pn, gn = p.norm(), g.norm()
+                    if pn > 0 and gn > 0:
+                        g = g * (group["trust"] * pn / gn)
+                mu = self.state[p].setdefault("mu", torch.zeros_like(p))
+                mu.mul_(group["momentum"]).add_(g)
+                p.sub_(group["lr"] * mu)
+
+
+def mae_rate(epoch, lr, min_lr, warmup, epochs):
+    if epoch < warmup:
+        return lr * epoch / warmup
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def mae_layer(name, depth):
+    """The layer a parameter belongs to, and whether it is decayed, by MAE's rule."""
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks") else depth + 1
+
+
+def small_vit(pool, depth=2):
+    model = VisionTransformer(
+        img_size=(8, 12), patch_size=4, embed_dim=16, depth=depth, num_heads=2, num_classes=5, global_pool=pool
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    return model
+
+
+def recipes():
+    """50 steps of finetuning (soft targets, layer-wise decay, clipping, EMA) and of linear probing (batch norm, LARS)."""
+    torch.manual_seed(5)
+    images = torch.randn(6, 8, 3, 8, 12)
+    out = {"images": images}
+    labels = torch.randint(0, 5, (50, 8))
+    mixed = torch.rand(50, 8, 1)
+    onehot = F.one_hot(labels, 5).float() * 0.9 + 0.02
+    soft = onehot * mixed + onehot.flip(1) * (1 - mixed)
+    out["labels"], out["soft"] = labels.float(), soft
+
+    for loss_name in ("ce", "bce"):
+        model = small_vit("avg")
+        out.update({f"{loss_name}.weights.{k}": v.clone() for k, v in model.state_dict().items()})
+        groups = []
+        for name, p in model.named_parameters():
+            scale = 0.75 ** (3 - mae_layer(name, 2))
+            decay = 0.0 if p.ndim == 1 or name in ("pos_embed", "cls_token") else 0.05
+            groups.append(dict(params=[p], weight_decay=decay, lr_scale=scale))
+        opt = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999))
+        ema = ModelEmaV3(model, decay=0.95, use_warmup=True)
+        losses = []
+        for i in range(50):
+            for group in opt.param_groups:
+                group["lr"] = mae_rate(i, 5e-3, 1e-6, 5, 50) * group["lr_scale"]
+            opt.zero_grad()
+            logits = model(images[i % 6])
+            if loss_name == "ce":
+                loss = SoftTargetCrossEntropy()(logits, soft[i])
+            else:
+                loss = BinaryCrossEntropy(smoothing=0.1, target_threshold=0.2, sum_classes=True)(logits, soft[i])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            opt.step()
+            ema.update(model, step=i + 1)
+            losses.append(loss.item())
+        out[f"{loss_name}.losses"] = torch.tensor(losses)
+        for name in ("head.weight", "blocks.0.attn.qkv.weight"):
+            out[f"{loss_name}.after.{name}"] = model.state_dict()[name].clone()
+            out[f"{loss_name}.ema.{name}"] = ema.module.state_dict()[name].clone()
+
+    model = small_vit("token")
+    model.head = torch.nn.Sequential(torch.nn.BatchNorm1d(16, affine=False, eps=1e-6), torch.nn.Linear(16, 5))
+    torch.nn.init.normal_(model.head[1].weight, std=0.01)
+    torch.nn.init.zeros_(model.head[1].bias)
+    out.update({f"probe.weights.{k}": v.float().clone() for k, v in model.state_dict().items()})
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith("head"))
+    opt = Lars(model.head.parameters(), lr=1.0)
+    losses = []
+    for i in range(50):
+        opt.param_groups[0]["lr"] = mae_rate(i, 4.0, 0.0, 5, 50)
+        opt.zero_grad()
+        loss = F.cross_entropy(model(images[i % 6]), labels[i % 6])
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    out["probe.losses"] = torch.tensor(losses)
+    out.update({f"probe.after.{k}": v.float() for k, v in model.state_dict().items() if k.startswith("head")})
+    out["probe.logits"] = model.eval()(images[0]).detach()
+
+    # Which rate and decay each parameter gets, by timm's own rule.
+    model = small_vit("token", depth=3)
+    for group in param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.7):
+        for p in group["params"]:
+            name = next(n for n, q in model.named_parameters() if q is p)
+            out[f"timm_group.{name}"] = torch.tensor([group["lr_scale"], group["weight_decay"]])
+    save_file({k: v.clone().contiguous() for k, v in out.items()}, HERE / "recipes.safetensors")
+
+
+def losses():
+    """Batch norm and binary cross-entropy: values and gradients."""
+    torch.manual_seed(6)
+    out = {}
+
+    def case(name, f, **inputs):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        y = f(**leaves)
+        g = torch.randn_like(y)
+        y.backward(g)
+        out[f"{name}.y"], out[f"{name}.g"] = y.detach(), g
+        for k, v in leaves.items():
+            out[f"{name}.{k}"], out[f"{name}.d{k}"] = v.detach(), v.grad
+
+    mean, var = torch.randn(6), torch.rand(6) + 0.5
+    out["mean"], out["var"] = mean.clone(), var.clone()
+    x, w, b = torch.randn(9, 6) * 2 + 1, torch.randn(6), torch.randn(6)
+    case("batch_norm_eval", lambda x, w, b: F.batch_norm(x, mean, var, w, b, False, 0.1, 1e-5), x=x, w=w, b=b)
+    case("batch_norm", lambda x, w, b: F.batch_norm(x, mean, var, w, b, True, 0.1, 1e-5), x=x, w=w, b=b)
+    out["mean_after"], out["var_after"] = mean, var
+    targets = torch.rand(4, 7)
+    out["targets"] = targets
+    case("bce", lambda x: F.binary_cross_entropy_with_logits(x, targets), x=torch.randn(4, 7) * 3)
+    case("bce_sum", lambda x: F.binary_cross_entropy_with_logits(x, targets, reduction="none").sum(1).mean(), x=torch.randn(4, 7))
+    save_file({k: v.clone().contiguous() for k, v in out.items()}, HERE / "losses.safetensors")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit", "families", "posemb"]:
+    for name in sys.argv[1:] or ["mae", "kernels", "pickles", "vit", "families", "posemb", "recipes", "losses"]:
         globals()[name]()

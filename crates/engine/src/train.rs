@@ -452,7 +452,8 @@ impl<T: Task> Trainer<T> {
                     return Err(e);
                 }
             };
-            if let Some(score) = found.score
+            // A report inside an epoch is not one that the uninterrupted run would have made.
+            if let (Some(score), true) = (found.score, whole)
                 && self.position.best.is_none_or(|b| score > b.score)
             {
                 // Before the checkpoint that knows of it: killed in between, the run finds the same best again.
