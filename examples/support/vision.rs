@@ -69,9 +69,15 @@ pub fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
 }
 
-/// The weights a flag names.
+/// The weights a flag names: a file, or `hf:OWNER/NAME` on the hub.
 pub fn locate(name: &str) -> Result<PathBuf> {
-    Ok(name.into())
+    if !name.starts_with("hf:") {
+        return Ok(name.into());
+    }
+    #[cfg(feature = "hub")]
+    return Ok(candlelight::models::hub::Hub::from_env().locate(name)?);
+    #[cfg(not(feature = "hub"))]
+    Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }
 
 /// The encoder of one of our own pretraining checkpoints.

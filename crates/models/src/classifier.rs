@@ -71,3 +71,36 @@ impl FeatureExtractor for Vit {
         Ok(Classifier::features(self, &tape.constant(images), None)?.tensor().clone())
     }
 }
+
+/// Any function as a frozen feature extractor: a model of another crate, an earlier stage of one's own.
+pub struct Frozen<F> {
+    width: usize,
+    forward: F,
+}
+
+impl<F> std::fmt::Debug for Frozen<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frozen({})", self.width)
+    }
+}
+
+impl<F: Fn(&Tensor) -> candle_core::Result<Tensor>> Frozen<F> {
+    /// `forward` turns images (B, C, H, W) into (B, width).
+    pub fn new(width: usize, forward: F) -> Self {
+        Frozen { width, forward }
+    }
+}
+
+impl<F: Fn(&Tensor) -> candle_core::Result<Tensor>> FeatureExtractor for Frozen<F> {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn extract(&self, images: &Tensor) -> Result<Tensor> {
+        let y = (self.forward)(images)?.detach();
+        match y.dims() {
+            [_, width] if *width == self.width => Ok(y),
+            other => Err(crate::Error::Config(format!("features {other:?}, expected (B, {})", self.width))),
+        }
+    }
+}

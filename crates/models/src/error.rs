@@ -25,6 +25,9 @@ pub enum Error {
     /// Tensors that do not fit the model.
     #[error("{0}")]
     Mismatch(String),
+    /// The hub, or the way to it.
+    #[error("{0}")]
+    Hub(String),
     /// From the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),

@@ -6,16 +6,20 @@ mod batch_norm;
 mod classifier;
 mod error;
 pub mod freeze;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod keymap;
 pub mod mae;
 pub mod pickle;
 pub mod posemb;
 pub mod registry;
+#[cfg(feature = "transformers")]
+pub mod transformers;
 pub mod vit;
 pub mod weights;
 
 pub use batch_norm::BatchNorm;
-pub use classifier::{Classifier, FeatureExtractor};
+pub use classifier::{Classifier, FeatureExtractor, Frozen};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
 pub use vit::{Vit, VitConfig};

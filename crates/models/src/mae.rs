@@ -59,8 +59,8 @@ const fn mae(patch: usize, encoder: (usize, usize, usize), decoder: (usize, usiz
 /// Named configurations, (width, depth, heads) of encoder and decoder. Base to huge are the paper's; tiny and small shrink
 /// the decoder with the encoder; `mae_vit_mini_patch4` is for 32 x 32 images, `mae_vit_demo_patch4` for 28 x 28 gray ones.
 pub const VARIANTS: &[(&str, MaeConfig)] = &[
-    ("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
     ("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
+    ("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
     ("mae_vit_tiny_patch16", mae(16, (192, 12, 3), (192, 4, 6))),
     ("mae_vit_small_patch16", mae(16, (384, 12, 6), (256, 4, 8))),
     ("mae_vit_base_patch16", mae(16, (768, 12, 12), (512, 8, 16))),

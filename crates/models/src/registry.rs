@@ -40,11 +40,16 @@ fn find<C: Clone>(variants: &[(&'static str, C)], name: &str) -> Result<C> {
     if let Some((_, config)) = variants.iter().find(|(n, _)| *n == name) {
         return Ok(config.clone());
     }
-    let mut near: Vec<(usize, &str)> = variants.iter().map(|(n, _)| (distance(name, n), *n)).collect();
+    let suggestions = nearest(variants.iter().map(|(n, _)| *n), name).into_iter().map(Into::into).collect();
+    Err(Error::Unknown { name: name.into(), suggestions })
+}
+
+/// At most two of the names, those least different from `name`.
+pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
+    let mut near: Vec<(usize, &str)> = names.map(|n| (distance(name, n), n)).collect();
     near.sort_unstable();
     let limit = name.len().max(9) / 3;
-    let suggestions = near.into_iter().filter(|(d, _)| *d <= limit).take(2).map(|(_, n)| n.to_string()).collect();
-    Err(Error::Unknown { name: name.into(), suggestions })
+    near.into_iter().filter(|(d, _)| *d <= limit).take(2).map(|(_, n)| n).collect()
 }
 
 /// Levenshtein distance.

@@ -4,15 +4,59 @@ use crate::error::{Error, Result};
 use crate::pickle;
 use candle_core::{DType, Device, Tensor};
 use candlelight_autograd::ParamStore;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
-/// Every tensor of a safetensors or PyTorch file, told apart by content, whatever the extension.
+/// Every tensor of a safetensors or PyTorch file, told apart by content, whatever the extension; of weights in parts, all
+/// that the index `*.index.json` names; of a folder, what a library saved there.
 ///
 /// # Errors
-/// When the file is neither, is damaged, or holds no tensor.
+/// When the file is neither, is damaged, or holds no tensor, or a part is missing.
 pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    if path.is_dir() {
+        let inside = SAVED.iter().map(|n| path.join(n)).find(|p| p.is_file());
+        let message = format!("a folder without {}", SAVED.join(", "));
+        return read(&inside.ok_or_else(|| Error::File { path: path.into(), message })?);
+    }
+    if path.extension().is_some_and(|e| e == "json") {
+        let mut tensors = vec![];
+        for part in shards(path)? {
+            tensors.extend(read_file(&path.with_file_name(part))?);
+        }
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::File { path: path.into(), message: format!("{} is in two parts", pair[0].0) });
+        }
+        return Ok(tensors);
+    }
+    read_file(path)
+}
+
+/// What libraries call the weights in a folder.
+const SAVED: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// The files an index `*.index.json` names, all beside it.
+///
+/// # Errors
+/// When it is no index, or names files elsewhere.
+pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let fail = |message: String| Error::File { path: index.into(), message };
+    let text = std::fs::read_to_string(index).map_err(|e| fail(e.to_string()))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+    let Some(map) = json.get("weight_map").and_then(|m| m.as_object()).filter(|m| !m.is_empty()) else {
+        return Err(fail("no index of weights: it has no `weight_map`".into()));
+    };
+    let file = |v: &serde_json::Value| {
+        let name = v.as_str().unwrap_or_default();
+        let plain = !name.is_empty() && Path::new(name).file_name().is_some_and(|f| f == name);
+        if plain { Ok(name.to_string()) } else { Err(fail(format!("`{name}` is not a file beside the index"))) }
+    };
+    map.values().map(file).collect()
+}
+
+fn read_file(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
     let mut head = [0u8; 9];
     let mut file = std::fs::File::open(path).map_err(|e| fail(&e))?;
@@ -192,6 +236,33 @@ mod tests {
             let e = read(&path).unwrap_err().to_string();
             assert!(e.contains("w.bin"), "cut at {cut}: {e}");
         }
+    }
+
+    #[test]
+    fn weights_in_parts_are_put_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        write_safetensors(&at("model-00001-of-00002.safetensors"), &[("a".into(), t(&[3]))], None).unwrap();
+        write_safetensors(&at("model-00002-of-00002.safetensors"), &[("b".into(), t(&[2, 2]))], None).unwrap();
+        let index = |map: &str| std::fs::write(at("model.safetensors.index.json"), map).unwrap();
+        index(r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#);
+        for path in [dir.path().to_path_buf(), at("model.safetensors.index.json")] {
+            let names: Vec<String> = read(&path).unwrap().into_iter().map(|(n, _)| n).collect();
+            assert_eq!(names, ["a", "b"]);
+        }
+        std::fs::remove_file(at("model-00002-of-00002.safetensors")).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("model-00002-of-00002"));
+        for (bad, word) in [
+            (r#"{"weight_map": {"a": "../secret"}}"#, "../secret"),
+            (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "/etc/passwd"),
+            (r#"{"weight_map": {}}"#, "weight_map"),
+            ("{", "index.json"),
+        ] {
+            index(bad);
+            assert!(read(dir.path()).unwrap_err().to_string().contains(word), "{bad}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert!(read(empty.path()).unwrap_err().to_string().contains("a folder without model.safetensors"));
     }
 
     #[test]
