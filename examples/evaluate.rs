@@ -7,17 +7,16 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::data::{ClassOrder, CropMode, Filter, Op, open};
-use candlelight::engine::metrics;
+use candlelight::data::{ClassOrder, CropMode, Filter, Transform, open};
+use candlelight::engine::metrics::{Metrics, Scores};
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{adapt, weights};
 use candlelight::prelude::*;
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use std::time::Instant;
+use support::vision::{self, parsed};
+use support::{Result, every};
 
 /// Evaluate any vision transformer's checkpoint on any data set.
 #[derive(Parser)]
@@ -25,18 +24,21 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 struct Args {
     /// Class folders, a list, archives, IDX or CIFAR files
     data: PathBuf,
-    /// Architecture, such as vit_base_patch16
+    /// Architecture, such as vit_base_patch16 [default: the one our own checkpoint names]
     #[arg(long)]
-    model: String,
-    /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours
+    model: Option<String>,
+    /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
     #[arg(long)]
-    weights: PathBuf,
+    weights: String,
+    /// Evaluate the averaged weights of our own checkpoint
+    #[arg(long)]
+    ema: bool,
     /// Which part of the data
     #[arg(long, default_value = "val")]
     split: String,
     /// Height and width; positions are brought to it [default: the model's]
-    #[arg(long)]
-    input_size: Option<usize>,
+    #[arg(long, num_args = 1..=2, value_name = "PIXELS")]
+    input_size: Option<Vec<usize>>,
     /// Share of the resized image that is cut out [default: 0.875 up to 224, else 1]
     #[arg(long)]
     crop_pct: Option<f64>,
@@ -49,9 +51,9 @@ struct Args {
     /// How positions are brought to another size: mae or timm
     #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>)]
     pos_interpolation: Interpolation,
-    /// Average with the mirrored image
-    #[arg(long)]
-    tta: bool,
+    /// Average over views of each image: flip, five (corners and centre) or ten (both)
+    #[arg(long, num_args = 0..=1, default_missing_value = "flip", value_parser = ["flip", "five", "ten"])]
+    tta: Option<String>,
     /// Samples a batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -75,99 +77,92 @@ struct Args {
     csv: Option<PathBuf>,
 }
 
-/// A value by its serialised name.
-fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
-    serde_json::from_value(text.into()).map_err(|e| e.to_string())
+/// The pipelines whose outputs are averaged: the plain one first.
+fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
+    let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
+    let cropped = |&(y, x): &(f64, f64)| {
+        let mut p = pipeline.clone();
+        for t in &mut p.transforms {
+            if let Transform::CenterCrop { size } = *t {
+                *t = Transform::CropAt { size, y, x };
+            }
+        }
+        p
+    };
+    let mirrored = |p: &Pipeline| {
+        let mut p = p.clone();
+        p.transforms.push(Transform::HorizontalFlip { p: 1.0 });
+        p
+    };
+    let mut all = vec![pipeline.clone()];
+    if matches!(tta, Some("five" | "ten")) {
+        all.extend(corners.iter().map(cropped));
+    }
+    if matches!(tta, Some("flip" | "ten")) {
+        all.extend(all.clone().iter().map(mirrored));
+    }
+    all
 }
 
-/// The pipeline with every image mirrored.
-fn mirrored(pipeline: &Pipeline) -> Pipeline {
-    let mut p = pipeline.clone();
-    p.transforms.push(candlelight::data::Transform::Sometimes { op: Op::FlipHorizontal, p: 1.0 });
-    p
-}
-
-fn run(args: &Args) -> Result<()> {
+fn run(args: &Args) -> Result<ExitCode> {
     let device = support::device(args.device.as_deref())?;
-    let mut config = registry::vit(&args.model)?;
-    if let Some(side) = args.input_size {
-        config.image = (side, side);
-    }
-    let named = |e: candlelight::models::Error| format!("{}: {e}", args.weights.display());
-    let adapted = adapt::classifier(&weights::read(&args.weights)?, &config, args.pos_interpolation).map_err(named)?;
-    adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
-    let (config, params) = (adapted.config, ParamStore::on(&device));
-    let model = Vit::new(&config, params.builder(Key::new(0)))?;
-    let report = weights::load(&params, &adapted.tensors, false).map_err(named)?;
-    if !report.missing.is_empty() {
-        return Err(format!("{}: {report}", args.weights.display()).into());
-    }
-    tracing::info!("{report}");
-
+    let weights = vision::locate(&args.weights)?;
+    let size = args.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
+    let asked = vision::Asked {
+        weights: &weights,
+        model: args.model.as_deref(),
+        size,
+        positions: args.pos_interpolation,
+        ema: args.ema,
+    };
+    let vision::Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
     let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
     let data = open(&args.data, &args.split, order)?;
-    if data.classes().len() > config.classes {
-        let (found, known) = (data.classes().len(), config.classes);
-        return Err(format!("the data has {found} classes, the model {known}: other data, or other weights").into());
-    }
-    let normalize = match config.channels {
-        3 => Normalize::imagenet(),
-        c => Normalize { mean: vec![0.449; c], std: vec![0.226; c] },
-    };
-    let pct = args.crop_pct.unwrap_or(if config.image.0 <= 224 { 0.875 } else { 1.0 });
+    vision::same_classes(&classes, data.classes(), config.classes)?;
+
+    // The checkpoint's own normalisation; sizes and crops are the flags'.
+    let normalize = evaluation.map_or_else(|| vision::imagenet(config.channels), |p| p.normalize);
+    let pct = args.crop_pct.unwrap_or(if config.image.0.max(config.image.1) <= 224 { 0.875 } else { 1.0 });
     let pipeline = Pipeline::evaluation_with(config.image, normalize, pct, args.crop_mode, args.interpolation);
-    let workers = args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let load = LoaderConfig {
         batch_size: args.batch_size,
         size: config.image,
         seed: 0,
         shuffle: false,
         drop_last: false,
-        workers,
+        workers: args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         max_bad: 0.0,
     };
-    let passes = if args.tta { vec![pipeline.clone(), mirrored(&pipeline)] } else { vec![pipeline] };
-    let mut extra: Vec<Vec<f32>> = vec![];
-    let mut result = None;
-    let last = passes.len() - 1;
-    for (pass, pipeline) in passes.into_iter().enumerate() {
-        let loader = Loader::new(data.clone(), pipeline, load.clone())?;
-        let (start, mut shown, mut step) = (Instant::now(), Instant::now(), 0);
-        let forward = |images: &candle_core::Tensor| -> candlelight::engine::Result<candle_core::Tensor> {
+    let views = views(&pipeline, args.tta.as_deref());
+    let loaders = views.into_iter().map(|p| Loader::new(data.clone(), p, load.clone()));
+    let loaders = loaders.collect::<candlelight::data::Result<Vec<Loader>>>()?;
+    let (mut metrics, start) = (Metrics::new(config.classes), Instant::now());
+    let mut shown = every(5, |s: Scores| {
+        let (rate, all) = (s.samples as f64 / start.elapsed().as_secs_f64(), data.len());
+        let left = ((all as f64 - s.samples as f64) / rate) as u64;
+        eprintln!("[{}/{all}] top1 {:.2}  {rate:.0} img/s  eta {}:{:02}", s.samples, s.top1, left / 60, left % 60);
+    });
+    let mut epochs: Vec<_> = loaders.iter().map(|l| l.epoch(0, 0)).collect();
+    loop {
+        let (mut sum, mut labels) = (vec![], vec![]);
+        for (epoch, loader) in epochs.iter_mut().zip(&loaders) {
+            let Some(batch) = epoch.next() else { break };
+            let mut batch = batch?;
+            let images = candlelight::engine::batch::images(&mut batch, &loader.pipeline().normalize, &device)?;
             let tape = Tape::off().with_precision(args.precision);
-            let logits = model.forward(&tape.constant(images), None)?.tensor().clone();
-            step += 1;
-            if pass < last {
-                extra.push(logits.flatten_all()?.to_vec1()?);
-                return Ok(logits);
+            let logits = model.forward(&tape.constant(&images), None)?.tensor().flatten_all()?.to_vec1::<f32>()?;
+            if sum.is_empty() {
+                sum = vec![0.0; logits.len()];
             }
-            match extra.get(step - 1) {
-                Some(other) => {
-                    let other = candle_core::Tensor::from_slice(other, logits.shape(), logits.device())?;
-                    Ok(((logits + other)? * 0.5)?)
-                }
-                None => Ok(logits),
-            }
-        };
-        let metrics = metrics::evaluate(&loader, config.classes, &device, forward, |m| {
-            if shown.elapsed() > Duration::from_secs(5) {
-                shown = Instant::now();
-                let s = m.scores();
-                let rate = s.samples as f64 / start.elapsed().as_secs_f64();
-                let left = ((loader.samples() as f64 - s.samples as f64) / rate) as u64;
-                eprintln!(
-                    "[{}/{}] top1 {:.2}  {rate:.0} img/s  eta {}:{:02}",
-                    s.samples,
-                    loader.samples(),
-                    s.top1,
-                    left / 60,
-                    left % 60
-                );
-            }
-        })?;
-        result = Some(metrics);
+            sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / loaders.len() as f32);
+            labels = batch.labels;
+        }
+        if labels.is_empty() {
+            break;
+        }
+        metrics.add(&sum, &labels)?;
+        shown(metrics.scores());
     }
-    let Some(metrics) = result else { return Ok(()) };
     let s = metrics.scores();
     println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
     let write =
@@ -183,15 +178,10 @@ fn run(args: &Args) -> Result<()> {
         }
         write(path, text)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
     candlelight::kernels::mem::keep_freed_memory();
-    let args = Args::parse_from(support::arguments());
-    support::log();
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => support::fail(e.as_ref()),
-    }
+    support::start(run)
 }

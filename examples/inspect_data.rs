@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use support::draw::{paste, write};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -138,28 +139,6 @@ fn classes(data: &dyn Dataset) -> Result<()> {
     Ok(())
 }
 
-/// Text in 8 x 8 letters.
-fn write(sheet: &mut Image, x: usize, y: usize, text: &str) {
-    use font8x8::UnicodeFonts;
-    for (i, letter) in text.chars().enumerate() {
-        let glyph = font8x8::BASIC_FONTS.get(letter).unwrap_or([0; 8]);
-        for (dy, bits) in glyph.into_iter().enumerate() {
-            for dx in (0..8).filter(|dx| bits >> dx & 1 == 1) {
-                paste(sheet, &Image::filled(1, 1, 3, [0; 3]), x + 8 * i + dx, y + dy);
-            }
-        }
-    }
-}
-
-/// Copies what fits.
-fn paste(sheet: &mut Image, part: &Image, x: usize, y: usize) {
-    for row in 0..part.height.min(sheet.height.saturating_sub(y)) {
-        let n = part.width.min(sheet.width.saturating_sub(x)) * 3;
-        let at = ((y + row) * sheet.width + x) * 3;
-        sheet.data[at..at + n].copy_from_slice(&part.data[row * part.width * 3..][..n]);
-    }
-}
-
 const COLUMNS: usize = 6;
 const CELL: usize = 112;
 
@@ -173,7 +152,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
     for (row, &i) in indices.iter().enumerate() {
         let y = gap + row * (CELL + gap + text);
         let broken = |sheet: &mut Image, e: &dyn std::fmt::Display| {
-            write(sheet, gap, y + CELL + 3, &format!("broken: {}: {e}", data.name(i)));
+            write(sheet, gap, y + CELL + 3, &format!("broken: {}: {e}", data.name(i)), 1, [0; 3]);
         };
         let sample = match data.get(i) {
             Ok(sample) => sample,
@@ -195,7 +174,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
             }
         };
         let caption = format!("{label}  {}x{}  {}", image.width, image.height, data.name(i));
-        write(&mut sheet, gap, y + CELL + 3, &caption);
+        write(&mut sheet, gap, y + CELL + 3, &caption, 1, [0; 3]);
         if let Ok(small) = fit.apply(image.clone().to_rgb(), Key::new(0)) {
             paste(&mut sheet, &small, gap, y);
         }

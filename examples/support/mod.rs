@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each example uses a part
 
 pub mod common;
+pub mod draw;
 pub mod vision;
 
 use candle_core::{Device, DeviceLocation};

@@ -2,11 +2,11 @@
 
 use super::{Result, fashion, shipped_data};
 use candle_core::{Device, Tensor};
-use candlelight::autograd::ParamStore;
-use candlelight::data::{ClassOrder, Dataset, Idx, Mix, Normalize, Subset, labels, open, stratified};
+use candlelight::autograd::{Key, ParamStore};
+use candlelight::data::{ClassOrder, Dataset, Idx, Mix, Normalize, Pipeline, Subset, labels, open, stratified};
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{MaeConfig, VitConfig, adapt, registry, weights};
+use candlelight::models::{MaeConfig, Vit, VitConfig, adapt, registry, weights};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,6 +107,82 @@ pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpola
     loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
     tracing::info!("{}: {}", path.display(), loaded.report);
     Ok(())
+}
+
+/// A trained classifier and what its file says about itself.
+pub struct Trained {
+    pub model: Vit,
+    pub config: VitConfig,
+    /// Names of the classes, from a checkpoint of ours.
+    pub classes: Vec<String>,
+    /// How images are prepared for it, from a checkpoint of ours.
+    pub evaluation: Option<Pipeline>,
+}
+
+/// What is asked of a file of weights.
+pub struct Asked<'a> {
+    pub weights: &'a Path,
+    /// Its architecture; may be left out for our own checkpoints.
+    pub model: Option<&'a str>,
+    pub size: Option<(usize, usize)>,
+    pub positions: Interpolation,
+    /// The averaged weights.
+    pub ema: bool,
+}
+
+/// Loads a classifier of any family.
+pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
+    let path = asked.weights;
+    let said = checkpoint::describe(path)?;
+    let stored = said.as_ref().filter(|d| d.kind == "classify");
+    let mut config = match (asked.model, stored) {
+        (Some(name), _) => registry::vit(name)?,
+        (None, Some(d)) => serde_json::from_value(d.model.clone())
+            .map_err(|e| format!("{}: the model in it is no vision transformer: {e}", path.display()))?,
+        (None, None) => {
+            return Err(format!("{}: no checkpoint of ours, so give --model", path.display()).into());
+        }
+    };
+    config.image = asked.size.unwrap_or(config.image);
+    let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
+    let mut read = weights::read(path)?;
+    if asked.ema {
+        read = adapt::averaged(&read);
+        if read.is_empty() {
+            return Err(format!("{}: no averaged weights in it", path.display()).into());
+        }
+    }
+    let adapted = adapt::classifier(&read, &config, asked.positions).map_err(named)?;
+    adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
+    let params = ParamStore::on(device);
+    let model = Vit::new(&adapted.config, params.builder(Key::new(0)))?;
+    let report = weights::load(&params, &adapted.tensors, false).map_err(named)?;
+    if !report.missing.is_empty() {
+        return Err(format!("{}: {report}", path.display()).into());
+    }
+    tracing::info!("{report}");
+    let (classes, evaluation) = said.map_or((vec![], None), |d| (d.classes, d.evaluation));
+    Ok(Trained { model, config: adapted.config, classes, evaluation })
+}
+
+/// Refuses data whose classes are not the checkpoint's.
+pub fn same_classes(checkpoint: &[String], data: &[String], known: usize) -> Result<()> {
+    if data.len() > known {
+        return Err(
+            format!("the data has {} classes, the model {known}: other data, or other weights", data.len()).into()
+        );
+    }
+    if checkpoint.is_empty() || checkpoint == data {
+        return Ok(());
+    }
+    Err(match checkpoint.iter().zip(data).position(|(a, b)| a != b) {
+        Some(i) => format!(
+            "class {i} of the checkpoint is `{}`, of the data `{}`: other data, or classes in another order",
+            checkpoint[i], data[i]
+        ),
+        None => format!("the checkpoint knows {} classes, the data has {}", checkpoint.len(), data.len()),
+    }
+    .into())
 }
 
 /// How many parameters train, and in what precision they are kept.

@@ -48,6 +48,10 @@ pub enum Transform {
     ResizeOpencv { size: (usize, usize) },
     /// A crop around the centre; images that are smaller are an error.
     CenterCrop { size: (usize, usize) },
+    /// A crop whose place is given by shares of what is left over: (0, 0) the upper left corner, (1, 1) the lower right.
+    CropAt { size: (usize, usize), y: f64, x: f64 },
+    /// The largest square around the centre.
+    CenterSquare,
     /// A crop around the centre, with a border where the image is smaller: timm's crop mode `border`.
     CenterCropOrPad { size: (usize, usize), fill: [u8; 3] },
     /// A crop at a random place, after a border of `padding` pixels on every side.
@@ -218,6 +222,17 @@ impl Transform {
                     return Err(Error::Decode(format!("the image, {w}x{h}, is smaller than the crop, {cw}x{ch}")));
                 }
                 image.crop(middle(w, cw), middle(h, ch), cw, ch)
+            }
+            &Transform::CropAt { size: (ch, cw), y, x } => {
+                if w < cw || h < ch {
+                    return Err(Error::Decode(format!("the image, {w}x{h}, is smaller than the crop, {cw}x{ch}")));
+                }
+                let at = |left: usize, share: f64| (left as f64 * share.clamp(0.0, 1.0)).round() as usize;
+                image.crop(at(w - cw, x), at(h - ch, y), cw, ch)
+            }
+            Transform::CenterSquare => {
+                let side = w.min(h);
+                image.crop((w - side) / 2, (h - side) / 2, side, side)
             }
             &Transform::CenterCropOrPad { size: (ch, cw), fill } => {
                 let (mw, mh) = (cw.saturating_sub(w), ch.saturating_sub(h));
@@ -438,6 +453,14 @@ mod tests {
         let t = Transform::CenterCrop { size: (4, 4) };
         assert!(t.apply(image(3, 9), Key::new(0)).unwrap_err().to_string().contains("smaller than the crop"));
         assert_eq!(t.apply(image(4, 4), Key::new(0)).unwrap(), image(4, 4));
+        assert_eq!(
+            Transform::CenterSquare.apply(image(3, 8), Key::new(0)).unwrap(),
+            image(3, 8).crop(0, 2, 3, 3).unwrap()
+        );
+        for (y, x, at) in [(0.0, 0.0, (0, 0)), (1.0, 0.0, (0, 5)), (0.0, 1.0, (2, 0)), (0.5, 0.5, (1, 3))] {
+            let t = Transform::CropAt { size: (3, 1), y, x };
+            assert_eq!(t.apply(image(3, 8), Key::new(0)).unwrap(), image(3, 8).crop(at.0, at.1, 1, 3).unwrap());
+        }
         let t = Transform::CenterCropOrPad { size: (4, 6), fill: [9, 8, 7] };
         let out = t.apply(image(3, 9), Key::new(0)).unwrap();
         assert_eq!((out.width, out.height, &out.data[..3]), (6, 4, &[9, 8, 7][..]));

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pickle;
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use candlelight_autograd::ParamStore;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
@@ -78,6 +79,21 @@ fn read_file(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(tensors)
+}
+
+/// A builder over a memory-mapped safetensors file: only what a model asks for is read. Names are the file's, or, of our own
+/// checkpoints, those of the model in it.
+///
+/// # Errors
+/// When it is no safetensors file.
+pub fn mapped(path: &Path) -> Result<VarBuilder<'static>> {
+    let fail = |e: candle_core::Error| Error::File { path: path.into(), message: e.to_string() };
+    // SAFETY: a mapped file must not be changed while it is read; our own writers replace files and never change them in
+    // place, and what a model asks for is copied out of the map while it is built.
+    let file = unsafe { candle_core::safetensors::MmapedSafetensors::new(path) }.map_err(fail)?;
+    let ours = file.tensors().iter().any(|(n, _)| n.starts_with("model."));
+    let vb = VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu);
+    Ok(if ours { vb.pp("model") } else { vb })
 }
 
 /// What loading did, name by name.
@@ -229,6 +245,11 @@ mod tests {
                 );
             }
         }
+        write_safetensors(&path, &[("model.a.bias".into(), t(&[3]))], None).unwrap();
+        assert_eq!(mapped(&path).unwrap().get(3, "a.bias").unwrap().dims(), [3]);
+        assert!(mapped(&dir.path().join("none")).err().unwrap().to_string().contains("none"));
+        write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other)).unwrap();
+        assert!(mapped(&path).is_err(), "a pickle cannot be mapped");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         let bytes = std::fs::read(&path).unwrap();
         for cut in [0, 3, 10, bytes.len() / 2, bytes.len() - 1] {

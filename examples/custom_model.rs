@@ -1,0 +1,130 @@
+//! A model of one's own, in candle's operations, through our loader, optimizer and engine: checkpoints, resume, evaluation and
+//! log come with it.
+//!
+//! ```text
+//! cargo run --release --example custom_model       # about a minute on two cores
+//! ```
+
+mod support;
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder, init};
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss, OptimizerKind};
+use candlelight::engine::run_dir::RunDir;
+use candlelight::engine::signals::Signals;
+use candlelight::engine::train::{Plan, Resume, Trainer};
+use candlelight::models::Classifier;
+use candlelight::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::process::ExitCode;
+use support::{Result, vision};
+
+/// Whatever makes the model what it is; it goes into the checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct SmallCnnConfig {
+    channels: usize,
+    width: usize,
+    classes: usize,
+}
+
+/// Three convolutions of stride 2 and a linear layer.
+struct SmallCnn {
+    convs: Vec<(Tensor, Tensor)>,
+    head: (Tensor, Tensor),
+}
+
+impl SmallCnn {
+    /// Built the candle way; the builder decides whether the parameters are new or a file's.
+    fn new(c: &SmallCnnConfig, vb: VarBuilder) -> candle_core::Result<Self> {
+        let widths = [c.channels, c.width, 2 * c.width, 4 * c.width];
+        let conv = |i: usize| {
+            let vb = vb.pp(format!("conv{}", i + 1));
+            let weight = vb.get_with_hints((widths[i + 1], widths[i], 3, 3), "weight", init::DEFAULT_KAIMING_NORMAL)?;
+            Ok((weight, vb.get_with_hints(widths[i + 1], "bias", Init::Const(0.0))?))
+        };
+        let vb = vb.pp("head");
+        let weight = vb.get_with_hints((c.classes, widths[3]), "weight", Init::Randn { mean: 0.0, stdev: 0.02 })?;
+        Ok(SmallCnn {
+            convs: (0..3).map(conv).collect::<candle_core::Result<_>>()?,
+            head: (weight, vb.get_with_hints(c.classes, "bias", Init::Const(0.0))?),
+        })
+    }
+}
+
+impl Classifier for SmallCnn {
+    fn forward(&self, images: &Value, _: Option<&Key>) -> candlelight::models::Result<Value> {
+        let mut x = images.clone(); // (B, C, H, W)
+        for (weight, bias) in &self.convs {
+            let (w, b) = (images.tape().value(weight), images.tape().value(bias));
+            // Any candle expression is one step of the tape; candle differentiates inside it.
+            x = ops::candle(images.tape(), &[&x, &w, &b], |t| {
+                t[0].conv2d(&t[1], 1, 2, 1, 1)?.broadcast_add(&t[2].reshape((1, (), 1, 1))?)?.relu()
+            })?; // (B, width, H / 2, W / 2)
+        }
+        let x = ops::candle(images.tape(), &[&x], |t| t[0].flatten_from(2)?.mean(2))?; // (B, D)
+        Ok(ops::linear(&x, &self.head.0, Some(&self.head.1))?)
+    }
+}
+
+fn run() -> Result<()> {
+    let model = SmallCnnConfig { channels: 1, width: 32, classes: 10 };
+    let data = vision::labelled(None, model.channels)?;
+    // Candle's convolution wants equal remainders of height and width where it strides: 32 x 32 divides all the way.
+    let size = (32, 32);
+    let plan = Plan {
+        batch_size: 64,
+        accum_iter: 1,
+        schedule: WarmupCosine { lr: 2e-3, min_lr: 1e-5, warmup_epochs: 0.5, epochs: 4.0 },
+        seed: 0,
+        precision: "f32".into(),
+        clip_grad: Some(1.0),
+        max_steps: None,
+        save_every: 1,
+        keep: 2,
+        max_non_finite: 10,
+    };
+    let load = LoaderConfig {
+        batch_size: plan.batch_size,
+        size,
+        seed: plan.seed,
+        shuffle: true,
+        drop_last: true,
+        workers: 1,
+        max_bad: 0.0,
+    };
+    let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
+    let train = Loader::new(data.train, Pipeline::mae_pretrain(size, data.normalize.clone()), load)?;
+    let test = Loader::new(data.held_out, Pipeline::evaluation(size, data.normalize), all)?;
+
+    let params = ParamStore::new();
+    let cnn = SmallCnn::new(&model, params.builder(Key::new(plan.seed)))?;
+    let config = ClassifyConfig {
+        classes: model.classes,
+        loss: Loss::CrossEntropy { smoothing: 0.1 },
+        optimizer: OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+        weight_decay: 0.05,
+        layer_decay: None,
+        trained: None,
+        ema: None,
+        mix: None,
+        eval_every: Some(1),
+        model,
+    };
+    let task = Classify::new(config, params, Box::new(cnn))?.evaluating(test, Precision::F32);
+    let mut trainer = Trainer::new(plan, task)?;
+    let output = std::path::Path::new("./output_dir/custom_model");
+    let folder = RunDir::open(output, true)?;
+    trainer.run(&train, &folder, &Signals::install()?, &Resume::Auto, output)?;
+    if let Some(best) = trainer.best() {
+        println!("best: {:.2} % after {} epochs; checkpoints in {}", best.score, best.epochs, output.display());
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    support::log();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => support::fail(e.as_ref()),
+    }
+}
