@@ -207,8 +207,9 @@ impl Args {
     }
 }
 
-/// What one run of the comparison differs in.
+/// What one run of the comparison differs in, and what all share.
 struct Variant<'a> {
+    model: &'a VitConfig,
     weights: Option<&'a Path>,
     seed: u64,
     output: PathBuf,
@@ -217,7 +218,7 @@ struct Variant<'a> {
 /// A run and its top-1, if it came to an end.
 fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
     let common = Common { seed: v.seed, ..args.common.clone() };
-    let mut model = vision::config(common.model.as_deref(), v.weights, default_model(args))?;
+    let mut model = v.model.clone();
     model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
     model.image = common.image(model.image)?;
     model.pool = if args.cls_token { Pool::Token } else { Pool::Avg };
@@ -284,10 +285,6 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     Ok((finish(outcome, &v.output, &loader, &more), score))
 }
 
-fn default_model(args: &Args) -> &'static str {
-    if args.demo() { "vit_demo_patch4" } else { "vit_large_patch16" }
-}
-
 fn run(args: &Args) -> Result<ExitCode> {
     args.common.check()?;
     if args.dist_eval {
@@ -307,15 +304,16 @@ fn run(args: &Args) -> Result<ExitCode> {
         (None, _) => tracing::info!("MAE's own defaults; random weights, no --finetune given"),
         (Some(path), _) => tracing::info!("MAE's own defaults, from {}", path.display()),
     }
-    let channels = vision::config(args.common.model.as_deref(), weights.as_deref(), default_model(args))?.channels;
-    let data = vision::labelled(args.common.data_path.as_deref(), channels)?;
+    let default = if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" };
+    let model = vision::config(args.common.model.as_deref(), weights.as_deref(), default)?;
+    let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
     let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
     let seeds = args.seeds.unwrap_or(if args.demo() && repeated { 3 } else { 1 });
     let compare = repeated && weights.is_some() && (args.compare || args.demo());
     if seeds == 1 && !compare {
-        let variant = Variant { weights: weights.as_deref(), seed: args.common.seed, output };
+        let variant = Variant { model: &model, weights: weights.as_deref(), seed: args.common.seed, output };
         return Ok(train(args, &data, &variant, &signals)?.0);
     }
     let mut kinds = vec![(if weights.is_some() { "finetuned" } else { "from scratch" }, weights.as_deref(), vec![])];
@@ -326,7 +324,8 @@ fn run(args: &Args) -> Result<ExitCode> {
         for (name, weights, scores) in &mut kinds {
             let output = output.join(format!("{}-seed{seed}", name.replace(' ', "_")));
             tracing::info!("{name}, seed {seed}");
-            let (code, score) = train(args, &data, &Variant { weights: *weights, seed, output }, &signals)?;
+            let (code, score) =
+                train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;
             match score {
                 Some(score) => scores.push(score),
                 None => return Ok(code),

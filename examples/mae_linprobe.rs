@@ -85,8 +85,9 @@ const FULL: Preset = Preset { batch_size: 512, epochs: 90, blr: 0.1, min_lr: 0.0
 /// About a minute and a half on two cores for all runs of the comparison.
 const DEMO: Preset = Preset { batch_size: 64, epochs: 40, blr: 4.0, min_lr: 0.0, warmup_epochs: 5.0, save_every: 40 };
 
-/// What one run of the comparison differs in.
+/// What one run of the comparison differs in, and what all share.
 struct Variant<'a> {
+    model: &'a VitConfig,
     weights: Option<&'a Path>,
     seed: u64,
     output: PathBuf,
@@ -95,7 +96,7 @@ struct Variant<'a> {
 /// A run and its top-1, if it came to an end.
 fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
     let common = Common { seed: v.seed, ..args.common.clone() };
-    let mut model = vision::config(common.model.as_deref(), v.weights, default_model(args))?;
+    let mut model = v.model.clone();
     model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
     model.image = common.image(model.image)?;
     (model.pool, model.head) = (if args.global_pool { Pool::Avg } else { Pool::Token }, Head::Probe);
@@ -197,10 +198,6 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     Ok((finish(outcome, &v.output, &loader, &more), score))
 }
 
-fn default_model(args: &Args) -> &'static str {
-    if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" }
-}
-
 fn run(args: &Args) -> Result<ExitCode> {
     args.common.check()?;
     if args.dist_eval {
@@ -220,15 +217,16 @@ fn run(args: &Args) -> Result<ExitCode> {
         "{}",
         if demo { "demo preset: the shipped Fashion-MNIST images, few labels" } else { "MAE's own defaults" }
     );
-    let channels = vision::config(args.common.model.as_deref(), weights.as_deref(), default_model(args))?.channels;
-    let data = vision::labelled(args.common.data_path.as_deref(), channels)?;
+    let default = if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" };
+    let model = vision::config(args.common.model.as_deref(), weights.as_deref(), default)?;
+    let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
     let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
     let seeds = args.seeds.unwrap_or(if demo && repeated { 3 } else { 1 });
     let compare = repeated && weights.is_some() && (args.compare || demo);
     if seeds == 1 && !compare {
-        let variant = Variant { weights: weights.as_deref(), seed: args.common.seed, output };
+        let variant = Variant { model: &model, weights: weights.as_deref(), seed: args.common.seed, output };
         return Ok(train(args, &data, &variant, &signals)?.0);
     }
     let mut kinds = vec![(if weights.is_some() { "pretrained" } else { "random" }, weights.as_deref(), vec![])];
@@ -239,7 +237,8 @@ fn run(args: &Args) -> Result<ExitCode> {
         for (name, weights, scores) in &mut kinds {
             let output = output.join(format!("{name}-seed{seed}"));
             tracing::info!("{name} features, seed {seed}");
-            let (code, score) = train(args, &data, &Variant { weights: *weights, seed, output }, &signals)?;
+            let (code, score) =
+                train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;
             match score {
                 Some(score) => scores.push(score),
                 None => return Ok(code),

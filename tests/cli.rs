@@ -1,16 +1,11 @@
 //! The example program as a user meets it: error texts, exit codes, signals.
 
-use std::path::{Path, PathBuf};
+mod programs;
+
+use programs::{png, program};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-
-/// The built example: cargo builds examples before it runs tests.
-fn program(name: &str) -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let path = exe.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not built: run `cargo test` without --test, or build the examples", path.display());
-    path
-}
 
 fn pretrain(dir: &Path, args: &[&str]) -> Output {
     let mut c = Command::new(program("mae_pretrain"));
@@ -26,15 +21,6 @@ fn refused(dir: &Path, args: &[&str], code: i32, words: &[&str]) {
         assert!(text.contains(w), "{args:?}: no `{w}` in: {text}");
     }
     assert!(!text.contains("panicked"), "{args:?}: {text}");
-}
-
-fn png(w: u32, h: u32) -> Vec<u8> {
-    let picture = candlelight::engine::picture::Picture {
-        width: w as usize,
-        height: h as usize,
-        rgb: vec![90; (w * h * 3) as usize],
-    };
-    picture.png().unwrap()
 }
 
 #[test]
@@ -58,6 +44,7 @@ fn bad_arguments_are_explained() {
     refused(d, &["--precision", "fp8"], 1, &["`fp8` is not one of f32, bf16"]);
     refused(d, &["--batch_size", "20000"], 1, &["a batch of 20000 is larger than the data set of 10000"]);
     refused(d, &["--bogus", "1"], 2, &["--bogus"]);
+    refused(d, &["--epohcs", "1"], 2, &["--epohcs", "--epochs"]);
     refused(d, &["--resume", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
     std::fs::write(d.join("bad.toml"), "epohcs = 3").unwrap();
     refused(d, &["--config", "bad.toml"], 1, &["bad.toml", "epohcs"]);
@@ -103,16 +90,22 @@ fn a_configuration_file_is_overridden_by_the_command_line() {
 fn published_recipes_are_understood() {
     let dir = tempfile::tempdir().unwrap();
     let recipes = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")).unwrap();
+    let mut kinds = std::collections::BTreeMap::<&str, usize>::new();
     for recipe in recipes.map(|e| e.unwrap().path()) {
         let path = recipe.display().to_string();
+        let kind =
+            ["pretrain", "finetune", "linprobe"].into_iter().find(|k| path.ends_with(&format!("_{k}.toml"))).unwrap();
+        *kinds.entry(kind).or_default() += 1;
         // The configuration is read and resolved before the data is looked at.
-        refused(
-            dir.path(),
-            &["--config", &path, "--data_path", "nowhere"],
-            1,
-            &["norm_pix_loss\":true", "error: nowhere"],
-        );
+        let mut args = vec!["--config", &path, "--data_path", "nowhere"];
+        if kind != "pretrain" {
+            args.push("--from_scratch");
+        }
+        let out = Command::new(program(&format!("mae_{kind}"))).current_dir(dir.path()).args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && text.contains("error: nowhere"), "{path}: {text}");
     }
+    assert_eq!(kinds.values().copied().collect::<Vec<_>>(), [3, 3, 3], "B, L and H each");
 }
 
 #[cfg(unix)]
@@ -226,72 +219,6 @@ fn data_is_inspected_packed_and_trained_on() {
     );
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && text.contains("finished"), "{text}");
-}
-
-#[test]
-fn weights_are_evaluated_and_converted() {
-    use candlelight::models::weights;
-    use candlelight::prelude::*;
-    let dir = tempfile::tempdir().unwrap();
-    let d = dir.path();
-    let run = |name: &str, args: &[&str]| {
-        let out = Command::new(program(name)).current_dir(d).args(args).output().unwrap();
-        (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
-    };
-    for (class, side) in [("cat", 40), ("dog", 36), ("dog", 50)] {
-        std::fs::create_dir_all(d.join("data/val").join(class)).unwrap();
-        std::fs::write(d.join(format!("data/val/{class}/{side}.png")), png(side, 32)).unwrap();
-    }
-    let config = VitConfig { image: (32, 32), classes: 2, ..registry::vit("vit_tiny_patch16").unwrap() };
-    let params = ParamStore::new();
-    Vit::new(&config, params.builder(Key::new(0))).unwrap();
-    params.set("head.bias", &candlelight::autograd::tensor_from(vec![-9.0, 9.0], 2).unwrap()).unwrap();
-    weights::write_safetensors(&d.join("w.safetensors"), &params.state_dict(), None).unwrap();
-
-    let base = ["data", "--model", "vit_tiny_patch16", "--weights", "w.safetensors", "--input_size", "32"];
-    let with = |more: &[&str]| run("evaluate", &[&base[..], more].concat());
-    let (code, text) = with(&["--json", "o.json", "--csv", "o.csv"]);
-    assert_eq!(code, Some(0), "{text}");
-    let scores: serde_json::Value = serde_json::from_slice(&std::fs::read(d.join("o.json")).unwrap()).unwrap();
-    assert!((scores["top1"].as_f64().unwrap() - 200.0 / 3.0).abs() < 1e-9 && scores["top5"] == 100.0, "{scores}");
-    let csv = std::fs::read_to_string(d.join("o.csv")).unwrap();
-    assert_eq!(csv, "class,name,top1\n0,\"cat\",0.000\n1,\"dog\",100.000\n");
-    let (code, text) = with(&["--tta", "--batch_size", "2", "--crop_mode", "squash"]);
-    assert!(code == Some(0) && text.contains("top1     66.667"), "{text}");
-
-    let (code, text) = run("convert", &["w.safetensors", "--to", "huggingface"]);
-    assert!(code == Some(1) && text.contains("fc_norm") && text.contains("no place"), "it pools, they cannot: {text}");
-    let token = VitConfig { pool: candlelight::models::vit::Pool::Token, ..config };
-    let params = ParamStore::new();
-    Vit::new(&token, params.builder(Key::new(0))).unwrap();
-    weights::write_safetensors(&d.join("t.safetensors"), &params.state_dict(), None).unwrap();
-    let mut losses = vec![];
-    for to in ["timm", "torchvision", "huggingface"] {
-        let (code, text) = run("convert", &["t.safetensors", "--to", to, "--format", "pth"]);
-        assert_eq!(code, Some(0), "{text}");
-        let file = format!("t.{to}.pth");
-        let (code, text) =
-            run("evaluate", &["data", "--model", "vit_tiny_patch16", "--weights", &file, "--input_size", "32"]);
-        assert_eq!(code, Some(0), "{text}");
-        losses.push(text.lines().find(|l| l.starts_with("loss")).unwrap().to_string());
-    }
-    assert!(losses.iter().all(|l| *l == losses[0]), "{losses:?}");
-    for (name, args, words) in [
-        ("evaluate", vec!["data", "--model", "vit_tiny_patch1", "--weights", "w.safetensors"], vec!["did you mean"]),
-        (
-            "evaluate",
-            vec!["data", "--model", "vit_base_patch16", "--weights", "w.safetensors"],
-            vec!["w.safetensors", "768"],
-        ),
-        ("evaluate", vec!["data", "--model", "vit_tiny_patch16", "--weights", "none.pth"], vec!["none.pth"]),
-        ("evaluate", vec!["gone", "--model", "vit_tiny_patch16", "--weights", "w.safetensors"], vec!["gone"]),
-        ("convert", vec!["w.safetensors", "--to", "jax"], vec!["torchvision"]),
-    ] {
-        let (code, text) = run(name, &args);
-        assert!(code == Some(1) || code == Some(2), "{args:?}: {text}");
-        words.iter().for_each(|w| assert!(text.contains(w), "{args:?}: no `{w}` in: {text}"));
-        assert!(!text.contains("panicked"), "{text}");
-    }
 }
 
 /// A limit on file sizes makes the system refuse writes half way, as a full disk does.

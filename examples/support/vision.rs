@@ -36,7 +36,11 @@ pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
         imagenet(channels)
     };
     let order = ClassOrder::Lexicographic;
-    Ok(Data { train: open(root, "train", order)?, held_out: open(root, "val", order)?, normalize })
+    let held_out = match open(root, "val", order) {
+        Ok(data) => data,
+        Err(e) => open(root, "test", order).map_err(|_| e)?,
+    };
+    Ok(Data { train: open(root, "train", order)?, held_out, normalize })
 }
 
 /// About `n` samples, the same share of every class.

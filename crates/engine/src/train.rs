@@ -260,7 +260,7 @@ impl<T: Task> Trainer<T> {
             add("optim", self.optimizer.state()?);
         }
         if let Some(ema) = &self.ema {
-            add("ema", ema.state().to_vec());
+            add("ema", ema.state());
         }
         Ok(out)
     }

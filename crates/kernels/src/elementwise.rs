@@ -48,6 +48,24 @@ pub fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
 }
 
 simd_fn! {
+    fn average_body(share: f32, p: &[f32], e: &mut [f32]) {
+        for (e, p) in e.iter_mut().zip(p) {
+            *e = (p - *e).mul_add(share, *e);
+        }
+    }
+}
+
+/// `e += share (p - e)`: a moving average takes its next value in.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn average(share: f32, p: &[f32], e: &mut [f32]) -> Result<()> {
+    expect_len("average", "p", p.len(), e.len())?;
+    e.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(|(e, p)| average_body(share, p, e));
+    Ok(())
+}
+
+simd_fn! {
     fn scale_body(alpha: f32, x: &mut [f32]) {
         for x in x {
             *x *= alpha;

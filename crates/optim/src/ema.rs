@@ -1,8 +1,9 @@
 //! An exponential moving average of the weights.
 
 use crate::{Error, Result};
-use candle_core::Tensor;
-use candlelight_autograd::ParamStore;
+use candle_core::{Tensor, Var};
+use candlelight_autograd::{CpuSlice, ParamStore};
+use candlelight_kernels::elementwise::average;
 use std::collections::HashMap;
 
 /// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`: the first update copies,
@@ -12,7 +13,7 @@ pub struct Ema {
     decay: f64,
     warmup: bool,
     updates: u64,
-    values: Vec<(String, Tensor)>,
+    values: Vec<(String, Var)>,
 }
 
 impl Ema {
@@ -24,7 +25,7 @@ impl Ema {
         if !(0.0..1.0).contains(&decay) {
             return Err(Error::Config(format!("an EMA decay of {decay} is not in [0, 1)")));
         }
-        let copy = |(n, t): (String, Tensor)| Ok((n, t.copy()?));
+        let copy = |(n, t): (String, Tensor)| Ok((n, Var::from_tensor(&t.copy()?)?));
         let values = params.state_dict().into_iter().map(copy).collect::<Result<_>>()?;
         Ok(Ema { decay, warmup, updates: 0, values })
     }
@@ -59,14 +60,22 @@ impl Ema {
             if *name != other {
                 return Err(Error::State(format!("an average of {name} where the model has {other}")));
             }
-            *e = if d == 0.0 { p.copy()? } else { ((&*e * d)? + (p * (1.0 - d))?)? };
+            if d == 0.0 {
+                e.set(&p)?;
+            } else if p.device().is_cpu() {
+                let p = CpuSlice::new("ema", &p)?;
+                ParamStore::update(e, |e| average((1.0 - d) as f32, &p, e))??;
+            } else {
+                let next = ((e.as_tensor().detach() * d)? + (p * (1.0 - d))?)?;
+                e.set(&next)?;
+            }
         }
         Ok(())
     }
 
     /// The averaged weights by name.
-    pub fn state(&self) -> &[(String, Tensor)] {
-        &self.values
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.values.iter().map(|(n, v)| (n.clone(), v.as_tensor().detach())).collect()
     }
 
     /// Updates so far.
@@ -79,8 +88,8 @@ impl Ema {
     /// # Errors
     /// When one is missing or of another shape; then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
-        let take = |(name, have): &(String, Tensor)| match state.get(name) {
-            Some(t) if t.dims() == have.dims() => Ok((name.clone(), t.to_device(have.device())?)),
+        let take = |(name, have): &(String, Var)| match state.get(name) {
+            Some(t) if t.dims() == have.dims() => Ok((name.clone(), Var::from_tensor(&t.to_device(have.device())?)?)),
             Some(t) => Err(Error::State(format!("ema.{name} has {:?}, expected {:?}", t.dims(), have.dims()))),
             None => Err(Error::State(format!("ema.{name} is missing"))),
         };
@@ -94,7 +103,7 @@ impl Ema {
     /// # Errors
     /// Those of `f`, and of the store.
     pub fn with<R, E: From<Error>>(&self, params: &ParamStore, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
-        let kept = self.swap(params, &self.values).map_err(E::from)?;
+        let kept = self.swap(params, &self.state()).map_err(E::from)?;
         let result = f();
         self.swap(params, &kept).map_err(E::from)?;
         result
@@ -156,7 +165,7 @@ mod tests {
         ema.update(&params).unwrap();
         let seen = ema.with(&params, || Ok::<f32, Error>(value(params.var("w")?.as_tensor()))).unwrap();
         assert_eq!((seen, value(params.var("w").unwrap().as_tensor())), (2.0, 3.0));
-        let saved: HashMap<String, Tensor> = ema.state().iter().cloned().collect();
+        let saved: HashMap<String, Tensor> = ema.state().into_iter().map(|(n, t)| (n, t.copy().unwrap())).collect();
         let mut again = Ema::new(&params, 0.5, false).unwrap();
         again.load_state(&saved, 2).unwrap();
         assert_eq!(value(&again.state()[0].1), 2.0);

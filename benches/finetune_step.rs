@@ -1,0 +1,164 @@
+//! One finetuning step - mixup, forward with drop-path, backward, AdamW with layer-wise decay, EMA - and inference.
+//!
+//! `cargo bench --bench finetune_step` prints seconds a step. `-- serve WHAT MODEL BATCH PRECISION`, WHAT one of `finetune`, `infer`
+//! and `candle` (candle-transformers' ViT), answers a peer on standard input: `run N` gives the seconds of N steps;
+//! `benches/peers/finetune_step.py` asks.
+
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::vit as theirs;
+use candlelight::autograd::tensor_from;
+use candlelight::data::{Batch, Collate, Mix, Moment, Pixels};
+use candlelight::optim::{Ema, layer_decay_mae};
+use candlelight::prelude::*;
+use std::io::BufRead;
+use std::time::Instant;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+struct Finetune {
+    params: ParamStore,
+    model: Vit,
+    optimizer: AdamW,
+    ema: Ema,
+    grads: Gradients,
+    mix: Mix,
+    images: Vec<f32>,
+    batch: usize,
+    precision: Precision,
+    step: u64,
+}
+
+impl Finetune {
+    fn new(name: &str, batch: usize, precision: Precision) -> Result<Self> {
+        let config = VitConfig { drop_path: 0.1, ..registry::vit(name)? };
+        let params = ParamStore::new();
+        let model = Vit::new(&config, params.builder(Key::new(0)))?;
+        let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8 };
+        Ok(Finetune {
+            optimizer: AdamW::new(adamw, &layer_decay_mae(config.depth, 0.65, 0.05), &params)?,
+            ema: Ema::new(&params, 0.9998, true)?,
+            grads: Gradients::new(&params),
+            mix: Mix::mae_finetune(config.classes),
+            images: Key::new(1).normal(batch * config.grid().image_len()),
+            params,
+            model,
+            batch,
+            precision,
+            step: 0,
+        })
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.step += 1;
+        let c = self.model.config();
+        let (size, channels) = (c.image, c.channels);
+        let batch = Batch {
+            images: Pixels::F32(self.images.clone()),
+            size,
+            channels,
+            views: 1,
+            labels: (0..self.batch as u32).collect(),
+            targets: None,
+            indices: (0..self.batch).collect(),
+        };
+        let key = Key::new(2).index(self.step);
+        let batch = self.mix.collate(batch, &Moment { epoch: 0, step: self.step as usize, key: key.child("mix") })?;
+        let classes = self.mix.classes;
+        let targets = tensor_from(batch.targets.unwrap_or_default(), (self.batch, classes))?;
+        let images = tensor_from(batch.images.f32()?, (self.batch, channels, size.0, size.1))?;
+        let tape = Tape::new(&self.params).with_precision(self.precision);
+        let logits = self.model.forward(&tape.constant(&images), Some(&key.child("drop")))?;
+        let loss = ops::soft_cross_entropy(&logits, &targets)?;
+        self.grads.zero();
+        tape.backward(&loss, &mut self.grads)?;
+        self.optimizer.step(&self.grads, 1e-4)?;
+        self.ema.update(&self.params)?;
+        loss.scalar()?;
+        Ok(())
+    }
+}
+
+/// What is timed.
+fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let precision: Precision = precision.parse()?;
+    let config = registry::vit(name)?;
+    let shape = (batch, config.channels, config.image.0, config.image.1);
+    let images = tensor_from(Key::new(1).normal(batch * config.grid().image_len()), shape)?;
+    match what {
+        "finetune" => {
+            let mut bench = Finetune::new(name, batch, precision)?;
+            Ok(Box::new(move || bench.step()))
+        }
+        "infer" => {
+            let model = Vit::new(&config, ParamStore::new().builder(Key::new(0)))?;
+            Ok(Box::new(move || {
+                let tape = Tape::off().with_precision(precision);
+                model.forward(&tape.constant(&images), None)?;
+                Ok(())
+            }))
+        }
+        "candle" => {
+            let c = theirs::Config {
+                hidden_size: config.dim,
+                num_hidden_layers: config.depth,
+                num_attention_heads: config.heads,
+                intermediate_size: config.dim * config.mlp_ratio,
+                image_size: config.image.0,
+                patch_size: config.patch,
+                ..theirs::Config::vit_base_patch16_224()
+            };
+            let vb = candle_nn::VarBuilder::zeros(DType::F32, &Device::Cpu);
+            let model = theirs::Model::new(&c, config.classes, vb)?;
+            let images: Tensor = images;
+            Ok(Box::new(move || {
+                model.forward(&images)?;
+                Ok(())
+            }))
+        }
+        _ => Err(format!("{what}: expected finetune, infer or candle").into()),
+    }
+}
+
+fn run(n: usize, f: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..n {
+        f()?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn serve(args: &[String]) -> Result<()> {
+    let [what, name, batch, precision] = args else { return Err("serve WHAT MODEL BATCH PRECISION".into()) };
+    let mut f = subject(what, name, batch.parse()?, precision)?;
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        match line?.split_whitespace().collect::<Vec<_>>()[..] {
+            ["run", n] => println!("{}", run(n.parse()?, &mut *f)?),
+            _ => return Err("expected `run N`".into()),
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    candlelight::kernels::mem::keep_freed_memory();
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if args.first().is_some_and(|a| a == "serve") {
+        return serve(&args[1..]);
+    }
+    for (what, name, batch, precision) in [
+        ("finetune", "vit_base_patch16", 8, "f32"),
+        ("finetune", "vit_base_patch16", 8, "bf16"),
+        ("finetune", "vit_tiny_patch16", 32, "f32"),
+        ("infer", "vit_base_patch16", 1, "f32"),
+        ("infer", "vit_base_patch16", 16, "f32"),
+        ("candle", "vit_base_patch16", 16, "f32"),
+    ] {
+        let mut f = subject(what, name, batch, precision)?;
+        run(1, &mut *f)?;
+        let times = (0..3).map(|_| run(1, &mut *f)).collect::<Result<Vec<_>>>()?;
+        let best = times.into_iter().fold(f64::INFINITY, f64::min);
+        println!("{what} {name} batch {batch} {precision}: {best:.3} s, {:.2} img/s", batch as f64 / best);
+    }
+    Ok(())
+}
