@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod batch_norm;
+pub mod conv;
 pub mod cpu;
 pub mod dropout;
 pub mod elementwise;

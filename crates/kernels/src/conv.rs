@@ -1,0 +1,539 @@
+//! 2-D convolution over channels-last images (B, H, W, C) with PyTorch's weights (O, C / groups, kh, kw).
+//!
+//! A chunk of output pixels gathers its patches into a matrix that stays in cache (rows of a patch are contiguous runs of
+//! channels) and is multiplied with the kernel; 1 x 1 kernels are plain products. Chunks depend on the shape alone.
+
+use crate::error::{Error, Result, expect_len};
+use crate::gemm::{MatMut, MatRef, Precision, gemm_serial};
+use crate::linear;
+use crate::mem::buffer;
+use crate::par::Shared;
+use crate::simd::simd_fn;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Sizes of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Images.
+    pub batch: usize,
+    /// Their height.
+    pub height: usize,
+    /// Their width.
+    pub width: usize,
+    /// Their channels.
+    pub inputs: usize,
+    /// Channels of the result.
+    pub outputs: usize,
+    /// Height and width of the kernel.
+    pub kernel: (usize, usize),
+    /// Steps down and across.
+    pub stride: (usize, usize),
+    /// Zeros above and below, left and right.
+    pub padding: (usize, usize),
+    /// Distance of the kernel's rows and columns.
+    pub dilation: (usize, usize),
+    /// Groups of channels that see only each other.
+    pub groups: usize,
+}
+
+/// How many places a window of `kernel` has on `size` pixels.
+pub(crate) fn places(size: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> Option<usize> {
+    let extent = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+    let room = padding.checked_mul(2)?.checked_add(size)?.checked_sub(extent)?;
+    Some(room / stride + 1)
+}
+
+impl Conv {
+    /// Height and width of the result.
+    ///
+    /// # Errors
+    /// When the kernel is larger than the padded image, groups do not divide the channels, or a size is 0.
+    pub fn output(&self) -> Result<(usize, usize)> {
+        let fail = |message: String| Err(Error::Value { op: "conv2d", message });
+        let c = self;
+        let sizes = [c.kernel.0, c.kernel.1, c.stride.0, c.stride.1, c.dilation.0, c.dilation.1, c.groups];
+        if sizes.contains(&0) || c.inputs == 0 || c.outputs == 0 {
+            return fail(format!("a size of 0: {c:?}"));
+        }
+        if c.inputs % c.groups != 0 || c.outputs % c.groups != 0 {
+            return fail(format!("{} groups do not divide {} to {} channels", c.groups, c.inputs, c.outputs));
+        }
+        let place = |size: usize, i: fn((usize, usize)) -> usize| {
+            places(size, i(c.kernel), i(c.stride), i(c.padding), i(c.dilation))
+        };
+        match (place(c.height, |p| p.0), place(c.width, |p| p.1)) {
+            (Some(h), Some(w)) => Ok((h, w)),
+            _ => fail(format!(
+                "a kernel of {}x{} (dilation {:?}) on an image of {}x{} padded by {:?}",
+                c.kernel.0, c.kernel.1, c.dilation, c.height, c.width, c.padding
+            )),
+        }
+    }
+
+    /// Values of one kernel.
+    fn weights(&self) -> usize {
+        self.outputs * (self.inputs / self.groups) * self.kernel.0 * self.kernel.1
+    }
+
+    /// A plain product over all pixels.
+    fn pointwise(&self) -> bool {
+        self.kernel == (1, 1) && self.stride == (1, 1) && self.padding == (0, 0) && self.groups == 1
+    }
+
+    /// Groups that are multiplied together as one block-diagonal kernel: products with very few columns waste more than the
+    /// zeros between groups do.
+    fn merged(&self) -> usize {
+        let least = (self.inputs / self.groups).min(self.outputs / self.groups);
+        (1..=self.groups).find(|m| self.groups % m == 0 && m * least >= 16).unwrap_or(self.groups)
+    }
+
+    fn blocks(&self) -> Blocks {
+        let merged = self.merged();
+        let (inputs, outputs) = (self.inputs / self.groups, self.outputs / self.groups);
+        let taps = self.kernel.0 * self.kernel.1;
+        Blocks { count: self.groups / merged, merged, inputs, outputs, taps }
+    }
+}
+
+/// Dense kernels, one a block of merged groups.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    count: usize,
+    merged: usize,
+    /// Channels a group.
+    inputs: usize,
+    outputs: usize,
+    taps: usize,
+}
+
+impl Blocks {
+    fn cin(&self) -> usize {
+        self.merged * self.inputs
+    }
+
+    fn cout(&self) -> usize {
+        self.merged * self.outputs
+    }
+
+    /// Values of a patch.
+    fn patch(&self) -> usize {
+        self.taps * self.cin()
+    }
+
+    /// (O, I, taps) -> blocks (tap, input, output) where not `flipped`, else (tap from the last, output, input).
+    fn arrange(&self, w: &[f32], flipped: bool) -> Vec<f32> {
+        let (cin, cout, size) = (self.cin(), self.cout(), self.patch() * self.cout());
+        let mut out = vec![0.0; self.count * size];
+        out.par_chunks_mut(size).enumerate().for_each(|(block, out)| {
+            for o in 0..cout {
+                let group = o / self.outputs;
+                let source = &w[(block * cout + o) * self.inputs * self.taps..][..self.inputs * self.taps];
+                for (i, taps) in source.chunks_exact(self.taps).enumerate() {
+                    let i = group * self.inputs + i;
+                    for (t, v) in taps.iter().enumerate() {
+                        if flipped {
+                            out[((self.taps - 1 - t) * cout + o) * cin + i] = *v;
+                        } else {
+                            out[(t * cin + i) * cout + o] = *v;
+                        }
+                    }
+                }
+            }
+        });
+        out
+    }
+
+    /// The reverse of [`Blocks::arrange`] without flipping.
+    fn restore(&self, blocks: &[f32], w: &mut [f32], accumulate: bool) {
+        let (cin, cout, size) = (self.cin(), self.cout(), self.patch() * self.cout());
+        w.par_chunks_mut(self.inputs * self.taps).enumerate().for_each(|(row, w)| {
+            let (block, o) = (row / cout, row % cout);
+            let group = o / self.outputs;
+            for (i, taps) in w.chunks_exact_mut(self.taps).enumerate() {
+                let i = group * self.inputs + i;
+                for (t, w) in taps.iter_mut().enumerate() {
+                    let v = blocks[block * size + (t * cin + i) * cout + o];
+                    *w = if accumulate { *w + v } else { v };
+                }
+            }
+        });
+    }
+}
+
+thread_local! {
+    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with a buffer of this thread.
+fn scratch<R>(n: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken, not borrowed: a stolen task may run inside another's product on the same thread.
+    let mut buf = PATCHES.with(RefCell::take);
+    if buf.len() < n {
+        buf = vec![0.0; n];
+    }
+    let r = f(&mut buf[..n]);
+    PATCHES.with(|p| p.replace(buf));
+    r
+}
+
+/// Output pixels a chunk: the patches take about 200 KB, but never fewer than 96 rows, which a large kernel is read for.
+fn chunk_pixels(patch: usize) -> usize {
+    (49_152 / patch.max(1)).clamp(96, 384)
+}
+
+/// Where patches are gathered from.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    x: &'a [f32],
+    c: Conv,
+    out: (usize, usize),
+}
+
+impl Window<'_> {
+    /// The patches of output pixels `from ..` over channels `c0 .. c0 + cin`, one a row of `rows`.
+    fn gather(&self, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
+        let (c, (oh, ow)) = (&self.c, self.out);
+        let (kh, kw) = c.kernel;
+        let run = kw * cin;
+        let whole = cin == c.inputs && c.dilation.1 == 1;
+        for (r, row) in rows.chunks_exact_mut(kh * run).enumerate() {
+            let p = from + r;
+            let (b, oy, ox) = (p / (oh * ow), p / ow % oh, p % ow);
+            let left = (ox * c.stride.1) as isize - c.padding.1 as isize;
+            for (ky, row) in row.chunks_exact_mut(run).enumerate() {
+                let y = (oy * c.stride.0 + ky * c.dilation.0) as isize - c.padding.0 as isize;
+                if y < 0 || y >= c.height as isize {
+                    row.fill(0.0);
+                    continue;
+                }
+                let line = &self.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
+                if whole {
+                    // The columns inside the image are one run.
+                    let first = (-left).clamp(0, kw as isize) as usize;
+                    let last = (c.width as isize - left).clamp(first as isize, kw as isize) as usize;
+                    row[..first * cin].fill(0.0);
+                    row[last * cin..].fill(0.0);
+                    if last > first {
+                        let at = (left + first as isize) as usize * cin;
+                        row[first * cin..last * cin].copy_from_slice(&line[at..at + (last - first) * cin]);
+                    }
+                    continue;
+                }
+                for (kx, part) in row.chunks_exact_mut(cin).enumerate() {
+                    let x = left + (kx * c.dilation.1) as isize;
+                    if x < 0 || x >= c.width as isize {
+                        part.fill(0.0);
+                    } else {
+                        part.copy_from_slice(&line[x as usize * c.inputs + c0..][..cin]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn add_run(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+/// Adds the rows of patches back to where [`Window::gather`] took them: one image's.
+fn scatter(c: &Conv, out: (usize, usize), from: usize, c0: usize, cin: usize, rows: &[f32], image: &mut [f32]) {
+    let ((_, ow), (kh, kw)) = (out, c.kernel);
+    for (r, row) in rows.chunks_exact(kh * kw * cin).enumerate() {
+        let p = from + r;
+        let (oy, ox) = (p / ow, p % ow);
+        for (t, part) in row.chunks_exact(cin).enumerate() {
+            let y = (oy * c.stride.0 + t / kw * c.dilation.0) as isize - c.padding.0 as isize;
+            let x = (ox * c.stride.1 + t % kw * c.dilation.1) as isize - c.padding.1 as isize;
+            if y >= 0 && x >= 0 && (y as usize) < c.height && (x as usize) < c.width {
+                add_run(part, &mut image[(y as usize * c.width + x as usize) * c.inputs + c0..][..cin]);
+            }
+        }
+    }
+}
+
+fn check(op: &'static str, c: &Conv, x: &[f32], w: &[f32], y: &[f32]) -> Result<(usize, usize)> {
+    let (oh, ow) = c.output()?;
+    expect_len(op, "x", x.len(), c.batch * c.height * c.width * c.inputs)?;
+    expect_len(op, "w", w.len(), c.weights())?;
+    expect_len(op, "y", y.len(), c.batch * oh * ow * c.outputs)?;
+    Ok((oh, ow))
+}
+
+/// x (B, H, W, I), w (O, I / groups, kh, kw), bias (O) -> y (B, H', W', O).
+///
+/// # Errors
+/// When the lengths or sizes do not fit.
+pub fn forward(
+    precision: Precision,
+    c: &Conv,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) -> Result<()> {
+    let out = check("conv2d", c, x, w, y)?;
+    if let Some(b) = bias {
+        expect_len("conv2d", "bias", b.len(), c.outputs)?;
+    }
+    if c.pointwise() {
+        return linear::forward(precision, x, w, bias, c.inputs, y);
+    }
+    let blocks = c.blocks();
+    let kernel = blocks.arrange(w, false);
+    multiply(precision, &Window { x, c: *c, out }, &blocks, &kernel, y)?;
+    if let Some(bias) = bias {
+        y.par_chunks_mut(c.outputs * 64).for_each(|y| y.chunks_exact_mut(c.outputs).for_each(|y| add_run(bias, y)));
+    }
+    Ok(())
+}
+
+/// Patches times kernels (count, patch, outputs), chunk by chunk.
+fn multiply(precision: Precision, window: &Window, blocks: &Blocks, kernel: &[f32], y: &mut [f32]) -> Result<()> {
+    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
+    let outputs = cout * blocks.count;
+    let pixels = chunk_pixels(patch);
+    y.par_chunks_mut(pixels * outputs).enumerate().try_for_each(|(chunk, y)| {
+        let m = y.len() / outputs;
+        scratch(m * patch, |rows| {
+            for block in 0..blocks.count {
+                window.gather(chunk * pixels, block * cin, cin, rows);
+                let a = MatRef::row_major(rows, m, patch)?;
+                let b = MatRef::row_major(&kernel[block * patch * cout..][..patch * cout], patch, cout)?;
+                gemm_serial(precision, a, b, MatMut::new(&mut y[block * cout..], m, cout, outputs)?, false)?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The gradient of the images: dy (B, H', W', O) -> dx (B, H, W, I), which is overwritten.
+///
+/// # Errors
+/// When the lengths or sizes do not fit.
+pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<()> {
+    let out = check("conv2d backward", c, dx, w, dy)?;
+    if c.pointwise() {
+        return linear::backward_input(precision, dy, w, c.inputs, dx);
+    }
+    let blocks = c.blocks();
+    let reach = (c.dilation.0 * (c.kernel.0 - 1), c.dilation.1 * (c.kernel.1 - 1));
+    if c.stride == (1, 1) && c.padding.0 <= reach.0 && c.padding.1 <= reach.1 {
+        // A convolution of dy with the kernel turned around.
+        let back = Conv {
+            height: out.0,
+            width: out.1,
+            inputs: c.outputs,
+            outputs: c.inputs,
+            padding: (reach.0 - c.padding.0, reach.1 - c.padding.1),
+            ..*c
+        };
+        let turned = Blocks { inputs: blocks.outputs, outputs: blocks.inputs, ..blocks };
+        let kernel = blocks.arrange(w, true);
+        return multiply(precision, &Window { x: dy, c: back, out: (c.height, c.width) }, &turned, &kernel, dx);
+    }
+    let kernel = blocks.arrange(w, false);
+    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
+    let (per, pixels) = (out.0 * out.1, chunk_pixels(patch));
+    dx.par_chunks_mut(c.height * c.width * c.inputs).zip(dy.par_chunks(per * c.outputs)).try_for_each(|(dx, dy)| {
+        dx.fill(0.0);
+        scratch(pixels.min(per) * patch, |rows| {
+            for (chunk, dy) in dy.chunks(pixels * c.outputs).enumerate() {
+                let m = dy.len() / c.outputs;
+                for block in 0..blocks.count {
+                    let a = MatRef::new(&dy[block * cout..], m, cout, c.outputs, 1)?;
+                    let b = MatRef::row_major(&kernel[block * patch * cout..][..patch * cout], patch, cout)?.t();
+                    let rows = &mut rows[..m * patch];
+                    gemm_serial(precision, a, b, MatMut::row_major(rows, m, patch)?, false)?;
+                    scatter(c, out, chunk * pixels, block * cin, cin, rows, dx);
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Parts the pixels are cut into for the kernel's gradient: partial sums are added in order.
+const PARTS: usize = 4;
+
+/// The gradient of the kernel: `dw` (O, I / groups, kh, kw) is written, or added to when `accumulate`.
+///
+/// # Errors
+/// When the lengths or sizes do not fit.
+pub fn backward_weight(
+    precision: Precision,
+    c: &Conv,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) -> Result<()> {
+    let out = check("conv2d backward", c, x, dw, dy)?;
+    if c.pointwise() {
+        return linear::backward_weight(precision, dy, x, c.inputs, dw, accumulate);
+    }
+    let blocks = c.blocks();
+    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
+    let (size, total) = (blocks.count * patch * cout, c.batch * out.0 * out.1);
+    let pixels = chunk_pixels(patch).max(192);
+    let part = total.div_ceil(PARTS).next_multiple_of(pixels).max(pixels);
+    let parts = total.div_ceil(part);
+    let mut sums = buffer(parts * size);
+    let window = Window { x, c: *c, out };
+    sums.par_chunks_mut(size).enumerate().try_for_each(|(i, sums)| -> Result<()> {
+        let (start, end) = (i * part, ((i + 1) * part).min(total));
+        scratch(pixels * patch, |rows| {
+            for from in (start..end).step_by(pixels) {
+                let m = pixels.min(end - from);
+                let rows = &mut rows[..m * patch];
+                for block in 0..blocks.count {
+                    window.gather(from, block * cin, cin, rows);
+                    let a = MatRef::row_major(rows, m, patch)?.t();
+                    let b = MatRef::new(&dy[from * c.outputs + block * cout..], m, cout, c.outputs, 1)?;
+                    let sum = &mut sums[block * patch * cout..][..patch * cout];
+                    gemm_serial(precision, a, b, MatMut::row_major(sum, patch, cout)?, from > start)?;
+                }
+            }
+            Ok(())
+        })
+    })?;
+    let (first, rest) = sums.split_at_mut(size);
+    let rest = &*rest;
+    let shared = Shared(first.as_mut_ptr());
+    (0..size.div_ceil(16_384)).into_par_iter().for_each(|i| {
+        let (from, len) = (i * 16_384, 16_384.min(size - i * 16_384));
+        // SAFETY: the ranges are disjoint parts of `first`, which nothing else touches here.
+        let first = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(from), len) };
+        for part in rest.chunks_exact(size) {
+            add_run(&part[from..from + len], first);
+        }
+    });
+    blocks.restore(first, dw, accumulate);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{close, dot64, f64s, finite_difference, levels, random};
+    use crate::cpu::with_level;
+
+    fn reference(c: &Conv, x: &[f64], w: &[f64], bias: &[f64]) -> Vec<f64> {
+        let (oh, ow) = c.output().unwrap();
+        let (ig, og) = (c.inputs / c.groups, c.outputs / c.groups);
+        let mut y = vec![];
+        for b in 0..c.batch {
+            for p in 0..oh * ow {
+                for o in 0..c.outputs {
+                    let mut sum = bias[o];
+                    for i in 0..ig {
+                        for t in 0..c.kernel.0 * c.kernel.1 {
+                            let (ky, kx) = (t / c.kernel.1, t % c.kernel.1);
+                            let iy = (p / ow * c.stride.0 + ky * c.dilation.0) as isize - c.padding.0 as isize;
+                            let ix = (p % ow * c.stride.1 + kx * c.dilation.1) as isize - c.padding.1 as isize;
+                            if iy < 0 || ix < 0 || iy as usize >= c.height || ix as usize >= c.width {
+                                continue;
+                            }
+                            let at = ((b * c.height + iy as usize) * c.width + ix as usize) * c.inputs;
+                            sum += x[at + o / og * ig + i] * w[(o * ig + i) * c.kernel.0 * c.kernel.1 + t];
+                        }
+                    }
+                    y.push(sum);
+                }
+            }
+        }
+        y
+    }
+
+    const PLAIN: Conv = Conv {
+        batch: 2,
+        height: 6,
+        width: 5,
+        inputs: 3,
+        outputs: 4,
+        kernel: (3, 3),
+        stride: (1, 1),
+        padding: (1, 1),
+        dilation: (1, 1),
+        groups: 1,
+    };
+
+    #[test]
+    fn every_shape_agrees_with_f64_and_finite_differences() {
+        let cases = [
+            PLAIN,
+            Conv { kernel: (1, 1), padding: (0, 0), ..PLAIN },
+            Conv { kernel: (1, 1), padding: (0, 0), stride: (2, 2), ..PLAIN },
+            Conv { kernel: (3, 2), stride: (2, 1), padding: (0, 1), ..PLAIN },
+            Conv { kernel: (7, 7), stride: (2, 2), padding: (3, 3), ..PLAIN },
+            Conv { dilation: (2, 1), padding: (2, 0), ..PLAIN },
+            Conv { kernel: (2, 2), padding: (3, 2), ..PLAIN },
+            Conv { inputs: 4, outputs: 6, groups: 2, ..PLAIN },
+            Conv { inputs: 4, outputs: 4, groups: 4, stride: (2, 2), ..PLAIN },
+            Conv { inputs: 40, outputs: 20, groups: 20, batch: 1, height: 3, width: 3, ..PLAIN },
+        ];
+        for c in cases {
+            let (oh, ow) = c.output().unwrap();
+            let x = random("x", c.batch * c.height * c.width * c.inputs);
+            let (w, bias) = (random("w", c.weights()), random("b", c.outputs));
+            let dy = random("dy", c.batch * oh * ow * c.outputs);
+            let (x64, w64, b64) = (f64s(&x), f64s(&w), f64s(&bias));
+            let want_dx = finite_difference(&x, |x| dot64(&reference(&c, x, &w64, &b64), &dy));
+            let want_dw = finite_difference(&w, |w| dot64(&reference(&c, &x64, w, &b64), &dy));
+            for lv in levels() {
+                with_level(lv, || {
+                    let mut y = vec![f32::NAN; dy.len()];
+                    forward(Precision::F32, &c, &x, &w, Some(&bias), &mut y).unwrap();
+                    close("y", &y, &reference(&c, &x64, &w64, &b64), 1e-5);
+                    let mut dx = vec![f32::NAN; x.len()];
+                    backward_input(Precision::F32, &c, &dy, &w, &mut dx).unwrap();
+                    close("dx", &dx, &want_dx, 1e-5);
+                    let mut dw = vec![f32::NAN; w.len()];
+                    backward_weight(Precision::F32, &c, &x, &dy, &mut dw, false).unwrap();
+                    close("dw", &dw, &want_dw, 1e-5);
+                    backward_weight(Precision::F32, &c, &x, &dy, &mut dw, true).unwrap();
+                    let twice: Vec<f64> = want_dw.iter().map(|v| 2.0 * v).collect();
+                    close("2 dw", &dw, &twice, 1e-5);
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn larger_shapes_have_the_same_bits_for_any_threads_and_are_near_in_bf16() {
+        let c = Conv { batch: 3, height: 14, width: 14, inputs: 32, outputs: 48, ..PLAIN };
+        let x = random("x", c.batch * c.height * c.width * c.inputs);
+        let (w, dy) = (random("w", c.weights()), random("dy", 3 * 14 * 14 * 48));
+        let run = |threads: usize, precision: Precision| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
+                forward(precision, &c, &x, &w, None, &mut y).unwrap();
+                backward_input(precision, &c, &dy, &w, &mut dx).unwrap();
+                backward_weight(precision, &c, &x, &dy, &mut dw, false).unwrap();
+                (y, dx, dw)
+            })
+        };
+        for precision in [Precision::F32, Precision::Bf16] {
+            assert!(run(1, precision) == run(3, precision), "{precision}");
+        }
+        let (f32s, bf16) = (run(2, Precision::F32), run(2, Precision::Bf16));
+        for (a, b) in [(&f32s.0, &bf16.0), (&f32s.1, &bf16.1), (&f32s.2, &bf16.2)] {
+            close("bf16", b, &f64s(a), 1e-2);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let text = |c: Conv| c.output().unwrap_err().to_string();
+        assert!(text(Conv { kernel: (9, 3), ..PLAIN }).contains("9x3"));
+        assert!(text(Conv { groups: 2, ..PLAIN }).contains("2 groups do not divide 3 to 4"));
+        assert!(text(Conv { stride: (0, 1), ..PLAIN }).contains("a size of 0"));
+        assert!(forward(Precision::F32, &PLAIN, &[0.0; 3], &[], None, &mut []).is_err());
+    }
+}
