@@ -2,8 +2,8 @@
 //! (every device but the CPU). Only candle operations that are right are used, and never candle's autograd.
 
 use crate::error::Result;
-use crate::ops::BatchNorm;
 use crate::tape::{Backward, Source, Tape, Value};
+use crate::vision::BatchNorm;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::patch::Grid;

@@ -9,6 +9,7 @@ pub mod ops;
 mod params;
 mod tape;
 mod tensor;
+mod vision;
 
 pub use candlelight_kernels::{Key, Precision};
 pub use error::{Error, Result};

@@ -6,21 +6,22 @@ use crate::composed;
 use crate::error::{Result, shape};
 use crate::tape::{Backward, Grad, Source, Tape, Value};
 use crate::tensor::{CpuSlice, tensor_from};
+pub use crate::vision::*;
 use candle_core::{Tensor, Var};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::patch::{self, Grid};
 use candlelight_kernels::{
-    Key, attention as attn, batch_norm as bn, dropout as drop, elementwise, layer_norm as ln, linear as lin, loss,
-    mae_loss as mae, tokens,
+    Key, attention as attn, dropout as drop, elementwise, layer_norm as ln, linear as lin, loss, mae_loss as mae,
+    tokens,
 };
 
-fn read<'a>(op: &'static str, t: &'a Tensor) -> Result<CpuSlice<'a>> {
+pub(crate) fn read<'a>(op: &'static str, t: &'a Tensor) -> Result<CpuSlice<'a>> {
     CpuSlice::new(op, t)
 }
 
 /// Runs `f` on the gradient buffer of a parameter that trains.
-fn param_grad(
+pub(crate) fn param_grad(
     b: &mut Backward<'_>,
     p: Option<usize>,
     f: impl FnOnce(&mut [f32], bool) -> candlelight_kernels::Result<()>,
@@ -32,7 +33,7 @@ fn param_grad(
     Ok(())
 }
 
-fn params<const N: usize>(of: [Option<usize>; N]) -> Vec<usize> {
+pub(crate) fn params<const N: usize>(of: [Option<usize>; N]) -> Vec<usize> {
     of.into_iter().flatten().collect()
 }
 
@@ -105,7 +106,7 @@ impl Value {
     }
 }
 
-fn source_params<const N: usize>(of: [Option<Source>; N]) -> Vec<usize> {
+pub(crate) fn source_params<const N: usize>(of: [Option<Source>; N]) -> Vec<usize> {
     of.into_iter().filter_map(|s| if let Some(Source::Param(p)) = s { Some(p) } else { None }).collect()
 }
 
@@ -262,98 +263,6 @@ pub fn layer_norm(x: &Value, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<
         }
         b.add_with(source, || Ok(dx))
     }))
-}
-
-/// Constants of a batch normalisation and what it does with its statistics.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BatchNorm {
-    /// Added to the variance.
-    pub eps: f64,
-    /// Share of the batch's statistics in the running ones.
-    pub momentum: f64,
-    /// Normalise by the batch and update the running statistics; else normalise by these.
-    pub train: bool,
-}
-
-/// Batch normalisation over all but the last dimension: x (.., C); gamma, beta (C) or without; running mean and variance (C),
-/// which training updates in place: `(1 - momentum) old + momentum new`, with the unbiased variance, as PyTorch. A batch whose
-/// statistics are not finite leaves them alone.
-///
-/// # Errors
-/// When the shapes do not fit, or a training batch has a single row.
-pub fn batch_norm(
-    x: &Value,
-    affine: Option<(&Tensor, &Tensor)>,
-    running: (&Tensor, &Tensor),
-    how: BatchNorm,
-) -> Result<Value> {
-    let n = running.0.elem_count();
-    let fits = |t: &Tensor| t.dims() == [n];
-    let vectors = affine.into_iter().flat_map(|(g, b)| [g, b]).chain([running.0, running.1]);
-    if x.dims().last() != Some(&n) || !vectors.into_iter().all(fits) {
-        return shape("batch_norm", format!("x {:?} with statistics of {n} channels", x.dims()));
-    }
-    let rows = x.tensor().elem_count() / n.max(1);
-    if how.train && rows < 2 {
-        return shape("batch_norm", "training statistics need more than one value a channel");
-    }
-    if composed::wanted(x) {
-        return composed::batch_norm(x, affine, running, how);
-    }
-    let xs = read("batch_norm", x.tensor())?;
-    let (mut mean, mut var) = (read("batch_norm", running.0)?.to_vec(), read("batch_norm", running.1)?.to_vec());
-    if how.train {
-        let old = (mean.clone(), var.clone());
-        bn::statistics(&xs, &mut mean, &mut var)?;
-        update_running(running, old, (&mean, &var), rows, how.momentum)?;
-    }
-    let rstd: Vec<f32> = var.iter().map(|v| (1.0 / (f64::from(*v) + how.eps).sqrt()) as f32).collect();
-    let (scale, beta) = match affine {
-        Some((gamma, beta)) => {
-            let gamma = read("batch_norm", gamma)?;
-            (rstd.iter().zip(gamma.iter()).map(|(r, g)| r * g).collect(), read("batch_norm", beta)?.to_vec())
-        }
-        None => (rstd.clone(), vec![0.0; n]),
-    };
-    let mut y = buffer(xs.len());
-    bn::forward(&xs, &mean, &scale, &beta, &mut y)?;
-    let tape = x.tape();
-    let (gp, bp) = (affine.and_then(|(g, _)| tape.param(g)), affine.and_then(|(_, b)| tape.param(b)));
-    let (source, xt) = (x.source(), x.tensor().clone());
-    let tracked = source.is_some() || gp.is_some() || bp.is_some();
-    std::mem::drop(xs);
-    Ok(tape.push(tensor_from(y, x.tensor().shape())?, tracked, params([gp, bp]), move |g, b| {
-        let (mut dgamma, mut dbeta) = (vec![0.0; n], vec![0.0; n]);
-        let mut dx = source.map(|_| buffer(g.len()));
-        let saved = bn::Saved { mean: &mean, rstd: &rstd, scale: &scale, batch: how.train };
-        bn::backward(&read("batch_norm", &xt)?, &g, saved, dx.as_deref_mut(), &mut dgamma, &mut dbeta)?;
-        for (p, d) in [(gp, dgamma), (bp, dbeta)] {
-            if let Some(p) = p {
-                b.add(Source::Param(p), Grad::new(d))?;
-            }
-        }
-        b.add_with(source, || Ok(dx.unwrap_or_default()))
-    }))
-}
-
-/// Moves the running statistics towards a batch's mean and biased variance over `rows` rows.
-fn update_running(
-    running: (&Tensor, &Tensor),
-    old: (Vec<f32>, Vec<f32>),
-    new: (&[f32], &[f32]),
-    rows: usize,
-    momentum: f64,
-) -> Result<()> {
-    if new.0.iter().chain(new.1).any(|v| !v.is_finite()) {
-        return Ok(());
-    }
-    let unbiased = rows as f64 / (rows as f64 - 1.0);
-    for (t, old, new, factor) in [(running.0, old.0, new.0, 1.0), (running.1, old.1, new.1, unbiased)] {
-        let mix = |(o, v): (f32, &f32)| ((1.0 - momentum) * f64::from(o) + momentum * factor * f64::from(*v)) as f32;
-        let mixed: Vec<f32> = old.into_iter().zip(new).map(mix).collect();
-        Var::from_tensor(t)?.set(&Tensor::from_vec(mixed, t.shape(), t.device())?)?;
-    }
-    Ok(())
 }
 
 /// Attention on packed projections: qkv (B, N, 3 H Dh) -> (B, N, H Dh). `dropout` is (key, rate) on the probabilities.

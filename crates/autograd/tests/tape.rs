@@ -361,6 +361,49 @@ fn composed_operations_agree_with_the_kernels() {
 }
 
 #[test]
+fn operations_of_convolutional_networks_agree_with_candles_and_with_finite_differences() {
+    let params = store(&[("w", &[6, 2, 3, 3]), ("b", &[6]), ("g", &[4]), ("s", &[4])]);
+    let t = |n: &str| tensor(&params, n);
+    let x = random(3, &[2, 7, 7, 4]);
+    for how in
+        [ops::Conv2d { groups: 2, ..ops::Conv2d::new(2, 1) }, ops::Conv2d { groups: 2, ..ops::Conv2d::new(1, 0) }]
+    {
+        both_ways(&params, &x, |x| ops::conv2d(x, &t("w"), Some(&t("b")), how).unwrap());
+    }
+    both_ways(&params, &x, |x| ops::relu(x).unwrap());
+    both_ways(&params, &x, |x| ops::channels_last(&ops::channels_first(x).unwrap()).unwrap().scale(2.0).unwrap());
+    both_ways(&params, &x, |x| ops::max_pool2d(x, ops::Pool2d::new(3, 2, 1)).unwrap());
+    both_ways(&params, &x, |x| ops::avg_pool2d(x, ops::Pool2d { ceil: true, ..ops::Pool2d::new(2, 2, 0) }).unwrap());
+    both_ways(&params, &x, |x| ops::adaptive_avg_pool2d(x, (3, 2)).unwrap());
+    for how in [ops::GlobalPool::Avg, ops::GlobalPool::Max, ops::GlobalPool::AvgMax, ops::GlobalPool::CatAvgMax] {
+        both_ways(&params, &x, |x| ops::global_pool2d(x, how).unwrap());
+    }
+    // A block: the residual shares its gradient with the input of the normalisation.
+    let running = || (tensor_from(vec![0.1; 4], 4).unwrap(), tensor_from(vec![1.5; 4], 4).unwrap());
+    for train in [true, false] {
+        both_ways(&params, &x, |x| {
+            let (mean, var) = running();
+            let (mean, var) = (Var::from_tensor(&mean).unwrap(), Var::from_tensor(&var).unwrap());
+            let how = ops::BatchNorm { eps: 1e-5, momentum: 0.1, train };
+            let running = (mean.as_tensor(), var.as_tensor());
+            let (g, s) = (t("g"), t("s"));
+            let h = ops::batch_norm_then(x, Some((&g, &s)), running, how, ops::Then::Relu).unwrap();
+            ops::batch_norm_then(&h, Some((&g, &s)), running, how, ops::Then::AddRelu(x)).unwrap()
+        });
+    }
+    let tape = Tape::off();
+    let v = tape.constant(&x);
+    for e in [
+        ops::conv2d(&v, &random(1, &[6, 3, 3, 3]), None, ops::Conv2d::new(1, 1)),
+        ops::conv2d(&v, &random(1, &[6, 4, 9, 9]), None, ops::Conv2d::new(1, 0)),
+        ops::max_pool2d(&v, ops::Pool2d::new(9, 1, 0)),
+        ops::max_pool2d(&tape.constant(&random(1, &[2, 3])), ops::Pool2d::new(2, 1, 0)),
+    ] {
+        assert!(e.is_err());
+    }
+}
+
+#[test]
 fn a_tape_is_walked_once_and_only_for_its_own_values() {
     let params = store(&[("w", &[3, 4])]);
     let forward = |tape: &Tape| {

@@ -71,18 +71,62 @@ simd_fn! {
     }
 }
 
-/// `y = (x - mean) scale + beta`, with `scale = gamma / sqrt(var + eps)`.
+simd_fn! {
+    fn apply_relu_rows(x: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], y: &mut [f32]) {
+        let n = mean.len();
+        for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
+            for i in 0..n {
+                let v = (x[i] - mean[i]).mul_add(scale[i], beta[i]);
+                y[i] = if v < 0.0 { 0.0 } else { v };
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn apply_add_relu_rows(x: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], residual: &[f32], y: &mut [f32]) {
+        let n = mean.len();
+        for ((x, y), r) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(residual.chunks_exact(n)) {
+            for i in 0..n {
+                let v = (x[i] - mean[i]).mul_add(scale[i], beta[i]) + r[i];
+                y[i] = if v < 0.0 { 0.0 } else { v };
+            }
+        }
+    }
+}
+
+/// What follows the normalisation in the same pass.
+#[derive(Debug, Clone, Copy)]
+pub enum Then<'a> {
+    /// Nothing.
+    Plain,
+    /// The rectifier.
+    Relu,
+    /// A residual connection, then the rectifier.
+    AddRelu(&'a [f32]),
+}
+
+/// `y = (x - mean) scale + beta`, with `scale = gamma / sqrt(var + eps)`, and what follows.
 ///
 /// # Errors
 /// When the lengths do not fit.
-pub fn forward(x: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn forward(x: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], then: Then<'_>, y: &mut [f32]) -> Result<()> {
     let n = mean.len();
     expect_len("batch_norm", "scale", scale.len(), n)?;
     expect_len("batch_norm", "beta", beta.len(), n)?;
     expect_len("batch_norm", "x modulo channels", x.len() % n.max(1), 0)?;
     expect_len("batch_norm", "y", y.len(), x.len())?;
     let chunk = (chunk_rows(n) * n).max(1);
-    x.par_chunks(chunk).zip(y.par_chunks_mut(chunk)).for_each(|(x, y)| apply_rows(x, mean, scale, beta, y));
+    let chunks = x.par_chunks(chunk).zip(y.par_chunks_mut(chunk));
+    match then {
+        Then::Plain => chunks.for_each(|(x, y)| apply_rows(x, mean, scale, beta, y)),
+        Then::Relu => chunks.for_each(|(x, y)| apply_relu_rows(x, mean, scale, beta, y)),
+        Then::AddRelu(residual) => {
+            expect_len("batch_norm", "residual", residual.len(), x.len())?;
+            let chunks = chunks.zip(residual.par_chunks(chunk));
+            chunks.for_each(|((x, y), r)| apply_add_relu_rows(x, mean, scale, beta, r, y));
+        }
+    }
     Ok(())
 }
 
@@ -101,6 +145,22 @@ simd_fn! {
 }
 
 simd_fn! {
+    /// The same after clearing `dy` where the rectifier's result `y` is 0.
+    fn masked_sums_rows(x: &[f32], y: &[f32], dy: &mut [f32], mean: &[f32], partial: &mut [f32]) {
+        let n = mean.len();
+        let (dg, db) = partial.split_at_mut(n);
+        for ((x, dy), y) in x.chunks_exact(n).zip(dy.chunks_exact_mut(n)).zip(y.chunks_exact(n)) {
+            for i in 0..n {
+                let d = if y[i] > 0.0 { dy[i] } else { 0.0 };
+                dg[i] = d.mul_add(x[i] - mean[i], dg[i]);
+                db[i] += d;
+                dy[i] = d;
+            }
+        }
+    }
+}
+
+simd_fn! {
     fn backward_rows(x: &[f32], dy: &[f32], mean: &[f32], scale: &[f32], a: &[f32], b: &[f32], dx: &mut [f32]) {
         let n = mean.len();
         for ((x, dy), dx) in x.chunks_exact(n).zip(dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {
@@ -109,6 +169,28 @@ simd_fn! {
             }
         }
     }
+}
+
+simd_fn! {
+    fn backward_rows_in_place(x: &[f32], d: &mut [f32], mean: &[f32], scale: &[f32], a: &[f32], b: &[f32]) {
+        let n = mean.len();
+        for (x, d) in x.chunks_exact(n).zip(d.chunks_exact_mut(n)) {
+            for i in 0..n {
+                d[i] = (d[i] - a[i] - (x[i] - mean[i]) * b[i]) * scale[i];
+            }
+        }
+    }
+}
+
+/// Where the gradient of the input goes.
+#[derive(Debug)]
+pub enum Dx<'a> {
+    /// Nobody asks for it.
+    None,
+    /// Into the buffer of `dy`.
+    InPlace,
+    /// Here; `dy` then keeps the gradient behind the rectifier, which is also the residual's.
+    Into(&'a mut [f32]),
 }
 
 /// What [`backward`] needs of the forward pass, one value a channel.
@@ -124,15 +206,17 @@ pub struct Saved<'a> {
     pub batch: bool,
 }
 
-/// Gradients: `dx` is written where asked for; `dgamma` and `dbeta` are written.
+/// Gradients: of the input where asked for; `dgamma` and `dbeta` are written. `relu` is the result of a forward pass that ended
+/// in the rectifier.
 ///
 /// # Errors
 /// When the lengths do not fit.
 pub fn backward(
     x: &[f32],
-    dy: &[f32],
+    dy: &mut [f32],
     saved: Saved<'_>,
-    dx: Option<&mut [f32]>,
+    relu: Option<&[f32]>,
+    dx: Dx<'_>,
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) -> Result<()> {
@@ -143,23 +227,23 @@ pub fn backward(
         expect_len("batch_norm backward", what, len, n)?;
     }
     expect_len("batch_norm backward", "dy", dy.len(), x.len())?;
+    expect_len("batch_norm backward", "y", relu.map_or(x.len(), <[f32]>::len), x.len())?;
     expect_len("batch_norm backward", "x modulo channels", x.len() % n.max(1), 0)?;
-    let rows = chunk_rows(n);
-    let chunk = (rows * n).max(1);
+    let chunk = (chunk_rows(n) * n).max(1);
     let mut partial = vec![0.0; x.len().div_ceil(chunk) * 2 * n];
-    partial
-        .par_chunks_mut((2 * n).max(1))
-        .zip(x.par_chunks(chunk))
-        .zip(dy.par_chunks(chunk))
-        .for_each(|((p, x), dy)| sums_rows(x, dy, saved.mean, p));
+    let chunks = partial.par_chunks_mut((2 * n).max(1)).zip(x.par_chunks(chunk)).zip(dy.par_chunks_mut(chunk));
+    match relu {
+        None => chunks.for_each(|((p, x), dy)| sums_rows(x, dy, saved.mean, p)),
+        Some(y) => {
+            chunks.zip(y.par_chunks(chunk)).for_each(|(((p, x), dy), y)| masked_sums_rows(x, y, dy, saved.mean, p));
+        }
+    }
     let mut sums = vec![0.0; 2 * n];
     fold_rows(&partial, &mut sums, false);
     for c in 0..n {
         dgamma[c] = sums[c] * saved.rstd[c];
         dbeta[c] = sums[n + c];
     }
-    let Some(dx) = dx else { return Ok(()) };
-    expect_len("batch_norm backward", "dx", dx.len(), x.len())?;
     let (mut a, mut b) = (vec![0.0; n], vec![0.0; n]);
     if saved.batch {
         let inv = n as f32 / x.len().max(1) as f32;
@@ -168,10 +252,21 @@ pub fn backward(
             b[c] = dgamma[c] * saved.rstd[c] * inv;
         }
     }
-    x.par_chunks(chunk)
-        .zip(dy.par_chunks(chunk))
-        .zip(dx.par_chunks_mut(chunk))
-        .for_each(|((x, dy), dx)| backward_rows(x, dy, saved.mean, saved.scale, &a, &b, dx));
+    let (mean, scale) = (saved.mean, saved.scale);
+    match dx {
+        Dx::None => {}
+        Dx::InPlace => x
+            .par_chunks(chunk)
+            .zip(dy.par_chunks_mut(chunk))
+            .for_each(|(x, d)| backward_rows_in_place(x, d, mean, scale, &a, &b)),
+        Dx::Into(dx) => {
+            expect_len("batch_norm backward", "dx", dx.len(), x.len())?;
+            x.par_chunks(chunk)
+                .zip(dy.par_chunks(chunk))
+                .zip(dx.par_chunks_mut(chunk))
+                .for_each(|((x, dy), dx)| backward_rows(x, dy, mean, scale, &a, &b, dx));
+        }
+    }
     Ok(())
 }
 
@@ -201,36 +296,52 @@ mod tests {
     }
 
     #[test]
-    fn values_and_gradients_agree_with_f64_in_both_modes() {
+    fn values_and_gradients_agree_with_f64_in_every_mode() {
         for (rows, n) in [(2, 1), (7, 5), (40, 19)] {
             let x: Vec<f32> = random("x", rows * n).iter().map(|v| v + 3.0).collect();
             let (gamma, beta, dy) = (random("g", n), random("b", n), random("dy", rows * n));
+            let residual = random("r", rows * n);
             let running = (random("m", n), random("v", n).iter().map(|v| v * v + 0.1).collect::<Vec<f32>>());
-            for lv in levels() {
+            let modes = [(true, 0), (false, 0), (true, 1), (true, 2), (false, 2)];
+            for (lv, (batch, then)) in levels().flat_map(|l| modes.map(|m| (l, m))) {
                 with_level(lv, || {
-                    for batch in [true, false] {
-                        let (mut mean, mut var) = running.clone();
-                        if batch {
-                            statistics(&x, &mut mean, &mut var).unwrap();
-                        }
-                        let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
-                        let scale: Vec<f32> = rstd.iter().zip(&gamma).map(|(r, g)| r * g).collect();
-                        let fixed = (f64s(&running.0), f64s(&running.1));
-                        let fixed = (!batch).then_some((&fixed.0[..], &fixed.1[..]));
-                        let f = |x: &[f64], g: &[f64], b: &[f64]| dot64(&reference(x, g, b, fixed), &dy);
-                        let mut y = vec![0.0; x.len()];
-                        forward(&x, &mean, &scale, &beta, &mut y).unwrap();
-                        close("y", &y, &reference(&f64s(&x), &f64s(&gamma), &f64s(&beta), fixed), 1e-5);
-                        let (mut dx, mut dg, mut db) = (vec![0.0; x.len()], vec![0.0; n], vec![0.0; n]);
-                        let saved = Saved { mean: &mean, rstd: &rstd, scale: &scale, batch };
-                        backward(&x, &dy, saved, Some(&mut dx), &mut dg, &mut db).unwrap();
-                        let (x64, g64, b64) = (f64s(&x), f64s(&gamma), f64s(&beta));
-                        // Two rows: dx is the difference of nearly equal numbers.
-                        let tol = if rows == 2 { 1e-3 } else { 2e-5 };
-                        close("dx", &dx, &finite_difference(&x, |x| f(x, &g64, &b64)), tol);
-                        close("dgamma", &dg, &finite_difference(&gamma, |g| f(&x64, g, &b64)), 1e-5);
-                        close("dbeta", &db, &finite_difference(&beta, |b| f(&x64, &g64, b)), 1e-5);
+                    let (mut mean, mut var) = running.clone();
+                    if batch {
+                        statistics(&x, &mut mean, &mut var).unwrap();
                     }
+                    let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
+                    let scale: Vec<f32> = rstd.iter().zip(&gamma).map(|(r, g)| r * g).collect();
+                    let fixed = (f64s(&running.0), f64s(&running.1));
+                    let fixed = (!batch).then_some((&fixed.0[..], &fixed.1[..]));
+                    let whole = |x: &[f64], g: &[f64], b: &[f64], r: &[f64]| -> Vec<f64> {
+                        let y = reference(x, g, b, fixed);
+                        match then {
+                            0 => y,
+                            1 => y.into_iter().map(|v| v.max(0.0)).collect(),
+                            _ => y.into_iter().zip(r).map(|(v, r)| (v + r).max(0.0)).collect(),
+                        }
+                    };
+                    let f = |x: &[f64], g: &[f64], b: &[f64], r: &[f64]| dot64(&whole(x, g, b, r), &dy);
+                    let kind = [Then::Plain, Then::Relu, Then::AddRelu(&residual)][then];
+                    let (x64, g64, b64, r64) = (f64s(&x), f64s(&gamma), f64s(&beta), f64s(&residual));
+                    let mut y = vec![0.0; x.len()];
+                    forward(&x, &mean, &scale, &beta, kind, &mut y).unwrap();
+                    close("y", &y, &whole(&x64, &g64, &b64, &r64), 1e-5);
+                    let saved = Saved { mean: &mean, rstd: &rstd, scale: &scale, batch };
+                    let relu = (then > 0).then_some(&y[..]);
+                    let (mut dx, mut dg, mut db) = (vec![0.0; x.len()], vec![0.0; n], vec![0.0; n]);
+                    let (mut d, mut own) = (dy.clone(), dy.clone());
+                    backward(&x, &mut d, saved, relu, Dx::Into(&mut dx), &mut dg, &mut db).unwrap();
+                    // Two rows: dx is the difference of nearly equal numbers.
+                    let tol = if rows == 2 { 1e-3 } else { 2e-5 };
+                    close("dx", &dx, &finite_difference(&x, |x| f(x, &g64, &b64, &r64)), tol);
+                    close("dgamma", &dg, &finite_difference(&gamma, |g| f(&x64, g, &b64, &r64)), 2e-5);
+                    close("dbeta", &db, &finite_difference(&beta, |b| f(&x64, &g64, b, &r64)), 1e-5);
+                    if then == 2 {
+                        close("dresidual", &d, &finite_difference(&residual, |r| f(&x64, &g64, &b64, r)), 1e-5);
+                    }
+                    backward(&x, &mut own, saved, relu, Dx::InPlace, &mut dg, &mut db).unwrap();
+                    assert_eq!(own, dx);
                 });
             }
         }

@@ -20,6 +20,7 @@ pub mod mem;
 mod pack_bf16;
 mod par;
 pub mod patch;
+pub mod pool;
 pub mod resize;
 pub mod rng;
 mod simd;
