@@ -166,6 +166,17 @@ impl ParamStore {
         inner.entries.iter_mut().filter(|e| glob(pattern, &e.name)).map(|e| e.trainable = on).count()
     }
 
+    /// Drops the parameters and statistics whose names match, so that a builder makes new ones; returns how many. Models that
+    /// hold their tensors keep them as constants, and gradients and optimizers made before do not fit any more.
+    pub fn forget(&self, pattern: &str) -> usize {
+        let mut inner = self.write();
+        let before = inner.entries.len() + inner.statistics.len();
+        inner.entries.retain(|e| !glob(pattern, &e.name));
+        inner.statistics.retain(|(n, _)| !glob(pattern, n));
+        inner.by_name = inner.entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
+        before - inner.entries.len() - inner.statistics.len()
+    }
+
     /// Parameters, then running statistics, then buffers, by name.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
         let mut all = self.values();

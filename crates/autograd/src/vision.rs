@@ -441,6 +441,23 @@ pub fn global_pool2d(x: &Value, how: GlobalPool) -> Result<Value> {
     }
 }
 
+/// Channels of zeros before and behind those of x (.., C) -> (.., before + C + behind).
+///
+/// # Errors
+/// Those of candle.
+pub fn pad_channels(x: &Value, before: usize, behind: usize) -> Result<Value> {
+    if before + behind == 0 {
+        return Ok(x.clone());
+    }
+    let last = x.dims().len().saturating_sub(1);
+    let out = x.tensor().pad_with_zeros(last, before, behind)?;
+    let (source, n) = (x.source(), x.tensor().dim(last)?);
+    Ok(x.tape().push_tensor(out, source.is_some(), source_params([source]), move |g, b| match source {
+        Some(s) => b.add_tensor(s, g.narrow(last, before, n)?.contiguous()?),
+        None => Ok(()),
+    }))
+}
+
 /// (B, C) and (B, D) -> (B, C + D).
 fn join(a: &Value, c: &Value) -> Result<Value> {
     let out = Tensor::cat(&[a.tensor(), c.tensor()], 1)?;

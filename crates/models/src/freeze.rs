@@ -98,7 +98,7 @@ impl Trained {
     pub fn apply(&self, params: &ParamStore) -> Result<()> {
         let mut patterns = self.patterns(params);
         if !matches!(self, Trained::Matching(_)) {
-            let head = ["head.*", "fc.*"]
+            let head = ["head.*", "fc.*", "linear.*"]
                 .into_iter()
                 .find(|p| params.names().iter().any(|n| candlelight_autograd::glob(p, n)));
             patterns.push(head.unwrap_or("head.*").into());

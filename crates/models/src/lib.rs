@@ -13,6 +13,7 @@ pub mod mae;
 pub mod pickle;
 pub mod posemb;
 pub mod registry;
+pub mod resnet;
 #[cfg(feature = "transformers")]
 pub mod transformers;
 pub mod vit;
@@ -22,4 +23,5 @@ pub use batch_norm::BatchNorm;
 pub use classifier::{Classifier, FeatureExtractor, Frozen};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
+pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
+use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
 use candlelight_autograd::glob;
 
@@ -17,7 +18,8 @@ pub fn list(pattern: &str) -> Vec<&'static str> {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    mae::VARIANTS.iter().map(|(n, _)| *n).chain(vit::VARIANTS.iter().map(|(n, _)| *n))
+    let resnets = resnet::VARIANTS.iter().map(|(n, _)| *n);
+    mae::VARIANTS.iter().map(|(n, _)| *n).chain(vit::VARIANTS.iter().map(|(n, _)| *n)).chain(resnets)
 }
 
 /// The configuration of a named masked autoencoder.
@@ -34,6 +36,14 @@ pub fn mae(name: &str) -> Result<MaeConfig> {
 /// When there is none of this name; the error names the nearest.
 pub fn vit(name: &str) -> Result<VitConfig> {
     find(vit::VARIANTS, name)
+}
+
+/// The configuration of a named residual network.
+///
+/// # Errors
+/// When there is none of this name; the error names the nearest.
+pub fn resnet(name: &str) -> Result<ResNetConfig> {
+    Ok(find(resnet::VARIANTS, name)?())
 }
 
 fn find<C: Clone>(variants: &[(&'static str, C)], name: &str) -> Result<C> {
@@ -76,15 +86,16 @@ mod tests {
     fn unknown_names_get_a_suggestion() {
         let e = mae("mae_vit_bse_patch16").unwrap_err().to_string();
         assert!(e.contains("did you mean mae_vit_base_patch16"), "{e}");
-        assert!(!mae("resnet").unwrap_err().to_string().contains("did you mean"));
+        assert!(!mae("efficientnet").unwrap_err().to_string().contains("did you mean"));
         assert!(vit("vit_huge_patch14").is_ok());
         assert_eq!(list("vit_*").len(), vit::VARIANTS.len());
-        assert_eq!(list("*").len(), mae::VARIANTS.len() + vit::VARIANTS.len());
+        assert_eq!(list("*").len(), mae::VARIANTS.len() + vit::VARIANTS.len() + resnet::VARIANTS.len());
     }
 
     #[test]
     fn every_variant_fits_together() {
         mae::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
         vit::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
+        resnet::VARIANTS.iter().for_each(|(n, c)| c().check().unwrap_or_else(|e| panic!("{n}: {e}")));
     }
 }
