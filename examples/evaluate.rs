@@ -10,6 +10,7 @@ mod support;
 use candlelight::data::{ClassOrder, CropMode, Filter, Transform, open};
 use candlelight::engine::metrics::{Metrics, Scores};
 use candlelight::models::posemb::Interpolation;
+use candlelight::models::{Classifier, Model};
 use candlelight::prelude::*;
 use clap::Parser;
 use std::path::PathBuf;
@@ -18,13 +19,13 @@ use std::time::Instant;
 use support::vision::{self, parsed};
 use support::{Result, every};
 
-/// Evaluate any vision transformer's checkpoint on any data set.
+/// Evaluate a vision transformer's or a residual network's checkpoint on any data set.
 #[derive(Parser)]
 #[command(name = "evaluate", version, rename_all = "snake_case")]
 struct Args {
     /// Class folders, a list, archives, IDX or CIFAR files
     data: PathBuf,
-    /// Architecture, such as vit_base_patch16 [default: the one our own checkpoint names]
+    /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
     #[arg(long)]
     model: Option<String>,
     /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
@@ -54,6 +55,9 @@ struct Args {
     /// Average over views of each image: flip, five (corners and centre) or ten (both)
     #[arg(long, num_args = 0..=1, default_missing_value = "flip", value_parser = ["flip", "five", "ten"])]
     tta: Option<String>,
+    /// For residual networks and images larger than trained on: timm's test-time pooling
+    #[arg(long)]
+    test_pool: bool,
     /// Samples a batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -116,17 +120,21 @@ fn run(args: &Args) -> Result<ExitCode> {
         ema: args.ema,
     };
     let vision::Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
+    if args.test_pool && !matches!(model, Model::ResNet(_)) {
+        return Err("--test_pool is for residual networks; a transformer's positions are brought to the size".into());
+    }
     let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
     let data = open(&args.data, &args.split, order)?;
-    vision::same_classes(&classes, data.classes(), config.classes)?;
+    vision::same_classes(&classes, data.classes(), config.classes())?;
 
+    let image = size.unwrap_or(config.image());
     // The checkpoint's own normalisation; sizes and crops are the flags'.
-    let normalize = evaluation.map_or_else(|| vision::imagenet(config.channels), |p| p.normalize);
-    let pct = args.crop_pct.unwrap_or(if config.image.0.max(config.image.1) <= 224 { 0.875 } else { 1.0 });
-    let pipeline = Pipeline::evaluation_with(config.image, normalize, pct, args.crop_mode, args.interpolation);
+    let normalize = evaluation.map_or_else(|| vision::imagenet(config.channels()), |p| p.normalize);
+    let pct = args.crop_pct.unwrap_or(if image.0.max(image.1) <= 224 { 0.875 } else { 1.0 });
+    let pipeline = Pipeline::evaluation_with(image, normalize, pct, args.crop_mode, args.interpolation);
     let load = LoaderConfig {
         batch_size: args.batch_size,
-        size: config.image,
+        size: image,
         seed: 0,
         shuffle: false,
         drop_last: false,
@@ -136,7 +144,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let views = views(&pipeline, args.tta.as_deref());
     let loaders = views.into_iter().map(|p| Loader::new(data.clone(), p, load.clone()));
     let loaders = loaders.collect::<candlelight::data::Result<Vec<Loader>>>()?;
-    let (mut metrics, start) = (Metrics::new(config.classes), Instant::now());
+    let (mut metrics, start) = (Metrics::new(config.classes()), Instant::now());
     let mut shown = every(5, |s: Scores| {
         let (rate, all) = (s.samples as f64 / start.elapsed().as_secs_f64(), data.len());
         let left = ((all as f64 - s.samples as f64) / rate) as u64;
@@ -150,7 +158,12 @@ fn run(args: &Args) -> Result<ExitCode> {
             let mut batch = batch?;
             let images = candlelight::engine::batch::images(&mut batch, &loader.pipeline().normalize, &device)?;
             let tape = Tape::off().with_precision(args.precision);
-            let logits = model.forward(&tape.constant(&images), None)?.tensor().flatten_all()?.to_vec1::<f32>()?;
+            let x = tape.constant(&images);
+            let logits = match &model {
+                Model::ResNet(net) if args.test_pool => net.forward_test_pool(&x)?,
+                model => model.forward(&x, None)?,
+            };
+            let logits = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
             if sum.is_empty() {
                 sum = vec![0.0; logits.len()];
             }

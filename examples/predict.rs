@@ -1,4 +1,4 @@
-//! Classifies images: what YOLOv5's classify/predict.py does, for vision transformers.
+//! Classifies images: what YOLOv5's classify/predict.py does, for vision transformers and residual networks.
 //!
 //! ```text
 //! cargo run --release --example predict -- --weights output_dir/finetune/best.safetensors --source photos/
@@ -10,6 +10,7 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use candlelight::autograd::tensor_from;
 use candlelight::data::{Decode, Image, Out, Transform, decode, encode_jpeg, encode_png};
+use candlelight::models::Classifier;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::weights::write_atomic;
 use candlelight::prelude::*;
@@ -29,7 +30,7 @@ struct Args {
     /// A checkpoint of ours, facebookresearch/mae, timm, torchvision or HuggingFace, or hf:OWNER/NAME
     #[arg(long)]
     weights: String,
-    /// Architecture, such as vit_base_patch16 [default: the one our own checkpoint names]
+    /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
     #[arg(long)]
     model: Option<String>,
     /// An image, a folder, a glob such as 'photos/*.jpg', a list .txt, or - for an image or a list of paths on standard input
@@ -210,6 +211,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         ema: args.ema,
     };
     let Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
+    let (known, channels) = (config.classes(), config.channels());
     let names: Vec<String> = match &args.names {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -217,23 +219,18 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         None => classes,
     };
-    if !names.is_empty() && names.len() != config.classes {
-        return Err(format!("{} class names for a model of {} classes", names.len(), config.classes).into());
+    if !names.is_empty() && names.len() != known {
+        return Err(format!("{} class names for a model of {} classes", names.len(), known).into());
     }
     let name = |i: usize| names.get(i).cloned().unwrap_or_else(|| format!("class {i}"));
-    let size = config.image;
+    let size = asked.size.unwrap_or(config.image());
     let pipeline = match evaluation {
         Some(p) if args.imgsz.is_none() => p,
         Some(p) => Pipeline::evaluation(size, p.normalize),
-        None => yolo(size, vision::imagenet(config.channels)),
+        None => yolo(size, vision::imagenet(channels)),
     };
-    if pipeline.channels() != config.channels {
-        return Err(format!(
-            "the model wants {} channels, its pipeline gives {}",
-            config.channels,
-            pipeline.channels()
-        )
-        .into());
+    if pipeline.channels() != channels {
+        return Err(format!("the model wants {} channels, its pipeline gives {}", channels, pipeline.channels()).into());
     }
     let precision = if args.half { Precision::Bf16 } else { Precision::F32 };
     let infer = |images: &Tensor| -> Result<Vec<f32>> {
@@ -243,7 +240,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     };
     let found = sources(&args.source)?;
     let folder = run_folder(args)?;
-    infer(&Tensor::zeros((1, config.channels, size.0, size.1), DType::F32, &device)?)?; // warm-up
+    infer(&Tensor::zeros((1, channels, size.0, size.1), DType::F32, &device)?)?; // warm-up
 
     let (mut done, mut failed, mut labels) = (Vec::<Prediction>::new(), 0, 0);
     let mut taken = HashSet::new();
@@ -264,14 +261,14 @@ fn run(args: &Args) -> Result<ExitCode> {
             }
         };
         let read = start.elapsed();
-        let mut pixels = vec![0.0; config.channels * size.0 * size.1];
-        let fitting = if config.channels == 1 { image.to_gray() } else { image.clone().to_rgb() };
+        let mut pixels = vec![0.0; channels * size.0 * size.1];
+        let fitting = if channels == 1 { image.to_gray() } else { image.clone().to_rgb() };
         if let Err(e) = pipeline.apply(fitting, &Key::new(0), 0, Out::F32(&mut pixels)) {
             failed += 1;
             tracing::error!("image {}/{n} {}: {e}", i + 1, path.display());
             continue;
         }
-        let images = tensor_from(pixels, (1, config.channels, size.0, size.1))?.to_device(&device)?;
+        let images = tensor_from(pixels, (1, channels, size.0, size.1))?.to_device(&device)?;
         let preprocess = start.elapsed() - read;
         let p = softmax(&infer(&images)?);
         let inference = start.elapsed() - read - preprocess;
@@ -339,7 +336,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         mean(|p| p.read_ms),
         mean(|p| p.preprocess_ms),
         mean(|p| p.inference_ms),
-        config.channels,
+        channels,
         size.0,
         size.1
     );

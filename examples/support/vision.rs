@@ -6,7 +6,7 @@ use candlelight::autograd::{Key, ParamStore};
 use candlelight::data::{ClassOrder, Dataset, Idx, Mix, Normalize, Pipeline, Subset, labels, open, stratified};
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{MaeConfig, Vit, VitConfig, adapt, registry, weights};
+use candlelight::models::{MaeConfig, Model, ModelConfig, VitConfig, adapt, registry, weights};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -115,8 +115,8 @@ pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpola
 
 /// A trained classifier and what its file says about itself.
 pub struct Trained {
-    pub model: Vit,
-    pub config: VitConfig,
+    pub model: Model,
+    pub config: ModelConfig,
     /// Names of the classes, from a checkpoint of ours.
     pub classes: Vec<String>,
     /// How images are prepared for it, from a checkpoint of ours.
@@ -139,15 +139,14 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let path = asked.weights;
     let said = checkpoint::describe(path)?;
     let stored = said.as_ref().filter(|d| d.kind == "classify");
-    let mut config = match (asked.model, stored) {
-        (Some(name), _) => registry::vit(name)?,
+    let config = match (asked.model, stored) {
+        (Some(name), _) => ModelConfig::named(name)?,
         (None, Some(d)) => serde_json::from_value(d.model.clone())
-            .map_err(|e| format!("{}: the model in it is no vision transformer: {e}", path.display()))?,
+            .map_err(|e| format!("{}: the model in it is none of ours: {e}", path.display()))?,
         (None, None) => {
             return Err(format!("{}: no checkpoint of ours, so give --model", path.display()).into());
         }
     };
-    config.image = asked.size.unwrap_or(config.image);
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
     if asked.ema {
@@ -156,17 +155,28 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
             return Err(format!("{}: no averaged weights in it", path.display()).into());
         }
     }
-    let adapted = adapt::classifier(&read, &config, asked.positions).map_err(named)?;
-    adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
+    let (tensors, config) = match config {
+        ModelConfig::Vit(mut c) => {
+            c.image = asked.size.unwrap_or(c.image);
+            let adapted = adapt::classifier(&read, &c, asked.positions).map_err(named)?;
+            adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
+            (adapted.tensors, ModelConfig::Vit(adapted.config))
+        }
+        ModelConfig::ResNet(c) => {
+            let (tensors, c) = adapt::residual(&read, &c).map_err(named)?;
+            (tensors, ModelConfig::ResNet(c))
+        }
+    };
     let params = ParamStore::on(device);
-    let model = Vit::new(&adapted.config, params.builder(Key::new(0)))?;
-    let report = weights::load(&params, &adapted.tensors, false).map_err(named)?;
-    if !report.missing.is_empty() {
+    let model = config.build(params.builder(Key::new(0)))?;
+    let report = weights::load(&params, &tensors, false).map_err(named)?;
+    // Counters of batches are of no use here, and old files do not have them.
+    if report.missing.iter().any(|n| !n.ends_with("num_batches_tracked")) || report.loaded.is_empty() {
         return Err(format!("{}: {report}", path.display()).into());
     }
     tracing::info!("{report}");
     let (classes, evaluation) = said.map_or((vec![], None), |d| (d.classes, d.evaluation));
-    Ok(Trained { model, config: adapted.config, classes, evaluation })
+    Ok(Trained { model, config, classes, evaluation })
 }
 
 /// Refuses data whose classes are not the checkpoint's.

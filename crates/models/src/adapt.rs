@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::keymap::to_timm;
 use crate::posemb::{Interpolation, resample};
+use crate::resnet::ResNetConfig;
 use crate::vit::{Head, Pool, VitConfig};
 use crate::weights::{self, Report};
 use candle_core::Tensor;
@@ -154,6 +155,42 @@ pub fn init_head(params: &ParamStore, std: f64, key: &Key) -> Result<()> {
     let bias = name.replace("weight", "bias");
     params.set(&bias, &params.var(&bias)?.zeros_like()?)?;
     Ok(())
+}
+
+/// Fits a residual network's weights to `config`: classes are the file's.
+///
+/// # Errors
+/// When the file holds no residual network, or one of another width or depth.
+pub fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<(String, Tensor)>, ResNetConfig)> {
+    let mut tensors = weights_only(tensors);
+    if let Some(prefix) = ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p)))
+    {
+        tensors.iter_mut().for_each(|(n, _)| *n = n[prefix.len()..].to_string());
+    }
+    let Some((_, stem)) = tensors.iter().find(|(n, _)| n == "conv1.weight") else {
+        let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+        return Err(Error::Mismatch(format!("no residual network's weights: the file starts with {}", few.join(", "))));
+    };
+    let mut config = config.clone();
+    config.channels = stem.dim(1)?;
+    let head = tensors.iter().find(|(n, _)| n == "fc.weight" || n == "linear.weight");
+    match head {
+        Some((_, t)) => config.classes = t.dim(0)?,
+        None => return Err(Error::Mismatch("the file has no head".into())),
+    }
+    let stage = |n: &str| {
+        n.strip_prefix("layer").and_then(|r| r.split_once('.')).map(|(s, rest)| (s.to_string(), rest.to_string()))
+    };
+    for (i, depth) in config.depths.iter().enumerate() {
+        let blocks = tensors.iter().filter_map(|(n, _)| stage(n)).filter(|(s, _)| *s == (i + 1).to_string());
+        let found =
+            blocks.filter_map(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok()).max().map_or(0, |b| b + 1);
+        if found != *depth {
+            let message = format!("layer{} has {found} blocks in the file, the model has {depth}", i + 1);
+            return Err(Error::Mismatch(message));
+        }
+    }
+    Ok((tensors, config))
 }
 
 /// The model's part of one of our checkpoints; any other file as it is.

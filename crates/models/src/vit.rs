@@ -84,7 +84,8 @@ const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig 
     }
 }
 
-/// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377);
+/// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377); `vit_b_16` to
+/// `vit_h_14` are torchvision's, which classify the class token;
 /// `vit_mini_patch4` is for 32 x 32 images, `vit_demo_patch4` for 28 x 28 gray ones, in ten classes.
 pub const VARIANTS: &[(&str, VitConfig)] = &[
     ("vit_tiny_patch16", vit(16, 192, 12, 3)),
@@ -92,6 +93,11 @@ pub const VARIANTS: &[(&str, VitConfig)] = &[
     ("vit_base_patch16", vit(16, 768, 12, 12)),
     ("vit_large_patch16", vit(16, 1024, 24, 16)),
     ("vit_huge_patch14", vit(14, 1280, 32, 16)),
+    ("vit_b_16", VitConfig { pool: Pool::Token, ..vit(16, 768, 12, 12) }),
+    ("vit_b_32", VitConfig { pool: Pool::Token, ..vit(32, 768, 12, 12) }),
+    ("vit_l_16", VitConfig { pool: Pool::Token, ..vit(16, 1024, 24, 16) }),
+    ("vit_l_32", VitConfig { pool: Pool::Token, ..vit(32, 1024, 24, 16) }),
+    ("vit_h_14", VitConfig { pool: Pool::Token, ..vit(14, 1280, 32, 16) }),
     ("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
     ("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
 ];
@@ -462,9 +468,16 @@ mod tests {
 
     #[test]
     fn parameter_counts_are_the_published_ones() {
-        for (name, want) in
-            [("vit_base_patch16", 86_567_656), ("vit_large_patch16", 304_326_632), ("vit_huge_patch14", 632_045_800)]
-        {
+        for (name, want) in [
+            ("vit_base_patch16", 86_567_656),
+            ("vit_large_patch16", 304_326_632),
+            ("vit_huge_patch14", 632_045_800),
+            ("vit_b_16", 86_567_656),
+            ("vit_b_32", 88_224_232),
+            ("vit_l_16", 304_326_632),
+            ("vit_l_32", 306_535_400),
+            ("vit_h_14", 632_045_800),
+        ] {
             let config = &VARIANTS.iter().find(|(n, _)| *n == name).unwrap().1;
             assert_eq!(count(config), want, "{name}");
         }
