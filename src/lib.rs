@@ -13,7 +13,7 @@ pub use candlelight_sched as sched;
 pub mod prelude {
     pub use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, Value, ops};
     pub use candlelight_data::{Dataset, Idx, ImageFolder, Loader, LoaderConfig, Normalize, Pipeline};
-    pub use candlelight_models::{Mae, MaeConfig, Mask, Vit, VitConfig, registry};
+    pub use candlelight_models::{Mae, MaeConfig, Mask, ResNet, ResNetConfig, Vit, VitConfig, registry};
     pub use candlelight_optim::{AdamW, AdamWConfig, Optimizer, mae_rules};
     pub use candlelight_sched::{WarmupCosine, scaled_lr};
 }

@@ -1,0 +1,188 @@
+//! Convolutional networks against PyTorch: `tests/golden/resnet.py`.
+
+use candle_core::{Device, Tensor};
+use candlelight::autograd::tensor_from;
+use candlelight::models::resnet::Block;
+use candlelight::models::weights;
+use candlelight::optim::{Group, Rule, Sgd, SgdKind};
+use candlelight::prelude::*;
+use std::collections::HashMap;
+
+type Golden = HashMap<String, Tensor>;
+
+fn golden(name: &str) -> Golden {
+    let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// `max |a - b| <= tol * max(max |b|, floor)`
+#[track_caller]
+fn close(what: &str, a: &[f32], b: &[f32], tol: f32, floor: f32) {
+    assert_eq!(a.len(), b.len(), "{what}: lengths");
+    let scale = b.iter().fold(floor, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= tol * scale, "{what}: off by {worst:e}, scale {scale:e}");
+}
+
+#[test]
+fn single_operations_are_pytorchs() {
+    let g = golden("conv");
+    let run = |name: &str, f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>, params: &ParamStore| {
+        let tape = Tape::new(params);
+        let x = tape.leaf(&g[&format!("{name}.x")]);
+        let y = ops::channels_first(&f(&ops::channels_last(&x).unwrap()).unwrap()).unwrap();
+        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
+        let mut grads = Gradients::new(params);
+        let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
+        close(&format!("{name} dx"), dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
+        for (p, d) in grads.iter() {
+            close(&format!("{name} d{p}"), d, &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
+        }
+    };
+    let plain = ops::Conv2d::new;
+    for (name, how) in [
+        ("conv3x3", plain(1, 1)),
+        ("conv7x7_s2", plain(2, 3)),
+        ("conv1x1", plain(1, 0)),
+        ("conv1x1_s2", plain(2, 0)),
+        ("conv_groups", ops::Conv2d { groups: 2, ..plain(2, 1) }),
+        ("conv_dilated", ops::Conv2d { stride: (1, 2), padding: (2, 1), dilation: (2, 1), groups: 1 }),
+    ] {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        for p in ["w", "b"] {
+            vb.get(g[&format!("{name}.{p}")].shape(), p).unwrap();
+            params.set(p, &g[&format!("{name}.{p}")]).unwrap();
+        }
+        let var = |n: &str| params.var(n).unwrap().as_tensor().clone();
+        run(name, &|x| ops::conv2d(x, &var("w"), Some(&var("b")), how), &params);
+    }
+    let none = ParamStore::new();
+    let ceil = ops::Pool2d { ceil: true, ..ops::Pool2d::new(3, 2, 1) };
+    run("max_pool", &|x| ops::max_pool2d(x, ops::Pool2d::new(3, 2, 1)), &none);
+    run("max_pool_ceil", &|x| ops::max_pool2d(x, ceil), &none);
+    run("avg_pool_ceil", &|x| ops::avg_pool2d(x, ceil), &none);
+    run("adaptive", &|x| ops::adaptive_avg_pool2d(x, (4, 3)), &none);
+    run("relu", &ops::relu, &none);
+}
+
+#[test]
+fn small_networks_have_pytorchs_logits_loss_gradients_and_statistics() {
+    let g = golden("resnet_small");
+    let base = registry::resnet("resnet18").unwrap();
+    let basic = ResNetConfig {
+        depths: vec![1, 2, 1],
+        widths: vec![8, 12, 16],
+        classes: 5,
+        zero_init_last: false,
+        ..base.clone()
+    };
+    let bottleneck = ResNetConfig {
+        block: Block::Bottleneck,
+        depths: vec![1, 2],
+        widths: vec![8, 16],
+        groups: 4,
+        base_width: 16,
+        ..basic.clone()
+    };
+    for (name, config) in [("basic", basic), ("bottleneck", bottleneck)] {
+        let prefix = format!("{name}.weights.");
+        let theirs: Vec<(String, Tensor)> =
+            g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect();
+        for composed in [false, true] {
+            let params = ParamStore::new();
+            let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+            weights::load(&params, &theirs, true).unwrap();
+            let tape = Tape::new(&params);
+            // Candle's convolution cannot go back through images of odd sides: the composed way only goes forward here.
+            let tape = if composed { Tape::off().with_composed_ops() } else { tape };
+            let logits =
+                model.forward(&tape.constant(&g["images"]), (!composed).then(|| Key::new(1)).as_ref()).unwrap();
+            if composed {
+                // Without training the running statistics normalise, which start at 0 and 1.
+                let kernels = model.forward(&Tape::off().constant(&g["images"]), None).unwrap();
+                close("composed", &values(logits.tensor()), &values(kernels.tensor()), 1e-4, 0.0);
+                continue;
+            }
+            close("logits", &values(logits.tensor()), &values(&g[&format!("{name}.logits")]), 1e-4, 0.0);
+            let loss = ops::cross_entropy(&logits, &[0, 4, 2, 2], 0.0).unwrap();
+            close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
+            let mut grads = Gradients::new(&params);
+            tape.backward(&loss, &mut grads).unwrap();
+            let prefix = format!("{name}.grad.");
+            let wanted: Vec<(&str, &Tensor)> =
+                g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))).collect();
+            assert_eq!(wanted.len(), grads.iter().count());
+            let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
+            for (name, want) in wanted {
+                close(name, grads.get(name).unwrap(), &values(want), 1e-4, 1e-3 * largest);
+            }
+            let prefix = format!("{name}.after.");
+            for (n, want) in g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))) {
+                close(n, &values(params.var(n).unwrap().as_tensor()), &values(want), 1e-5, 0.0);
+            }
+            let eval = model.forward(&Tape::off().constant(&g["images"]), None).unwrap();
+            close("evaluated", &values(eval.tensor()), &values(&g[&format!("{name}.eval")]), 1e-4, 0.0);
+        }
+    }
+}
+
+/// The golden's `filled`: values that depend on the name and the place alone.
+fn filled(name: &str, shape: &[usize], std: f64) -> Tensor {
+    let n = shape.iter().product::<usize>() as u64;
+    let start = crc32fast::hash(name.as_bytes());
+    let value = |i: u64| {
+        let mut x = (i.wrapping_mul(2_654_435_761) as u32).wrapping_add(start);
+        for (shift, factor) in [(16, 0x85eb_ca6b_u32), (13, 0xc2b2_ae35), (16, 1)] {
+            x = (x ^ (x >> shift)).wrapping_mul(factor);
+        }
+        ((f64::from(x) / 4_294_967_296.0 - 0.5) * std * 12f64.sqrt()) as f32
+    };
+    tensor_from((0..n).map(value).collect(), shape).unwrap()
+}
+
+#[test]
+fn fifty_steps_of_resnet18_and_resnext50_are_pytorchs() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resnet_steps.json")).unwrap();
+    let want: HashMap<String, Vec<f32>> = serde_json::from_str(&text).unwrap();
+    candlelight::kernels::mem::keep_freed_memory();
+    for (name, want) in want {
+        let config = ResNetConfig { zero_init_last: false, ..registry::resnet(&name).unwrap() };
+        let params = ParamStore::new();
+        let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+        for (key, t) in params.values() {
+            let last = key.contains("bn3") || (key.contains("bn2") && name == "resnet18");
+            let new = match t.dims() {
+                [o, _, h, w] => filled(&key, t.dims(), (2.0 / (o * h * w) as f64).sqrt()),
+                [_, _] => filled(&key, t.dims(), 0.02),
+                _ if key.contains("running") || key.contains("num_batches") => continue,
+                _ if !key.ends_with("weight") => t.zeros_like().unwrap(),
+                _ if last => (t.ones_like().unwrap() * 0.1).unwrap(),
+                _ => t.ones_like().unwrap(),
+            };
+            params.set(&key, &new).unwrap();
+        }
+        let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
+        let mut sgd = Sgd::new(SgdKind::Sgd { momentum: 0.9, nesterov: false }, &rules, &params).unwrap();
+        let mut grads = Gradients::new(&params);
+        let images: Vec<Tensor> = (0..4).map(|i| filled(&format!("images{i}"), &[8, 3, 64, 64], 1.0)).collect();
+        for (step, want) in want.iter().enumerate() {
+            let i = step % 4;
+            let labels: Vec<u32> = (0..8).map(|k| k * (i as u32 + 3) % 10).collect();
+            let tape = Tape::new(&params);
+            let logits = model.forward(&tape.constant(&images[i]), Some(&Key::new(step as u64))).unwrap();
+            let loss = ops::cross_entropy(&logits, &labels, 0.0).unwrap();
+            let value = loss.scalar().unwrap();
+            // Losses end near 0 here: below 1 the difference itself is bounded.
+            assert!((value - want).abs() <= 1e-3 * want.max(1.0), "{name} step {step}: {value}, PyTorch {want}");
+            grads.zero();
+            tape.backward(&loss, &mut grads).unwrap();
+            sgd.step(&grads, if name == "resnet18" { 3e-4 } else { 1e-4 }).unwrap();
+        }
+        assert_eq!(want.len(), 50);
+    }
+}
