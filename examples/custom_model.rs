@@ -2,7 +2,8 @@
 //! log come with it.
 //!
 //! ```text
-//! cargo run --release --example custom_model       # about a minute on two cores
+//! cargo run --release --example custom_model                     # about a minute on two cores
+//! cargo run --release --example custom_model -- --resume auto    # continues an interrupted run
 //! ```
 
 mod support;
@@ -17,6 +18,7 @@ use candlelight::models::Classifier;
 use candlelight::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
+use support::common::finish;
 use support::{Result, vision};
 
 /// Whatever makes the model what it is; it goes into the checkpoint.
@@ -66,7 +68,7 @@ impl Classifier for SmallCnn {
     }
 }
 
-fn run() -> Result<()> {
+fn run() -> Result<ExitCode> {
     let model = SmallCnnConfig { channels: 1, width: 32, classes: 10 };
     let data = vision::labelled(None, model.channels)?;
     // Candle's convolution wants equal remainders of height and width where it strides: 32 x 32 divides all the way.
@@ -113,18 +115,17 @@ fn run() -> Result<()> {
     let task = Classify::new(config, params, Box::new(cnn))?.evaluating(test, Precision::F32);
     let mut trainer = Trainer::new(plan, task)?;
     let output = std::path::Path::new("./output_dir/custom_model");
-    let folder = RunDir::open(output, true)?;
-    trainer.run(&train, &folder, &Signals::install()?, &Resume::Auto, output)?;
-    if let Some(best) = trainer.best() {
-        println!("best: {:.2} % after {} epochs; checkpoints in {}", best.score, best.epochs, output.display());
-    }
-    Ok(())
+    let resume = if std::env::args().any(|a| a == "--resume") { Resume::Auto } else { Resume::No };
+    let folder = RunDir::open(output, resume != Resume::No)?;
+    let outcome = trainer.run(&train, &folder, &Signals::install()?, &resume, output)?;
+    let best = trainer.best().map(|b| format!("{:.2} % after {} epochs", b.score, b.epochs)).unwrap_or_default();
+    Ok(finish(outcome, output, &train, &[("best", best)]))
 }
 
 fn main() -> ExitCode {
     support::log();
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => support::fail(e.as_ref()),
     }
 }

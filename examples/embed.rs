@@ -12,12 +12,18 @@ use candlelight::prelude::*;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [file, name, place, images @ ..] = &args[..] else { return Err("embed WEIGHTS MODEL PLACE IMAGE...".into()) };
-    let config = VitConfig { classes: 0, pool: Pool::Token, ..registry::vit(name)? };
-    let model = Vit::new(&config, weights::mapped(file.as_ref())?)?;
-    let pipeline = Pipeline::evaluation(config.image, Normalize::imagenet());
+    let file = weights::mapped(file.as_ref())?;
+    let pool = if file.contains_tensor("fc_norm.weight") { Pool::Avg } else { Pool::Token };
+    let config = VitConfig { classes: 0, pool, ..registry::vit(name)? };
+    let model = Vit::new(&config, file)?;
+    let gray = Normalize { mean: vec![0.449], std: vec![0.226] };
+    let normalize = if config.channels == 1 { gray } else { Normalize::imagenet() };
+    let pipeline = Pipeline::evaluation(config.image, normalize);
     for path in images {
         let mut pixels = vec![0.0; config.grid().image_len()];
-        pipeline.apply(decode(&std::fs::read(path)?, &Decode::default())?, &Key::new(0), 0, Out::F32(&mut pixels))?;
+        let image = decode(&std::fs::read(path)?, &Decode::default())?;
+        let image = if config.channels == 1 { image.to_gray() } else { image.to_rgb() };
+        pipeline.apply(image, &Key::new(0), 0, Out::F32(&mut pixels))?;
         let image = Tensor::from_vec(pixels, (1, config.channels, config.image.0, config.image.1), &Device::Cpu)?;
         let tokens = model.intermediates(&Tape::off().constant(&image), &[place])?.remove(0); // (1, 1 + L, D)
         let class: Vec<f32> = tokens.tensor().get(0)?.get(0)?.to_vec1()?;

@@ -58,6 +58,12 @@ struct Args {
     /// For residual networks and images larger than trained on: timm's test-time pooling
     #[arg(long)]
     test_pool: bool,
+    /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
+    #[arg(long, num_args = 1.., requires = "std")]
+    mean: Option<Vec<f32>>,
+    /// Deviations of the channels
+    #[arg(long, num_args = 1.., requires = "mean")]
+    std: Option<Vec<f32>>,
     /// Samples a batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -129,7 +135,11 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let image = size.unwrap_or(config.image());
     // The checkpoint's own normalisation; sizes and crops are the flags'.
-    let normalize = evaluation.map_or_else(|| vision::imagenet(config.channels()), |p| p.normalize);
+    let normalize = match (&args.mean, &args.std) {
+        (Some(mean), Some(std)) => Normalize { mean: mean.clone(), std: std.clone() },
+        _ => evaluation.map_or_else(|| vision::imagenet(config.channels()), |p| p.normalize),
+    };
+    tracing::info!("channels normalised by means {:?} and deviations {:?}", normalize.mean, normalize.std);
     let pct = args.crop_pct.unwrap_or(if image.0.max(image.1) <= 224 { 0.875 } else { 1.0 });
     let pipeline = Pipeline::evaluation_with(image, normalize, pct, args.crop_mode, args.interpolation);
     let load = LoaderConfig {
@@ -141,6 +151,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         workers: args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         max_bad: 0.0,
     };
+    let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
+    if matches!(args.tta.as_deref(), Some("five" | "ten")) && (!movable || pct >= 1.0) {
+        return Err(
+            "--tta five and ten need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border".into(),
+        );
+    }
     let views = views(&pipeline, args.tta.as_deref());
     let loaders = views.into_iter().map(|p| Loader::new(data.clone(), p, load.clone()));
     let loaders = loaders.collect::<candlelight::data::Result<Vec<Loader>>>()?;

@@ -11,7 +11,8 @@ use candlelight::data::{Dataset, RandomErasing, Transform};
 use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDecay, Loss, OptimizerKind};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
-use candlelight::engine::train::{Outcome, Plan, Trainer};
+use candlelight::engine::task::Task;
+use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
 use candlelight::engine::{checkpoint, memory};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
@@ -261,18 +262,17 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     let precision = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
     let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision).needing(needs);
     vision::count(task.params(), &device);
-    let mut trainer = Trainer::new(plan, task)?;
     if args.eval {
-        match common.resume.as_deref() {
-            Some("auto") => trainer.resume(&vision::newest(&v.output)?)?,
-            Some(path) => trainer.resume(path.as_ref())?,
-            None => {}
-        }
-        let s = trainer.task().evaluate()?;
-        println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
-        return Ok((ExitCode::SUCCESS, Some(s.top1)));
+        let path = match (common.resume(), v.weights) {
+            (Resume::Auto, _) => vision::newest(&v.output)?,
+            (Resume::From(path), _) => vision::locate(&path.to_string_lossy())?,
+            (Resume::No, Some(path)) => path.to_path_buf(),
+            (Resume::No, None) => return Err("nothing to evaluate: give --resume or --finetune".into()),
+        };
+        return Ok((ExitCode::SUCCESS, Some(evaluate(&path, &task, args.pos_interpolation)?)));
     }
-    let folder = RunDir::open(&v.output, common.resume.is_some())?;
+    let mut trainer = Trainer::new(plan, task)?;
+    let folder = RunDir::open(&v.output, common.resume() != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&loader, &folder, signals, &common.resume(), &log_dir)?;
     let done = matches!(outcome, Outcome::Finished { .. });
@@ -280,9 +280,26 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     let mut more = vec![];
     if let Some(best) = trainer.best() {
         let path = checkpoint::best(&v.output);
-        more.push(("best", format!("{:.2} % after {} epochs, {}", best.score, best.epochs, path.display())));
+        let which = if args.ema.is_some() { " (averaged weights: --ema)" } else { "" };
+        more.push(("best", format!("{:.2} % after {} epochs{which}, {}", best.score, best.epochs, path.display())));
     }
     Ok((finish(outcome, &v.output, &loader, &more), score))
+}
+
+/// Evaluates a file's weights, and their average where it has one.
+fn evaluate(path: &Path, task: &Classify<VitConfig>, how: Interpolation) -> Result<f64> {
+    let said = checkpoint::describe(path)?.map_or(vec![], |d| d.classes);
+    vision::same_classes(&said, task.classes(), task.config().classes)?;
+    let config = &task.config().model;
+    let averaged = vision::load_trained(path, task.params(), config, how, false)?;
+    let s = task.evaluate()?;
+    println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+    if averaged {
+        vision::load_trained(path, task.params(), config, how, true)?;
+        let s = task.evaluate()?;
+        println!("averaged weights: top1 {:.3}  top5 {:.3}  loss {:.4}", s.top1, s.top5, s.loss);
+    }
+    Ok(s.top1)
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
@@ -309,7 +326,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
-    let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
+    let resume = args.common.resume();
+    let repeated = !args.eval && !matches!(resume, Resume::From(_)) && args.common.max_steps.is_none();
     let seeds = args.seeds.unwrap_or(if args.demo() && repeated { 3 } else { 1 });
     let compare = repeated && weights.is_some() && (args.compare || args.demo());
     if seeds == 1 && !compare {
@@ -323,6 +341,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     for seed in args.common.seed..args.common.seed + seeds as u64 {
         for (name, weights, scores) in &mut kinds {
             let output = output.join(format!("{}-seed{seed}", name.replace(' ', "_")));
+            let epochs = args.common.epochs.unwrap_or(if args.demo() { DEMO.epochs } else { FULL.epochs });
+            if let (Resume::Auto, Some(score)) = (&resume, vision::finished(&output, epochs)) {
+                tracing::info!("{name}, seed {seed}: finished before");
+                scores.push(score);
+                continue;
+            }
             tracing::info!("{name}, seed {seed}");
             let (code, score) =
                 train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;

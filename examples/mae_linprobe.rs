@@ -14,7 +14,7 @@ use candlelight::engine::features::{Features, HeadOnly, fingerprint};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Batches;
-use candlelight::engine::train::{Outcome, Trainer};
+use candlelight::engine::train::{Outcome, Resume, Trainer};
 use candlelight::engine::{checkpoint, memory};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
@@ -144,14 +144,15 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?;
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision: P = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
-    let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume.is_some())?) };
+    let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
 
     // Where batches come from, and what they go through.
-    let (batches, task): (Box<dyn Batches>, _) = if args.cache_features {
+    let (batches, task): (Box<dyn Batches>, _) = if args.cache_features && !args.eval {
         let made_from = format!("{} {} {}", fingerprint(&params)?, serde_json::to_string(&evaluation)?, v.seed);
-        let features = |part: &str, loader: &Loader| -> Result<Features> {
+        let prepared = evaluation.clone();
+        let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
             let path = v.output.join(format!("features-{part}.safetensors"));
-            let made_from = format!("{made_from} {} of {part}", loader.samples());
+            let made_from = format!("{made_from} {part} {}", vision::identity(images)?);
             if let Some(cached) = Features::load(&path, &made_from)? {
                 tracing::info!("{part} features from {}", path.display());
                 return Ok(cached);
@@ -163,11 +164,13 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
             f.save(&path, &made_from)?;
             Ok(f)
         };
-        tracing::info!("features are computed once, from images as in evaluation");
-        let train = features("train", &Loader::new(train, evaluation, all)?)?.training(plan.batch_size, v.seed);
-        let test = features("test", &held_out)?;
+        tracing::info!("features are computed once, in f32, from images as in evaluation");
+        let in_order = Loader::new(train.clone(), evaluation, all)?;
+        let train = features("train", &*train, &in_order)?.training(plan.batch_size, v.seed);
+        let test = features("test", &*data.held_out, &held_out)?;
         let model: Box<dyn Classifier> = Box::new(HeadOnly(vit));
-        (Box::new(train), Classify::new(config, params, model)?.evaluating_on(Box::new(test), precision))
+        let task = Classify::new(config, params, model)?.evaluating_on(Box::new(test), precision);
+        (Box::new(train), task.prepared_by(prepared))
     } else {
         let (config_of, all) = (model.clone(), params.count().0);
         let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision);
@@ -175,17 +178,20 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
         (Box::new(loader.clone()), task.needing(move |batch| memory::vit(&config_of, batch, all, trained)))
     };
     vision::count(task.params(), &device);
-    let mut trainer = Trainer::new(plan, task)?;
     let Some(folder) = folder else {
-        match common.resume.as_deref() {
-            Some("auto") => trainer.resume(&vision::newest(&v.output)?)?,
-            Some(path) => trainer.resume(path.as_ref())?,
-            None => return Err("--eval needs --resume: a probe's head is in its own checkpoint".into()),
-        }
-        let s = trainer.task().evaluate()?;
+        let path = match common.resume() {
+            Resume::Auto => vision::newest(&v.output)?,
+            Resume::From(path) => path,
+            Resume::No => return Err("--eval needs --resume: a probe's head is in its own checkpoint".into()),
+        };
+        let said = checkpoint::describe(&path)?.map_or(vec![], |d| d.classes);
+        vision::same_classes(&said, task.classes(), model.classes)?;
+        vision::load_trained(&path, task.params(), &model, args.pos_interpolation, false)?;
+        let s = task.evaluate()?;
         println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
         return Ok((ExitCode::SUCCESS, Some(s.top1)));
     };
+    let mut trainer = Trainer::new(plan, task)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&*batches, &folder, signals, &common.resume(), &log_dir)?;
     let done = matches!(outcome, Outcome::Finished { .. });
@@ -210,6 +216,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let weights = match (&args.finetune, args.from_scratch) {
         (_, true) => None,
         (Some(name), _) => Some(vision::locate(name)?),
+        (None, _) if args.eval => None,
         (None, _) if demo => Some(vision::newest("output_dir".as_ref())?),
         (None, _) => return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into()),
     };
@@ -222,7 +229,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
-    let repeated = !args.eval && args.common.resume.is_none() && args.common.max_steps.is_none();
+    let resume = args.common.resume();
+    let repeated = !args.eval && !matches!(resume, Resume::From(_)) && args.common.max_steps.is_none();
     let seeds = args.seeds.unwrap_or(if demo && repeated { 3 } else { 1 });
     let compare = repeated && weights.is_some() && (args.compare || demo);
     if seeds == 1 && !compare {
@@ -236,6 +244,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     for seed in args.common.seed..args.common.seed + seeds as u64 {
         for (name, weights, scores) in &mut kinds {
             let output = output.join(format!("{name}-seed{seed}"));
+            let epochs = args.common.epochs.unwrap_or(if demo { DEMO.epochs } else { FULL.epochs });
+            if let (Resume::Auto, Some(score)) = (&resume, vision::finished(&output, epochs)) {
+                tracing::info!("{name} features, seed {seed}: finished before");
+                scores.push(score);
+                continue;
+            }
             tracing::info!("{name} features, seed {seed}");
             let (code, score) =
                 train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;

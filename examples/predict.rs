@@ -69,6 +69,12 @@ struct Args {
     /// Classes listed an image
     #[arg(long, default_value_t = 5)]
     topk: usize,
+    /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
+    #[arg(long, num_args = 1.., requires = "std")]
+    mean: Option<Vec<f32>>,
+    /// Deviations of the channels
+    #[arg(long, num_args = 1.., requires = "mean")]
+    std: Option<Vec<f32>>,
     /// Class names, a line each [default: the checkpoint's]
     #[arg(long, value_name = "FILE")]
     names: Option<PathBuf>,
@@ -219,7 +225,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         None => classes,
     };
-    if !names.is_empty() && names.len() != known {
+    if args.names.is_some() && names.len() != known {
         return Err(format!("{} class names for a model of {} classes", names.len(), known).into());
     }
     let name = |i: usize| names.get(i).cloned().unwrap_or_else(|| format!("class {i}"));
@@ -229,6 +235,11 @@ fn run(args: &Args) -> Result<ExitCode> {
         Some(p) => Pipeline::evaluation(size, p.normalize),
         None => yolo(size, vision::imagenet(channels)),
     };
+    let mut pipeline = pipeline;
+    if let (Some(mean), Some(std)) = (&args.mean, &args.std) {
+        pipeline.normalize = Normalize { mean: mean.clone(), std: std.clone() };
+    }
+    pipeline.check()?;
     if pipeline.channels() != channels {
         return Err(format!("the model wants {} channels, its pipeline gives {}", channels, pipeline.channels()).into());
     }
@@ -270,7 +281,11 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         let images = tensor_from(pixels, (1, channels, size.0, size.1))?.to_device(&device)?;
         let preprocess = start.elapsed() - read;
-        let p = softmax(&infer(&images)?);
+        let logits = infer(&images)?;
+        if logits.iter().any(|l| l.is_nan()) {
+            return Err(format!("{}: a logit is NaN: the weights are not numbers", path.display()).into());
+        }
+        let p = softmax(&logits);
         let inference = start.elapsed() - read - preprocess;
         let mut order: Vec<usize> = (0..p.len()).collect();
         order.sort_by(|a, b| p[*b].total_cmp(&p[*a]).then(a.cmp(b)));

@@ -70,25 +70,67 @@ fn finetuning_and_probing_run_their_demo_and_print_a_table() {
     let (code, text) = run(d, "mae_linprobe", &[&cached[..], &["--resume", "auto", "--epochs", "3"]].concat());
     assert!(code == Some(0) && text.contains("train features from"), "the second run reads them: {text}");
 
-    // Every flag of MAE's finetuning, at once.
+    // The probe's own evaluation and that of `evaluate`, from the record in the file, are the same.
+    let log = std::fs::read_to_string(d.join("cached/log.txt")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
+    let newest = candlelight::engine::checkpoint::list(&d.join("cached")).pop().unwrap();
+    let (code, text) = run(d, "evaluate", &[data, "--weights", newest.to_str().unwrap()]);
+    let want = format!("top1     {:.3}", last["test_acc1"].as_f64().unwrap());
+    assert!(code == Some(0) && text.contains(&want), "{want}: {text}");
+    // An empty --resume is none: the run that is there is not touched. Checkpoints of another program are not either.
+    refused(d, "mae_linprobe", &[&cached[..], &["--resume", ""]].concat(), &["holds an earlier run"]);
+    assert_eq!(std::fs::read_to_string(d.join("cached/log.txt")).unwrap(), log);
+    refused(
+        d,
+        "mae_finetune",
+        &[&QUICK[..], &["--from_scratch", "--output_dir", "output_dir", "--resume", "auto"]].concat(),
+        &["none that this program"],
+    );
+    // Resumed as a whole, the comparison is finished already.
+    let (code, text) = run(d, "mae_finetune", &[&QUICK[..], &["--resume", "auto"]].concat());
+    assert!(code == Some(0) && text.matches("finished before").count() == 2 && text.contains("top-1 in %"), "{text}");
+
+    // Every flag of MAE's finetuning, at once; those without a value from a file.
+    std::fs::write(d.join("c.toml"), "cls_token = true\nresplit = true\nema_warmup = true\ncompare = false\n").unwrap();
     let (code, text) = run(
         d,
         "mae_finetune",
         &[
             &QUICK[..],
-            &["--from_scratch", "--output_dir", "all", "--nb_classes", "10", "--cls_token", "--layer_decay", "0.65"],
+            &[
+                "--from_scratch",
+                "--output_dir",
+                "all",
+                "--nb_classes",
+                "10",
+                "--config",
+                "c.toml",
+                "--layer_decay",
+                "0.65",
+            ],
             &["--drop_path", "0.2", "--clip_grad", "1", "--color_jitter", "0.4", "--aa", "", "--smoothing", "0.1"],
-            &["--reprob", "0.25", "--remode", "rand", "--recount", "2", "--resplit", "--mixup", "0.8", "--cutmix", "1"],
+            &["--reprob", "0.25", "--remode", "rand", "--recount", "2", "--mixup", "0.8", "--cutmix", "1"],
             &["--cutmix_minmax", "0.2", "0.8", "--mixup_prob", "0.9", "--mixup_switch_prob", "0.4"],
-            &["--mixup_mode", "elem", "--dist_eval", "--start_epoch", "0", "--ema", "0.9", "--ema_warmup"],
+            &["--mixup_mode", "elem", "--dist_eval", "--start_epoch", "0", "--ema", "0.9"],
             &["--loss", "bce", "--bce_target_thresh", "0.2", "--trained", "attn_last(2)", "--opt", "lars"],
         ]
         .concat(),
     );
     assert!(code == Some(0) && text.contains("averaged weights"), "{text}");
     let best = "all/best.safetensors";
+    let eval = [&QUICK[..], &["--cls_token", "--eval", "--resume", best]].concat();
+    let (code, text) = run(d, "mae_finetune", &eval);
+    assert!(code == Some(0) && text.contains("averaged weights: top1"), "{text}");
+    refused(d, "mae_finetune", &[&QUICK[..], &["--eval", "--from_scratch"]].concat(), &["nothing to evaluate"]);
+    let pretrained = "output_dir/checkpoint-00000002.safetensors";
+    refused(
+        d,
+        "mae_finetune",
+        &[&QUICK[..], &["--eval", "--resume", pretrained]].concat(),
+        &["not in the file: nothing to evaluate"],
+    );
     for more in [&[][..], &["--ema"]] {
-        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
         let (code, text) = run(d, "evaluate", &[&[data, "--weights", best], more].concat());
         assert!(code == Some(0) && text.contains("samples  2000"), "{text}");
     }
@@ -140,6 +182,22 @@ fn weights_that_do_not_fit_are_explained() {
         tune("hf:facebook/vit-mae-base", &[], &["--features hub"]);
     }
     refused(d, "mae_linprobe", &["--data_path", "x"], &["nothing to probe"]);
+    let deep = ["--weights", "deep.safetensors", "--model", "vit_demo_patch4"];
+    refused(
+        d,
+        "evaluate",
+        &[&[concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data")][..], &deep].concat(),
+        &["5 blocks, this one 4"],
+    );
+    for (class, side) in [("cat", 40), ("dog", 36)] {
+        std::fs::create_dir_all(d.join("flat").join(class)).unwrap();
+        std::fs::write(d.join("flat").join(class).join("0.png"), png(side, 32)).unwrap();
+    }
+    refused(d, "mae_finetune", &["--data_path", "flat", "--from_scratch"], &["are the same", "`train` and `val`"]);
+    // As many positions on another grid are brought to it too.
+    let args = ["--finetune", "good.safetensors", "--input_size", "4", "196", "--seeds", "1", "--max_steps", "1"];
+    let (code, text) = run(d, "mae_finetune", &[&args[..], &["--output_dir", "wide"]].concat());
+    assert!(code == Some(0) && text.contains("positions brought from 7 x 7 to 1 x 49"), "{text}");
     // Another size is no error: positions are brought to it.
     let args = ["--finetune", "good.safetensors", "--input_size", "32", "--seeds", "1", "--max_steps", "1"];
     let (code, text) = run(d, "mae_finetune", &[&args[..], &["--output_dir", "larger"]].concat());
@@ -219,6 +277,17 @@ fn predictions_are_printed_drawn_and_written_and_bad_images_are_reported() {
     refused(d, "predict", &[&base[..], &["--source", "nowhere"]].concat(), &["nowhere"]);
     refused(d, "predict", &[&base[..], &["--source", "empty*"]].concat(), &["empty*: no image there"]);
     refused(d, "predict", &["--weights", "w.safetensors", "--source", "p"], &["give --model"]);
+    let mut broken = params.state_dict();
+    broken[3].1 = (&broken[3].1 * f64::NAN).unwrap();
+    weights::write_safetensors(&d.join("nan.safetensors"), &broken, None).unwrap();
+    let nan = ["--weights", "nan.safetensors", "--model", "vit_tiny_patch16", "--imgsz", "32", "--source", "p"];
+    refused(d, "predict", &nan, &["nan.safetensors", "not finite"]);
+    let deeper = VitConfig { depth: 13, ..config };
+    let params = ParamStore::new();
+    Vit::new(&deeper, params.builder(Key::new(0))).unwrap();
+    weights::write_safetensors(&d.join("deep.safetensors"), &params.state_dict(), None).unwrap();
+    let deep = ["--weights", "deep.safetensors", "--model", "vit_tiny_patch16", "--imgsz", "32", "--source", "p"];
+    refused(d, "predict", &deep, &["13 blocks, this one 12"]);
     std::fs::write(d.join("two.txt"), "cat\ndog\n").unwrap();
     let two = ["--weights", "w.safetensors", "--model", "vit_tiny_patch16", "--imgsz", "32", "--names", "two.txt"];
     refused(d, "predict", &[&two[..], &["--source", "p"]].concat(), &["2 class names for a model of 3"]);
@@ -272,6 +341,12 @@ fn features_are_embedded_from_a_mapped_file() {
         let (code, text) = run(d, "embed", &["w.safetensors", "vit_tiny_patch16", place, "a.png"]);
         assert!(code == Some(0) && text.contains("a.png: [1, 197, 192]"), "{text}");
     }
+    let avg = VitConfig { pool: Pool::Avg, ..config };
+    let averaging = ParamStore::new();
+    Vit::new(&avg, averaging.builder(Key::new(0))).unwrap();
+    weights::write_safetensors(&d.join("avg.safetensors"), &averaging.state_dict(), None).unwrap();
+    let (code, text) = run(d, "embed", &["avg.safetensors", "vit_tiny_patch16", "blocks.3", "a.png"]);
+    assert!(code == Some(0) && text.contains("a.png: [1, 197, 192]"), "a finetuned model: {text}");
     refused(
         d,
         "embed",
@@ -299,7 +374,7 @@ fn weights_are_evaluated_and_converted() {
     }
     let config = VitConfig { image: (32, 32), classes: 2, ..registry::vit("vit_tiny_patch16").unwrap() };
     let params = ParamStore::new();
-    Vit::new(&config, params.builder(Key::new(0))).unwrap();
+    let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
     params.set("head.bias", &candlelight::autograd::tensor_from(vec![-9.0, 9.0], 2).unwrap()).unwrap();
     weights::write_safetensors(&d.join("w.safetensors"), &params.state_dict(), None).unwrap();
 
@@ -311,8 +386,55 @@ fn weights_are_evaluated_and_converted() {
     assert!((scores["top1"].as_f64().unwrap() - 200.0 / 3.0).abs() < 1e-9 && scores["top5"] == 100.0, "{scores}");
     let csv = std::fs::read_to_string(d.join("o.csv")).unwrap();
     assert_eq!(csv, "class,name,top1\n0,\"cat\",0.000\n1,\"dog\",100.000\n");
-    let (code, text) = with(&["--tta", "ten", "--batch_size", "2", "--crop_mode", "squash"]);
+    let (code, text) = with(&["--tta", "flip", "--batch_size", "2", "--crop_mode", "squash"]);
     assert!(code == Some(0) && text.contains("top1     66.667"), "{text}");
+    // The mean of five crops, by hand.
+    let shade = |x: u32, y: u32| [(x * 6) as u8, (y * 7) as u8, ((x + y) * 3) as u8];
+    let pixels: Vec<u8> = (0..36).flat_map(|y| (0..40).flat_map(move |x| shade(x, y))).collect();
+    let picture = candlelight::engine::picture::Picture { width: 40, height: 36, rgb: pixels };
+    std::fs::create_dir_all(d.join("one/val/a")).unwrap();
+    std::fs::create_dir_all(d.join("one/val/b")).unwrap();
+    std::fs::write(d.join("one/val/a/0.png"), picture.png().unwrap()).unwrap();
+    std::fs::write(d.join("one/val/b/0.png"), picture.png().unwrap()).unwrap();
+    params.set("head.weight", &tensor_from(Key::new(9).normal(2 * 192), (2, 192)).unwrap()).unwrap();
+    params.set("head.bias", &tensor_from(vec![0.0, 0.0], 2).unwrap()).unwrap();
+    weights::write_safetensors(&d.join("v.safetensors"), &params.state_dict(), None).unwrap();
+    let image = candlelight::data::decode(&picture.png().unwrap(), &Default::default()).unwrap();
+    let tape = Tape::off();
+    let mut mean = [0.0f64; 2];
+    for (y, x) in [(0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
+        let mut p = Pipeline::evaluation((32, 32), Normalize::imagenet());
+        p.transforms.pop();
+        p.transforms.push(candlelight::data::Transform::CropAt { size: (32, 32), y, x });
+        let mut pixels = vec![0.0; 3 * 32 * 32];
+        p.apply(image.clone(), &Key::new(0), 0, candlelight::data::Out::F32(&mut pixels)).unwrap();
+        let images = tape.constant(&tensor_from(pixels, (1, 3, 32, 32)).unwrap());
+        let logits = model.forward(&images, None).unwrap().tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        mean.iter_mut().zip(logits).for_each(|(m, l)| *m += f64::from(l) / 5.0);
+    }
+    let ce = |k: usize| (mean[0].exp() + mean[1].exp()).ln() - mean[k];
+    let one = |more: &[&str]| {
+        let args = [
+            "one",
+            "--model",
+            "vit_tiny_patch16",
+            "--weights",
+            "v.safetensors",
+            "--input_size",
+            "32",
+            "--json",
+            "v.json",
+        ];
+        let (code, text) = run("evaluate", &[&args[..], more].concat());
+        assert_eq!(code, Some(0), "{text}");
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(d.join("v.json")).unwrap()).unwrap();
+        json["loss"].as_f64().unwrap()
+    };
+    let (five, plain) = (one(&["--tta", "five"]), one(&[]));
+    assert!((five - (ce(0) + ce(1)) / 2.0).abs() < 1e-4, "{five} {mean:?}");
+    assert!((five - plain).abs() > 1e-4, "the views differ");
+    let (code, text) = with(&["--tta", "five", "--crop_mode", "border"]);
+    assert!(code == Some(1) && text.contains("a crop that can be moved"), "{text}");
 
     let (code, text) = run("convert", &["w.safetensors", "--to", "huggingface"]);
     assert!(code == Some(1) && text.contains("fc_norm") && text.contains("no place"), "it pools, they cannot: {text}");

@@ -27,6 +27,15 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
             if !command.get_arguments().any(|a| a.get_long() == Some(&key) && key != "config") {
                 return Err(named(&format!("`{key}` is no flag of this program")).into());
             }
+            let takes_none = |a: &clap::Arg| a.get_long() == Some(&key) && !a.get_action().takes_values();
+            if command.get_arguments().any(takes_none) {
+                match value.as_bool() {
+                    Some(true) => all.push(format!("--{key}")),
+                    Some(false) => {}
+                    None => return Err(named(&format!("`{key}` is true or false")).into()),
+                }
+                continue;
+            }
             let plain = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), Into::into);
             match &value {
                 toml::Value::Array(values) => {

@@ -3,7 +3,9 @@
 use super::{Result, fashion, shipped_data};
 use candle_core::{Device, Tensor};
 use candlelight::autograd::{Key, ParamStore};
-use candlelight::data::{ClassOrder, Dataset, Idx, Mix, Normalize, Pipeline, Subset, labels, open, stratified};
+use candlelight::data::{
+    ClassOrder, Dataset, Idx, Mix, Normalize, Pipeline, Subset, labels, open, split_dir, stratified,
+};
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{MaeConfig, Model, ModelConfig, VitConfig, adapt, registry, weights};
@@ -36,11 +38,20 @@ pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
         imagenet(channels)
     };
     let order = ClassOrder::Lexicographic;
-    let held_out = match open(root, "val", order) {
-        Ok(data) => data,
-        Err(e) => open(root, "test", order).map_err(|_| e)?,
+    let (part, held_out) = match open(root, "val", order) {
+        Ok(data) => ("val", data),
+        // A part that is there and cannot be read is no reason to take another.
+        Err(e) if split_dir(root, "val").is_some() => return Err(e.into()),
+        Err(e) => ("test", open(root, "test", order).map_err(|_| e)?),
     };
-    Ok(Data { train: open(root, "train", order)?, held_out, normalize })
+    let train = open(root, "train", order)?;
+    let same = |i: usize| train.name(i) == held_out.name(i);
+    if train.len() == held_out.len() && same(0) && same(train.len().saturating_sub(1)) {
+        let message = "the images to train on and those to evaluate on are the same: DATA needs parts `train` and `val` (or `test`)";
+        return Err(format!("{}: {message}", root.display()).into());
+    }
+    tracing::info!("evaluating on the part `{part}`");
+    Ok(Data { train, held_out, normalize })
 }
 
 /// About `n` samples, the same share of every class.
@@ -50,6 +61,17 @@ pub fn few(data: Arc<dyn Dataset>, n: usize, seed: u64) -> Result<Arc<dyn Datase
     }
     let fold = stratified(&labels(&data)?, n as f64 / data.len() as f64, seed)?;
     Ok(Arc::new(Subset::new(data, fold.test)?))
+}
+
+/// A text that tells two data sets apart: names and labels of all samples, and the classes.
+pub fn identity(data: &dyn Dataset) -> Result<String> {
+    let mut h = crc32fast::Hasher::new();
+    for (i, label) in labels(data)?.into_iter().enumerate() {
+        h.update(data.name(i).as_bytes());
+        h.update(&label.to_le_bytes());
+    }
+    data.classes().iter().for_each(|c| h.update(c.as_bytes()));
+    Ok(format!("{} samples, {:08x}", data.len(), h.finalize()))
 }
 
 /// `1000` samples or `10%` of them.
@@ -103,11 +125,47 @@ pub fn config(name: Option<&str>, weights: Option<&Path>, default: &str) -> Resu
     Ok(registry::vit(default)?)
 }
 
+/// The grid of patches that a checkpoint of ours was trained on.
+fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
+    let of = |image: (usize, usize), patch: usize| (image.0 / patch.max(1), image.1 / patch.max(1));
+    Ok(checkpoint::describe(path)?.and_then(|d| match serde_json::from_value::<VitConfig>(d.model.clone()) {
+        Ok(c) => Some(of(c.image, c.patch)),
+        Err(_) => serde_json::from_value::<MaeConfig>(d.model).ok().map(|c| of(c.image, c.patch)),
+    }))
+}
+
+/// Loads a trained classifier's weights, head and all, to evaluate them; true where the file also has averaged weights.
+pub fn load_trained(
+    path: &Path,
+    params: &ParamStore,
+    config: &VitConfig,
+    how: Interpolation,
+    ema: bool,
+) -> Result<bool> {
+    let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
+    let read = weights::read(path)?;
+    let averaged = adapt::averaged(&read);
+    let chosen = if ema { &averaged } else { &read };
+    let loaded = adapt::backbone(params, chosen, config, grid(path)?, how).map_err(named)?;
+    if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
+        let notes = loaded.notes.join("; ");
+        return Err(format!("{}: {name} is not in the file: nothing to evaluate ({notes})", path.display()).into());
+    }
+    Ok(!averaged.is_empty())
+}
+
+/// The top-1 of a run that is finished, from its log.
+pub fn finished(output: &Path, epochs: usize) -> Option<f64> {
+    let text = std::fs::read_to_string(output.join("log.txt")).ok()?;
+    let last: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
+    (last.get("epoch")?.as_u64()? as usize + 1 == epochs).then(|| last.get("test_acc1")?.as_f64())?
+}
+
 /// Loads pretrained weights into a classifier's parameters and says what became of them.
 pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let read: Vec<(String, Tensor)> = weights::read(path)?;
-    let loaded = adapt::backbone(params, &read, config, how).map_err(named)?;
+    let loaded = adapt::backbone(params, &read, config, grid(path)?, how).map_err(named)?;
     loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
     tracing::info!("{}: {}", path.display(), loaded.report);
     Ok(())
@@ -158,7 +216,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let (tensors, config) = match config {
         ModelConfig::Vit(mut c) => {
             c.image = asked.size.unwrap_or(c.image);
-            let adapted = adapt::classifier(&read, &c, asked.positions).map_err(named)?;
+            let adapted = adapt::classifier(&read, &c, grid(path)?, asked.positions).map_err(named)?;
             adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
             (adapted.tensors, ModelConfig::Vit(adapted.config))
         }

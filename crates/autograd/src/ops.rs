@@ -326,6 +326,68 @@ pub fn drop_path(x: &Value, key: Key, rate: f32) -> Result<Value> {
     masked(x, move |x, out| drop::drop_path(words, rate, samples, x, out))
 }
 
+/// A residual branch with stochastic depth: `x + branch(x)` where each sample's branch is dropped with probability `rate`, the
+/// others scaled by `1 / (1 - rate)`. `branch` is only computed for the samples that are kept: x (B, ..) -> (K, ..).
+///
+/// # Errors
+/// When the rate is outside [0, 1), and those of `branch`.
+pub fn residual<E: From<crate::error::Error>>(
+    x: &Value,
+    key: Key,
+    rate: f32,
+    branch: impl FnOnce(&Value) -> Result<Value, E>,
+) -> Result<Value, E> {
+    drop::check_rate(rate).map_err(crate::error::Error::from)?;
+    let samples = x.dims().first().copied().unwrap_or(1);
+    let words = key.into_words();
+    let kept = drop::kept(words, rate, samples);
+    // Without a sample the branch still has to give its parameters their (zero) gradients.
+    if composed::wanted(x) || kept.is_empty() {
+        let h = branch(x)?;
+        let h = if composed::wanted(x) {
+            composed::drop_path(&h, words, rate)?
+        } else {
+            masked(&h, move |x, out| drop::drop_path(words, rate, samples, x, out))?
+        };
+        return Ok(x.add(&h)?);
+    }
+    let scale = 1.0 / (1.0 - rate);
+    if kept.len() == samples {
+        return Ok(add_kept(x, &branch(x)?, kept, scale)?);
+    }
+    let dims = x.dims().to_vec();
+    let flat = x.reshape((1, samples, x.tensor().elem_count() / samples.max(1)))?;
+    let mut some = dims.clone();
+    some[0] = kept.len();
+    let chosen = gather_tokens(&flat, &kept)?.reshape(some)?;
+    Ok(add_kept(x, &branch(&chosen)?, kept, scale)?)
+}
+
+/// `x`, plus `scale y` at the samples `kept`.
+fn add_kept(x: &Value, y: &Value, kept: Vec<u32>, scale: f32) -> Result<Value> {
+    let samples = x.dims().first().copied().unwrap_or(1);
+    if y.tensor().elem_count() * samples != x.tensor().elem_count() * kept.len() {
+        return shape("residual", format!("x {:?} and a branch {:?} of {} samples", x.dims(), y.dims(), kept.len()));
+    }
+    let mut out = buffer(x.tensor().elem_count());
+    drop::add_kept(&read("residual", x.tensor())?, &read("residual", y.tensor())?, &kept, samples, scale, &mut out)?;
+    let (a, c) = (x.source(), y.source());
+    let used = source_params([a, c]);
+    Ok(x.tape().push(tensor_from(out, x.tensor().shape())?, a.or(c).is_some(), used, move |g, b| {
+        b.add_with(c, || {
+            let n = g.len() / samples.max(1);
+            let mut d = Vec::with_capacity(kept.len() * n);
+            kept.iter().for_each(|&k| d.extend_from_slice(&g[k as usize * n..][..n]));
+            elementwise::scale(scale, &mut d);
+            Ok(d)
+        })?;
+        match a {
+            Some(a) => b.add(a, g),
+            None => Ok(()),
+        }
+    }))
+}
+
 fn masked(x: &Value, f: impl Fn(&[f32], &mut [f32]) -> candlelight_kernels::Result<()> + 'static) -> Result<Value> {
     let mut out = buffer(x.tensor().elem_count());
     f(&read("dropout", x.tensor())?, &mut out)?;

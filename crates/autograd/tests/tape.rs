@@ -361,6 +361,44 @@ fn composed_operations_agree_with_the_kernels() {
 }
 
 #[test]
+fn a_residual_branch_is_computed_for_the_kept_samples_with_the_gradients_of_all() {
+    let params = store(&[("w", &[6, 6])]);
+    let w = tensor(&params, "w");
+    let x = random(12, &[5, 3, 6]);
+    let mut kinds = std::collections::BTreeSet::new();
+    for i in 0..40 {
+        let key = || Key::new(i);
+        let seen = std::cell::Cell::new(0);
+        // Against the same branch on all samples, dropped afterwards.
+        let run = |whole: bool| {
+            let tape = Tape::new(&params);
+            let leaf = tape.leaf(&x);
+            let branch = |x: &candlelight_autograd::Value| {
+                seen.set(x.dims()[0]);
+                ops::linear(x, &w, None)
+            };
+            let y = if whole {
+                leaf.add(&ops::drop_path(&branch(&leaf).unwrap(), key(), 0.5).unwrap()).unwrap()
+            } else {
+                ops::residual(&leaf, key(), 0.5, branch).unwrap()
+            };
+            let mut grads = Gradients::new(&params);
+            let dx = tape.backward_with(&y, &random(99, y.dims()), &[leaf], &mut grads).unwrap();
+            (values(y.tensor()), dx[0].as_ref().unwrap().to_vec(), grads.get("w").unwrap().to_vec())
+        };
+        let (a, b) = (run(true), run(false));
+        kinds.insert(seen.get());
+        close(&b.0, &a.0);
+        close(&b.1, &a.1);
+        close(&b.2, &a.2);
+    }
+    assert!(kinds.contains(&5) && kinds.contains(&2), "all and some are kept at times: {kinds:?}");
+    both_ways(&params, &x, |x| {
+        ops::residual::<Error>(x, Key::new(3), 0.5, |x| ops::linear(x, &tensor(&params, "w"), None)).unwrap()
+    });
+}
+
+#[test]
 fn operations_of_convolutional_networks_agree_with_candles_and_with_finite_differences() {
     let params = store(&[("w", &[6, 2, 3, 3]), ("b", &[6]), ("g", &[4]), ("s", &[4])]);
     let t = |n: &str| tensor(&params, n);

@@ -152,6 +152,13 @@ impl<M> Classify<M> {
         self.evaluating_on(Box::new(loader), precision)
     }
 
+    /// The same with how images are prepared for its evaluation, for the record: where features are computed beforehand.
+    #[must_use]
+    pub fn prepared_by(mut self, evaluation: Pipeline) -> Self {
+        self.evaluation = Some(evaluation);
+        self
+    }
+
     /// As [`Classify::evaluating`], on batches that are not a loader's.
     #[must_use]
     pub fn evaluating_on(mut self, held_out: Box<dyn Batches>, precision: Precision) -> Self {
@@ -170,6 +177,11 @@ impl<M> Classify<M> {
     /// The model.
     pub fn model(&self) -> &dyn Classifier {
         &*self.model
+    }
+
+    /// Names of the classes of the images to evaluate on.
+    pub fn classes(&self) -> &[String] {
+        self.held_out.as_ref().map_or(&[], |d| d.classes())
     }
 
     /// The parameters.
@@ -350,7 +362,8 @@ where
             ]);
             now.events.scalar("perf/test_ema_acc1", x, e.top1 as f32)?;
             averaged = format!(", averaged weights {:.2}", e.top1);
-            score = score.max(e.top1);
+            // Who keeps an average wants to use it: the best is the best average.
+            score = e.top1;
         }
         let n = scores.samples;
         tracing::info!(

@@ -247,6 +247,7 @@ impl<T: Task> Trainer<T> {
             ema.load_state(&saved.into_iter().collect(), updates)?;
         }
         self.position = c.record.position.clone();
+        self.classes = c.record.classes.clone();
         Ok(())
     }
 
@@ -326,8 +327,24 @@ impl<T: Task> Trainer<T> {
                     tracing::info!("resuming from {}", path.display());
                     self.take(&path, &c)?;
                 }
-                None => tracing::info!("nothing to resume in {}: a new run", dir.display()),
+                None if checkpoint::list(dir).is_empty() => {
+                    tracing::info!("nothing to resume in {}: a new run", dir.display());
+                }
+                // A new run would overwrite and prune what lies there.
+                None => {
+                    return Err(crate::error::file(
+                        dir,
+                        "holds checkpoints, but none that this program can continue: name another --output_dir",
+                    ));
+                }
             },
+        }
+        if !self.classes.is_empty() && !data.classes().is_empty() && self.classes != data.classes() {
+            return Err(Error::Config("the checkpoint was trained on other classes than the data has".into()));
+        }
+        if self.position.best.is_some() && !checkpoint::best(dir).exists() {
+            // Continued in another folder: the best weights stayed behind, so the best of this folder is found anew.
+            self.position.best = None;
         }
         let (c, steps, at) = (&self.plan, data.steps(), self.position.step);
         if at > steps || (at < steps && at % c.accum_iter != 0) {
@@ -350,7 +367,8 @@ impl<T: Task> Trainer<T> {
         }
         let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
         let done = self.position.epoch * steps + at;
-        if done >= total {
+        // At the end of an epoch whose report is still to be made there is something left.
+        if done >= total && at < steps {
             return Err(Error::Config(format!(
                 "nothing left to train: the run is at step {done} of {total}; raise --epochs"
             )));
@@ -380,28 +398,29 @@ impl<T: Task> Trainer<T> {
         let mut progress = Progress::new(done(&self.position), total, c.batch_size);
         let mut last = (f64::NAN, checkpoint::path(dir, done(&self.position)));
 
-        while self.position.epoch < c.schedule.epochs as usize && done(&self.position) < total {
+        while self.position.epoch < c.schedule.epochs as usize
+            && (done(&self.position) < total || self.position.step == steps)
+        {
             let epoch = self.position.epoch;
             let mut lr = 0.0;
             let mut finite = true;
             let mut updated = self.position.clone();
             self.grads.zero();
             for batch in data.epoch(epoch, self.position.step) {
-                let batch = match batch {
-                    Ok(batch) => batch,
-                    Err(e) => {
-                        // Nothing is lost: the weights are those of the last update, and so is the position saved.
-                        self.position = updated;
-                        let saved = self.save(dir, steps)?;
-                        progress.quiet(|| tracing::error!("the data failed; saved {}", saved.display()));
-                        return Err(e.into());
-                    }
-                };
                 let at = epoch as f64 + self.position.step as f64 / steps as f64;
                 if self.position.step % c.accum_iter == 0 {
                     lr = c.schedule.at(at);
                 }
-                let loss = self.accumulate(batch, data.normalize())?;
+                let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, data.normalize())) {
+                    Ok(loss) => loss,
+                    Err(e) => {
+                        // Nothing is lost: the weights are those of the last update, and so is the position saved.
+                        self.position = updated;
+                        let saved = self.save(dir, steps)?;
+                        progress.quiet(|| tracing::error!("a batch failed; saved {}", saved.display()));
+                        return Err(e);
+                    }
+                };
                 finite &= loss.is_finite();
                 self.position.add(loss, lr);
                 self.position.step += 1;
@@ -427,7 +446,9 @@ impl<T: Task> Trainer<T> {
                 let (epochs, done) = (c.schedule.epochs as usize, done(&self.position));
                 let line = Line { epoch, epochs, done, loss, lr, stats: data.stats() };
                 progress.step(&line, self.position.step == steps);
-                if let (Some(signal), true) = (signals.caught(), boundary) {
+                // At the end of an epoch its report comes first.
+                let inside = boundary && self.position.step < steps && done < total;
+                if let (Some(signal), true) = (signals.caught(), inside) {
                     let checkpoint = self.save(dir, steps)?;
                     return Ok(Outcome::Interrupted { signal, checkpoint });
                 }
@@ -438,6 +459,7 @@ impl<T: Task> Trainer<T> {
             let (loss, lr) = self.position.means();
             last.0 = loss;
             let whole = self.position.step == steps;
+            let before = self.position.clone();
             if whole {
                 self.position.next_epoch();
             }
@@ -447,6 +469,8 @@ impl<T: Task> Trainer<T> {
             let found = match progress.quiet(|| self.task.report(&mut now)) {
                 Ok(found) => found,
                 Err(e) => {
+                    // Resumed, the run makes this report again.
+                    self.position = before;
                     let saved = self.save(dir, steps)?;
                     progress.quiet(|| tracing::error!("the report failed; saved {}", saved.display()));
                     return Err(e);
@@ -475,6 +499,10 @@ impl<T: Task> Trainer<T> {
                 last.1 = self.save(dir, steps)?;
             }
             events.flush()?;
+            if let (Some(signal), false) = (signals.caught(), finished) {
+                let checkpoint = self.save(dir, steps)?;
+                return Ok(Outcome::Interrupted { signal, checkpoint });
+            }
         }
         Ok(Outcome::Finished { loss: last.0, checkpoint: last.1 })
     }

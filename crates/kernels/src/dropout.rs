@@ -66,9 +66,63 @@ pub fn drop_path(words: [u32; 2], rate: f32, samples: usize, x: &[f32], out: &mu
     Ok(())
 }
 
+/// The samples [`drop_path`] keeps, in order.
+pub fn kept(words: [u32; 2], rate: f32, samples: usize) -> Vec<u32> {
+    (0..samples as u32).filter(|&b| keep4(words, u64::from(b) / 4, rate)[b as usize % 4] > 0.0).collect()
+}
+
+simd_fn! {
+    fn add_scaled(x: &[f32], y: &[f32], scale: f32, out: &mut [f32]) {
+        for ((o, x), y) in out.iter_mut().zip(x).zip(y) {
+            *o = x + y * scale;
+        }
+    }
+}
+
+/// `out[b] = x[b] + scale y[k]` where `kept[k] = b`, and `x[b]` elsewhere: a residual branch that was computed for the kept
+/// samples alone.
+///
+/// # Errors
+/// When the lengths do not fit or the samples do not ascend below `samples`.
+pub fn add_kept(x: &[f32], y: &[f32], kept: &[u32], samples: usize, scale: f32, out: &mut [f32]) -> Result<()> {
+    let n = x.len() / samples.max(1);
+    expect_len("add_kept", "x", x.len(), n * samples)?;
+    expect_len("add_kept", "out", out.len(), x.len())?;
+    expect_len("add_kept", "y", y.len(), n * kept.len())?;
+    crate::patch::check_ids("add_kept", kept, samples)?;
+    if !kept.is_sorted_by(|a, b| a < b) {
+        return Err(Error::Value { op: "add_kept", message: format!("samples {kept:?} do not ascend") });
+    }
+    out.par_chunks_mut(n.max(1)).zip(x.par_chunks(n.max(1))).enumerate().for_each(|(b, (out, x))| {
+        match kept.binary_search(&(b as u32)) {
+            Ok(k) => add_scaled(x, &y[k * n..(k + 1) * n], scale, out),
+            Err(_) => out.copy_from_slice(x),
+        }
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_branch_for_the_kept_samples_alone_is_the_branch_with_dropped_ones_cleared() {
+        let (samples, n, words) = (7, 5, [3, 4]);
+        let x = crate::check::random("x", samples * n);
+        let branch = crate::check::random("b", samples * n);
+        let mut dropped = vec![0.0; x.len()];
+        drop_path(words, 0.4, samples, &branch, &mut dropped).unwrap();
+        let kept = kept(words, 0.4, samples);
+        assert!(!kept.is_empty() && kept.len() < samples);
+        let some: Vec<f32> = kept.iter().flat_map(|&b| &branch[b as usize * n..][..n]).copied().collect();
+        let mut out = vec![0.0; x.len()];
+        add_kept(&x, &some, &kept, samples, 1.0 / (1.0 - 0.4), &mut out).unwrap();
+        for ((o, x), d) in out.iter().zip(&x).zip(&dropped) {
+            assert_eq!(*o, x + d);
+        }
+        assert!(add_kept(&x, &some, &[9], samples, 1.0, &mut out).is_err());
+    }
 
     #[test]
     fn the_mean_is_kept_and_the_mask_is_the_same_again() {

@@ -21,11 +21,17 @@ pub struct Adapted {
 }
 
 /// Fits a classifier's weights, of any family, to `config`: its image size may differ from the one trained with (positions are
-/// brought to the new grid); classes and pooling are the file's.
+/// brought to the new grid); classes and pooling are the file's. `from` is the grid the file's positions are on; a square one
+/// without it.
 ///
 /// # Errors
 /// When the file holds no vision transformer, no head, or positions that are not on a square grid.
-pub fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: Interpolation) -> Result<Adapted> {
+pub fn classifier(
+    tensors: &[(String, Tensor)],
+    config: &VitConfig,
+    from: Option<(usize, usize)>,
+    how: Interpolation,
+) -> Result<Adapted> {
     let mut notes = vec![];
     let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
     let find = |tensors: &[(String, Tensor)], name: &str| tensors.iter().position(|(n, _)| n == name);
@@ -35,6 +41,13 @@ pub fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: Interpo
             "no vision transformer's weights: the file starts with {}",
             few.join(", ")
         )));
+    }
+    let depth = 1 + tensors.iter().filter_map(|(n, _)| block_of(n)).max().unwrap_or(0);
+    if depth != config.depth {
+        return Err(Error::Mismatch(format!("the file's model has {depth} blocks, this one {}", config.depth)));
+    }
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
+        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
     }
     let mut config = config.clone();
     config.pool = if find(&tensors, "fc_norm.weight").is_some() { Pool::Avg } else { Pool::Token };
@@ -51,25 +64,36 @@ pub fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: Interpo
         config.classes = classes;
     }
     config.channels = tensors.iter().find(|(n, _)| n == "patch_embed.proj.weight").map_or(Ok(3), |(_, t)| t.dim(1))?;
-    notes.extend(positions(&mut tensors, &config, how)?);
+    notes.extend(positions(&mut tensors, &config, from, how)?);
     Ok(Adapted { tensors, config, notes })
 }
 
 /// Brings `pos_embed` to the grid of `config`; says so where it had another.
-fn positions(tensors: &mut [(String, Tensor)], config: &VitConfig, how: Interpolation) -> Result<Option<String>> {
+fn positions(
+    tensors: &mut [(String, Tensor)],
+    config: &VitConfig,
+    from: Option<(usize, usize)>,
+    how: Interpolation,
+) -> Result<Option<String>> {
     let Some((_, table)) = tensors.iter_mut().find(|(n, _)| n == "pos_embed") else { return Ok(None) };
     let (_, rows, _) = table.dims3()?;
     let (patch, (h, w)) = (config.patch, config.image);
     let to = (h / patch, w / patch);
-    if rows == 1 + to.0 * to.1 {
-        return Ok(None);
-    }
     let side = (rows.saturating_sub(1) as f64).sqrt().round() as usize;
-    if side * side + 1 != rows {
+    let from = from.unwrap_or(if side * side + 1 == rows { (side, side) } else { to });
+    if from.0 * from.1 + 1 != rows {
         return Err(Error::Mismatch(format!("pos_embed has {rows} rows: not a class token and a square grid")));
     }
-    *table = resample(table, (side, side), to, 1, how)?;
-    Ok(Some(format!("positions brought from {side} x {side} to {} x {}", to.0, to.1)))
+    if from == to {
+        return Ok(None);
+    }
+    *table = resample(table, from, to, 1, how)?;
+    Ok(Some(format!("positions brought from {} x {} to {} x {}", from.0, from.1, to.0, to.1)))
+}
+
+/// The number of the block a parameter belongs to.
+fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
 }
 
 /// What loading a backbone did.
@@ -90,6 +114,7 @@ pub fn backbone(
     params: &ParamStore,
     tensors: &[(String, Tensor)],
     config: &VitConfig,
+    from: Option<(usize, usize)>,
     how: Interpolation,
 ) -> Result<Loaded> {
     let mut notes = vec![];
@@ -101,7 +126,7 @@ pub fn backbone(
             few.join(", ")
         )));
     }
-    notes.extend(positions(&mut tensors, config, how)?);
+    notes.extend(positions(&mut tensors, config, from, how)?);
     let model = params.state_dict();
     let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
     let foreign_head = tensors.iter().any(|(n, t)| n.starts_with("head") && wanted(n) != Some(t.dims()));
@@ -171,6 +196,9 @@ pub fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(
         let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
         return Err(Error::Mismatch(format!("no residual network's weights: the file starts with {}", few.join(", "))));
     };
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
+        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
+    }
     let mut config = config.clone();
     config.channels = stem.dim(1)?;
     let head = tensors.iter().find(|(n, _)| n == "fc.weight" || n == "linear.weight");
@@ -230,7 +258,7 @@ mod tests {
         let tiny = registry::vit("vit_tiny_patch16").unwrap();
         let want = VitConfig { image: (64, 96), dim: 12, heads: 3, depth: 1, ..tiny };
         for pool in [Pool::Avg, Pool::Token] {
-            let a = classifier(&file(pool, 48, 7), &want, Interpolation::Mae).unwrap();
+            let a = classifier(&file(pool, 48, 7), &want, None, Interpolation::Mae).unwrap();
             assert_eq!((a.config.pool, a.config.classes, a.notes.len()), (pool, 7, 2));
             let params = ParamStore::new();
             Vit::new(&a.config, params.builder(Key::new(1))).unwrap();
@@ -240,13 +268,13 @@ mod tests {
             .into_iter()
             .flat_map(|(n, t)| [(format!("model.{n}"), t.clone()), (format!("optim.{n}.m"), t)])
             .collect();
-        assert!(classifier(&checkpoint, &want, Interpolation::Timm).is_ok());
+        assert!(classifier(&checkpoint, &want, None, Interpolation::Timm).is_ok());
     }
 
     #[test]
     fn files_that_cannot_fit_say_why() {
         let want = registry::vit("vit_tiny_patch16").unwrap();
-        let why = |t: &[(String, Tensor)]| classifier(t, &want, Interpolation::Mae).unwrap_err().to_string();
+        let why = |t: &[(String, Tensor)]| classifier(t, &want, None, Interpolation::Mae).unwrap_err().to_string();
         let mut headless = file(Pool::Avg, 48, 7);
         headless.retain(|(n, _)| !n.starts_with("head."));
         assert!(why(&headless).contains("no head"));

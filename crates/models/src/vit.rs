@@ -278,24 +278,42 @@ impl Block {
 
     /// `key` draws the random parts; without it (evaluation) they are off. x: (B, N, D)
     pub(crate) fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.qkv.forward(&self.norm1.forward(x)?)?; // (B, N, 3 D)
-        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_dropout)))?; // (B, N, D)
-        let h = self.drop(self.proj.forward(&h)?, key, "proj_drop", "drop_path1")?;
-        let x = x.add(&h)?;
-        let h = self.norm2.forward(&x)?;
-        let h = ops::linear_gelu(&h, &self.fc1.weight, &self.fc1.bias, Gelu::Erf)?; // (B, N, 4 D)
-        let h = match key {
-            Some(k) => ops::dropout(&h, k.child("mlp_drop"), self.dropout)?,
-            None => h,
-        };
-        let h = self.drop(self.fc2.forward(&h)?, key, "fc2_drop", "drop_path2")?;
-        Ok(x.add(&h)?) // (B, N, D)
+        let x = self.residual(x, key, "drop_path1", |x| self.attention(x, key))?;
+        self.residual(&x, key, "drop_path2", |x| self.mlp(x, key)) // (B, N, D)
     }
 
-    fn drop(&self, x: Value, key: Option<&Key>, dropout: &str, path: &str) -> Result<Value> {
-        let Some(key) = key else { return Ok(x) };
-        let x = ops::dropout(&x, key.child(dropout), self.dropout)?;
-        Ok(ops::drop_path(&x, key.child(path), self.drop_path)?)
+    /// `x + branch(x)`, with stochastic depth in training.
+    fn residual(
+        &self,
+        x: &Value,
+        key: Option<&Key>,
+        name: &str,
+        branch: impl FnOnce(&Value) -> Result<Value>,
+    ) -> Result<Value> {
+        match key {
+            Some(key) if self.drop_path > 0.0 => ops::residual(x, key.child(name), self.drop_path, branch),
+            _ => Ok(x.add(&branch(x)?)?),
+        }
+    }
+
+    fn attention(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = self.qkv.forward(&self.norm1.forward(x)?)?; // (B, N, 3 D)
+        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_dropout)))?; // (B, N, D)
+        self.drop(self.proj.forward(&h)?, key, "proj_drop")
+    }
+
+    fn mlp(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = self.norm2.forward(x)?;
+        let h = ops::linear_gelu(&h, &self.fc1.weight, &self.fc1.bias, Gelu::Erf)?; // (B, N, 4 D)
+        let h = self.drop(h, key, "mlp_drop")?;
+        self.drop(self.fc2.forward(&h)?, key, "fc2_drop")
+    }
+
+    fn drop(&self, x: Value, key: Option<&Key>, name: &str) -> Result<Value> {
+        match key {
+            Some(key) => Ok(ops::dropout(&x, key.child(name), self.dropout)?),
+            None => Ok(x),
+        }
     }
 }
 

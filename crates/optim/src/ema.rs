@@ -60,8 +60,8 @@ impl Ema {
             if *name != other {
                 return Err(Error::State(format!("an average of {name} where the model has {other}")));
             }
-            if d == 0.0 {
-                e.set(&p)?;
+            if d == 0.0 || name.ends_with("num_batches_tracked") {
+                e.set(&p)?; // a counter is copied
             } else if p.device().is_cpu() {
                 let p = CpuSlice::new("ema", &p)?;
                 ParamStore::update(e, |e| average((1.0 - d) as f32, &p, e))??;
