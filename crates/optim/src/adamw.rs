@@ -160,7 +160,7 @@ fn composed(step: Step, var: &Var, g: &Tensor, m: &mut Tensor, v: &mut Tensor, l
     *v = ((&*v * b2)? + (g.sqr()? * (1.0 - b2))?)?;
     let root = v.sqrt()?.affine(1.0 / correction(b2).sqrt(), step.eps)?;
     let update = ((&*m * (lr / correction(b1)))? / root)?;
-    Ok(var.set(&((var.as_tensor() * (1.0 - lr * decay))? - update)?)?)
+    Ok(var.set(&((var.as_tensor().detach() * (1.0 - lr * decay))? - update)?)?)
 }
 
 /// The same update behind candle's `Optimizer` trait, for candle training loops: one group, gradients from candle.

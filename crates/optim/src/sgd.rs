@@ -100,7 +100,8 @@ impl Optimizer for Sgd {
         self.step += 1;
         for s in &mut self.slots {
             let Some(mut g) = grads.tensor(&s.name)? else { continue };
-            let p = s.var.as_tensor();
+            // Detached: candle would chain every step's operations behind the velocity.
+            let p = &s.var.as_tensor().detach();
             let adapts = matches!(self.kind, SgdKind::Sgd { .. }) || p.rank() > 1;
             if adapts && s.group.weight_decay != 0.0 {
                 g = (g + (p * s.group.weight_decay)?)?;
@@ -211,6 +212,8 @@ mod tests {
                 p -= 0.1 * if nesterov { g + 0.9 * v } else { v };
                 opt.step(&given(&params, &[("w", &[0.5])]), 0.1).unwrap();
                 assert!((f64::from(values(&params, "w")[0]) - p).abs() < 1e-6);
+                // A velocity that knew where it came from would keep every step's tensors alive.
+                assert!(opt.state().unwrap().iter().all(|(_, t)| !t.track_op()));
             }
         }
     }
