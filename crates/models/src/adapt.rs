@@ -273,7 +273,10 @@ mod tests {
 
     #[test]
     fn files_that_cannot_fit_say_why() {
-        let want = registry::vit("vit_tiny_patch16").unwrap();
+        let want = VitConfig { depth: 1, ..registry::vit("vit_tiny_patch16").unwrap() };
+        let deeper = VitConfig { depth: 2, ..want.clone() };
+        let e = classifier(&file(Pool::Avg, 48, 7), &deeper, None, Interpolation::Mae).unwrap_err().to_string();
+        assert!(e.contains("1 blocks, this one 2"), "{e}");
         let why = |t: &[(String, Tensor)]| classifier(t, &want, None, Interpolation::Mae).unwrap_err().to_string();
         let mut headless = file(Pool::Avg, 48, 7);
         headless.retain(|(n, _)| !n.starts_with("head."));
