@@ -334,10 +334,10 @@ where
     }
 
     fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings> {
-        let n_parameters = ("n_parameters", self.params.count().1.into());
+        let last = vec![("n_parameters", self.params.count().1.into())];
         let due = now.finished || (now.whole && self.config.eval_every.is_some_and(|n| now.epochs % n == 0));
         if self.held_out.is_none() || !due {
-            return Ok(Findings { log: vec![n_parameters], score: None });
+            return Ok(Findings { last, ..Findings::default() });
         }
         let scores = self.evaluate()?;
         let mut log = vec![
@@ -374,7 +374,6 @@ where
             scores.loss
         );
         self.scores = Some(scores);
-        log.push(n_parameters);
-        Ok(Findings { log, score: Some(score) })
+        Ok(Findings { log, last, score: Some(score) })
     }
 }

@@ -103,8 +103,10 @@ pub struct Moment<'a> {
 /// What a report found.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Entries of the epoch's line in log.txt.
+    /// Entries of the epoch's line in log.txt, before its number.
     pub log: Vec<(&'static str, serde_json::Value)>,
+    /// Entries behind it.
+    pub last: Vec<(&'static str, serde_json::Value)>,
     /// Higher is better: the best is kept.
     pub score: Option<f64>,
 }

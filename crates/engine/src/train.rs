@@ -4,6 +4,8 @@ use crate::batch;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::memory;
+pub use crate::position::Best;
+use crate::position::Position;
 use crate::progress::{Line, Progress};
 use crate::run_dir::RunDir;
 use crate::signals::Signals;
@@ -58,55 +60,6 @@ impl Plan {
             return Err(Error::Config(format!("clip_grad is {c}, expected more than 0")));
         }
         Ok(())
-    }
-}
-
-/// The best report so far.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// After this many epochs.
-    pub epochs: usize,
-    /// Its score.
-    pub score: f64,
-}
-
-/// Where a run is; all of it is in the checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Position {
-    epoch: usize,
-    /// Steps of this epoch done.
-    step: usize,
-    updates: u64,
-    /// Sums over this epoch's steps, as bits: text would round them.
-    loss_bits: u64,
-    lr_bits: u64,
-    finite: usize,
-    skipped: usize,
-    /// Updates skipped since the last one that was done.
-    #[serde(default)]
-    bad_in_a_row: usize,
-    /// The best report so far.
-    #[serde(default)]
-    best: Option<Best>,
-}
-
-impl Position {
-    fn add(&mut self, loss: f32, lr: f64) {
-        if loss.is_finite() {
-            self.loss_bits = (f64::from_bits(self.loss_bits) + f64::from(loss)).to_bits();
-            self.lr_bits = (f64::from_bits(self.lr_bits) + lr).to_bits();
-            self.finite += 1;
-        }
-    }
-
-    fn means(&self) -> (f64, f64) {
-        let n = self.finite.max(1) as f64;
-        (f64::from_bits(self.loss_bits) / n, f64::from_bits(self.lr_bits) / n)
-    }
-
-    fn next_epoch(&mut self) {
-        let &mut Position { epoch, updates, skipped, bad_in_a_row, best, .. } = self;
-        *self = Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, best, ..Default::default() };
     }
 }
 
@@ -278,7 +231,7 @@ impl<T: Task> Trainer<T> {
 
     /// Writes a checkpoint of the present position and prunes old ones.
     fn save(&self, dir: &Path, steps_per_epoch: usize) -> Result<PathBuf> {
-        let path = checkpoint::path(dir, self.position.epoch * steps_per_epoch + self.position.step);
+        let path = checkpoint::path(dir, self.position.done(steps_per_epoch));
         checkpoint::save(&path, T::KIND, &self.record(), &self.tensors(true)?)?;
         checkpoint::prune(dir, self.plan.keep, &path)?;
         Ok(path)
@@ -366,7 +319,7 @@ impl<T: Task> Trainer<T> {
             memory::check(needed, memory::available())?;
         }
         let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
-        let done = self.position.epoch * steps + at;
+        let done = self.position.done(steps);
         // At the end of an epoch whose report is still to be made there is something left.
         if done >= total && at < steps {
             return Err(Error::Config(format!(
@@ -389,123 +342,151 @@ impl<T: Task> Trainer<T> {
         resume: &Resume,
         log_dir: &Path,
     ) -> Result<Outcome> {
-        let (dir, steps) = (run.path(), data.steps());
-        let total = self.start(data, dir, resume)?;
-        let c = self.plan.clone();
-        let done = |p: &Position| p.epoch * steps + p.step;
+        let total = self.start(data, run.path(), resume)?;
+        let (steps, epochs) = (data.steps(), self.plan.schedule.epochs as usize);
         run.cut_log(self.position.epoch)?;
-        let mut events = EventWriter::create(log_dir)?;
-        let mut progress = Progress::new(done(&self.position), total, c.batch_size);
-        let mut last = (f64::NAN, checkpoint::path(dir, done(&self.position)));
-
-        while self.position.epoch < c.schedule.epochs as usize
-            && (done(&self.position) < total || self.position.step == steps)
-        {
-            let epoch = self.position.epoch;
-            let mut lr = 0.0;
-            let mut finite = true;
-            let mut updated = self.position.clone();
-            self.grads.zero();
-            for batch in data.epoch(epoch, self.position.step) {
-                let at = epoch as f64 + self.position.step as f64 / steps as f64;
-                if self.position.step % c.accum_iter == 0 {
-                    lr = c.schedule.at(at);
-                }
-                let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, data.normalize())) {
-                    Ok(loss) => loss,
-                    Err(e) => {
-                        // Nothing is lost: the weights are those of the last update, and so is the position saved.
-                        self.position = updated;
-                        let saved = self.save(dir, steps)?;
-                        progress.quiet(|| tracing::error!("a batch failed; saved {}", saved.display()));
-                        return Err(e);
-                    }
-                };
-                finite &= loss.is_finite();
-                self.position.add(loss, lr);
-                self.position.step += 1;
-                let boundary = self.position.step % c.accum_iter == 0;
-                if boundary {
-                    if !(finite && self.update(lr)?) {
-                        self.position.skipped += 1;
-                        self.position.bad_in_a_row += 1;
-                        let step = self.position.step;
-                        progress.quiet(|| tracing::warn!("loss {loss} at epoch {epoch} step {step}: update skipped"));
-                        if self.position.bad_in_a_row >= c.max_non_finite {
-                            let saved = self.save(dir, steps)?;
-                            return Err(Error::NonFinite { count: self.position.bad_in_a_row, epoch, step, saved });
-                        }
-                    }
-                    finite = true;
-                    self.grads.zero();
-                    updated = self.position.clone();
-                    let x = ((epoch as f64 + self.position.step as f64 / steps as f64) * 1000.0) as i64;
-                    events.scalar(T::LOSS, x, loss)?;
-                    events.scalar("lr", x, lr as f32)?;
-                }
-                let (epochs, done) = (c.schedule.epochs as usize, done(&self.position));
-                let line = Line { epoch, epochs, done, loss, lr, stats: data.stats() };
-                progress.step(&line, self.position.step == steps);
-                // At the end of an epoch its report comes first.
-                let inside = boundary && self.position.step < steps && done < total;
-                if let (Some(signal), true) = (signals.caught(), inside) {
-                    let checkpoint = self.save(dir, steps)?;
-                    return Ok(Outcome::Interrupted { signal, checkpoint });
-                }
-                if done >= total && boundary {
-                    break;
-                }
+        let done = self.position.done(steps);
+        let events = EventWriter::create(log_dir)?;
+        let progress = Progress::new(done, total, self.plan.batch_size);
+        let mut stage = Stage { data, run, signals, steps, total, events, progress };
+        let mut last = (f64::NAN, checkpoint::path(run.path(), done));
+        // An epoch that is done but not reported yet is gone through once more, without a step.
+        while self.position.epoch < epochs && (self.position.done(steps) < total || self.position.step == steps) {
+            if let Some(signal) = self.epoch(&mut stage)? {
+                let checkpoint = self.save(run.path(), steps)?;
+                return Ok(Outcome::Interrupted { signal, checkpoint });
             }
-            let (loss, lr) = self.position.means();
-            last.0 = loss;
-            let whole = self.position.step == steps;
-            let before = self.position.clone();
-            if whole {
-                self.position.next_epoch();
-            }
-            let finished = done(&self.position) >= total || self.position.epoch >= c.schedule.epochs as usize;
-            let epochs = self.position.epoch;
-            let mut now = Moment { epochs, whole, finished, dir, events: &mut events, ema: self.ema.as_ref() };
-            let found = match progress.quiet(|| self.task.report(&mut now)) {
-                Ok(found) => found,
-                Err(e) => {
-                    // Resumed, the run makes this report again.
-                    self.position = before;
-                    let saved = self.save(dir, steps)?;
-                    progress.quiet(|| tracing::error!("the report failed; saved {}", saved.display()));
-                    return Err(e);
-                }
-            };
-            // A report inside an epoch is not one that the uninterrupted run would have made.
-            if let (Some(score), true) = (found.score, whole)
-                && self.position.best.is_none_or(|b| score > b.score)
-            {
-                // Before the checkpoint that knows of it: killed in between, the run finds the same best again.
-                self.position.best = Some(Best { epochs, score });
-                self.save_best(dir)?;
-            }
-            if whole {
-                let mut line = serde_json::Map::new();
-                line.insert("train_lr".into(), lr.into());
-                line.insert("train_loss".into(), loss.into());
-                let (before, after): (Vec<_>, Vec<_>) =
-                    found.log.into_iter().partition(|(name, _)| *name != "n_parameters");
-                line.extend(before.into_iter().map(|(n, v)| (n.into(), v)));
-                line.insert("epoch".into(), epoch.into());
-                line.extend(after.into_iter().map(|(n, v)| (n.into(), v)));
-                run.log(&line.into())?;
-            }
-            if finished || (epochs % c.save_every == 0 && whole) {
-                last.1 = self.save(dir, steps)?;
-            }
-            events.flush()?;
+            last.0 = self.position.means().0;
+            let (finished, saved) = self.close(&mut stage)?;
+            last.1 = saved.unwrap_or(last.1);
             if let (Some(signal), false) = (signals.caught(), finished) {
-                let checkpoint = self.save(dir, steps)?;
+                let checkpoint = self.save(run.path(), steps)?;
                 return Ok(Outcome::Interrupted { signal, checkpoint });
             }
         }
         Ok(Outcome::Finished { loss: last.0, checkpoint: last.1 })
     }
+
+    /// The steps of an epoch that are left. Returns the signal that ended it inside.
+    fn epoch(&mut self, stage: &mut Stage<'_>) -> Result<Option<i32>> {
+        let (epoch, steps, accum) = (self.position.epoch, stage.steps, self.plan.accum_iter);
+        let at = |step: usize| epoch as f64 + step as f64 / steps as f64;
+        let (mut lr, mut finite) = (0.0, true);
+        let mut updated = self.position.clone();
+        self.grads.zero();
+        for batch in stage.data.epoch(epoch, self.position.step) {
+            if self.position.step % accum == 0 {
+                lr = self.plan.schedule.at(at(self.position.step));
+            }
+            let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize())) {
+                Ok(loss) => loss,
+                // Nothing is lost: the weights are those of the last update, and so is the position saved.
+                Err(e) => return Err(self.failed(stage, "a batch", updated, e)?),
+            };
+            finite &= loss.is_finite();
+            self.position.add(loss, lr);
+            self.position.step += 1;
+            let boundary = self.position.step % accum == 0;
+            if boundary {
+                if !(finite && self.update(lr)?) {
+                    self.skip(stage, loss)?;
+                }
+                finite = true;
+                self.grads.zero();
+                updated = self.position.clone();
+                let x = (at(self.position.step) * 1000.0) as i64;
+                stage.events.scalar(T::LOSS, x, loss)?;
+                stage.events.scalar("lr", x, lr as f32)?;
+            }
+            let (epochs, done) = (self.plan.schedule.epochs as usize, self.position.done(steps));
+            let line = Line { epoch, epochs, done, loss, lr, stats: stage.data.stats() };
+            stage.progress.step(&line, self.position.step == steps);
+            if boundary && done >= stage.total {
+                break;
+            }
+            // At the end of an epoch its report comes first.
+            if let (Some(signal), true) = (stage.signals.caught(), boundary && self.position.step < steps) {
+                return Ok(Some(signal));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An update that was not done; too many of them end the run.
+    fn skip(&mut self, stage: &Stage<'_>, loss: f32) -> Result<()> {
+        self.position.skipped += 1;
+        self.position.bad_in_a_row += 1;
+        let Position { epoch, step, bad_in_a_row: count, .. } = self.position;
+        stage.progress.quiet(|| tracing::warn!("loss {loss} at epoch {epoch} step {step}: update skipped"));
+        if count >= self.plan.max_non_finite {
+            let saved = self.save(stage.run.path(), stage.steps)?;
+            return Err(Error::NonFinite { count, epoch, step, saved });
+        }
+        Ok(())
+    }
+
+    /// Saves the run where it stood before something failed; gives the error back.
+    fn failed(&mut self, stage: &Stage<'_>, what: &str, before: Position, e: Error) -> Result<Error> {
+        self.position = before;
+        let saved = self.save(stage.run.path(), stage.steps)?;
+        stage.progress.quiet(|| tracing::error!("{what} failed; saved {}", saved.display()));
+        Ok(e)
+    }
+
+    /// What comes after the steps of an epoch: report, best weights, log, checkpoint. Returns whether the run is finished, and
+    /// the checkpoint if one was due.
+    fn close(&mut self, stage: &mut Stage<'_>) -> Result<(bool, Option<PathBuf>)> {
+        let (dir, epoch) = (stage.run.path(), self.position.epoch);
+        let (loss, lr) = self.position.means();
+        let whole = self.position.step == stage.steps;
+        let before = self.position.clone();
+        if whole {
+            self.position.next_epoch();
+        }
+        let epochs = self.position.epoch;
+        let finished = self.position.done(stage.steps) >= stage.total || epochs >= self.plan.schedule.epochs as usize;
+        let ema = self.ema.as_ref();
+        let mut now = Moment { epochs, whole, finished, dir, events: &mut stage.events, ema };
+        let found = match stage.progress.quiet(|| self.task.report(&mut now)) {
+            Ok(found) => found,
+            // Resumed, the run makes this report again.
+            Err(e) => return Err(self.failed(stage, "the report", before, e)?),
+        };
+        // A report inside an epoch is not one that the uninterrupted run would have made.
+        if let (Some(score), true) = (found.score, whole)
+            && self.position.best.is_none_or(|b| score > b.score)
+        {
+            // Before the checkpoint that knows of it: killed in between, the run finds the same best again.
+            self.position.best = Some(Best { epochs, score });
+            self.save_best(dir)?;
+        }
+        if whole {
+            let mut line = serde_json::Map::new();
+            line.insert("train_lr".into(), lr.into());
+            line.insert("train_loss".into(), loss.into());
+            line.extend(found.log.into_iter().map(|(n, v)| (n.into(), v)));
+            line.insert("epoch".into(), epoch.into());
+            line.extend(found.last.into_iter().map(|(n, v)| (n.into(), v)));
+            stage.run.log(&line.into())?;
+        }
+        let due = finished || (epochs % self.plan.save_every == 0 && whole);
+        let saved = due.then(|| self.save(dir, stage.steps)).transpose()?;
+        stage.events.flush()?;
+        Ok((finished, saved))
+    }
+}
+
+/// What a run goes on in.
+struct Stage<'a> {
+    data: &'a dyn Batches,
+    run: &'a RunDir,
+    signals: &'a Signals,
+    /// Steps an epoch.
+    steps: usize,
+    /// Steps of the whole run.
+    total: usize,
+    events: EventWriter,
+    progress: Progress,
 }
 
 /// A checkpoint's configuration and parameters.

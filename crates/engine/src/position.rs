@@ -1,0 +1,57 @@
+//! Where a run is.
+
+use serde::{Deserialize, Serialize};
+
+/// The best report so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After this many epochs.
+    pub epochs: usize,
+    /// Its score.
+    pub score: f64,
+}
+
+/// Where a run is; all of it is in the checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    pub(crate) epoch: usize,
+    /// Steps of this epoch done.
+    pub(crate) step: usize,
+    pub(crate) updates: u64,
+    /// Sums over this epoch's steps, as bits: text would round them.
+    loss_bits: u64,
+    lr_bits: u64,
+    finite: usize,
+    pub(crate) skipped: usize,
+    /// Updates skipped since the last one that was done.
+    #[serde(default)]
+    pub(crate) bad_in_a_row: usize,
+    /// The best report so far.
+    #[serde(default)]
+    pub(crate) best: Option<Best>,
+}
+
+impl Position {
+    /// Steps done of the whole run.
+    pub(crate) fn done(&self, steps_per_epoch: usize) -> usize {
+        self.epoch * steps_per_epoch + self.step
+    }
+
+    pub(crate) fn add(&mut self, loss: f32, lr: f64) {
+        if loss.is_finite() {
+            self.loss_bits = (f64::from_bits(self.loss_bits) + f64::from(loss)).to_bits();
+            self.lr_bits = (f64::from_bits(self.lr_bits) + lr).to_bits();
+            self.finite += 1;
+        }
+    }
+
+    pub(crate) fn means(&self) -> (f64, f64) {
+        let n = self.finite.max(1) as f64;
+        (f64::from_bits(self.loss_bits) / n, f64::from_bits(self.lr_bits) / n)
+    }
+
+    pub(crate) fn next_epoch(&mut self) {
+        let &mut Position { epoch, updates, skipped, bad_in_a_row, best, .. } = self;
+        *self = Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, best, ..Default::default() };
+    }
+}
