@@ -19,8 +19,10 @@ pub(crate) const MR: usize = 14;
 pub(crate) const NR: usize = 32;
 /// Pairs in a block of the inner dimension: one packed panel of each side stays in the first-level cache.
 pub(crate) const KP: usize = 192;
-/// Row panels a task works through with one packed column panel in cache.
+/// Row panels a task works through with one packed column panel in cache, at most.
 const PANELS: usize = 16;
+/// Words of its row panels that stay in the second-level cache.
+const ROW_WORDS: usize = 128 << 10;
 
 #[cfg(test)]
 pub(crate) fn round_bf16(x: f32) -> f32 {
@@ -60,22 +62,70 @@ fn row_panel_words(kp: usize) -> usize {
 
 type Tile = [[f32; NR]; MR];
 
-/// `tile = a b` over one block of `pairs`; word (row r, pair p) of a is `a[r * ROW + p * PAIR]`, of b `b[p * NR + column]`.
-fn tile<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32], b: &[u32], out: &mut Tile) {
+/// The part of `c` that one tile goes to.
+struct Place<'a> {
+    c: &'a MatMut<'a>,
+    row: usize,
+    rows: usize,
+    col: usize,
+    cols: usize,
+    /// Whether the tile is added.
+    add: bool,
+}
+
+impl Place<'_> {
+    fn put(&self, t: &Tile) {
+        for (r, t) in t.iter().enumerate().take(self.rows) {
+            let at = (self.row + r) * self.c.rs + self.col;
+            // SAFETY: the tile's part of `c`, which this task alone writes.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.c.ptr.add(at), self.cols) };
+            if self.add {
+                for (o, v) in out.iter_mut().zip(t) {
+                    *o += v;
+                }
+            } else {
+                out.copy_from_slice(&t[..self.cols]);
+            }
+        }
+    }
+}
+
+/// `a b` over one block of `pairs` into its place; word (row r, pair p) of a is `a[r * ROW + p * PAIR]`, of b `b[p * NR + column]`.
+fn tile<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32], b: &[u32], place: &Place<'_>) {
     debug_assert!(pairs == 0 || (a.len() > (MR - 1) * ROW + (pairs - 1) * PAIR && b.len() >= pairs * NR));
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512Bf16 {
-        // SAFETY: `level` says the CPU has AVX512-BF16; both panels hold `pairs` pairs.
-        return unsafe { tile_avx512bf16::<ROW, PAIR>(pairs, a, b, out) };
+        let &Place { c, row, rows, col, cols, add } = place;
+        if rows == MR && cols == NR {
+            // SAFETY: `level` says the CPU has AVX512-BF16; both panels hold `pairs` pairs; the place is a whole tile inside `c`
+            // that this task alone writes.
+            unsafe { tile_avx512bf16::<ROW, PAIR>(pairs, a, b, c.ptr.add(row * c.rs + col), c.rs, add) };
+        } else {
+            let mut t: Tile = [[0.0; NR]; MR];
+            // SAFETY: as above; the tile goes to `t`.
+            unsafe { tile_avx512bf16::<ROW, PAIR>(pairs, a, b, t.as_mut_ptr().cast(), NR, false) };
+            place.put(&t);
+        }
+        return;
     }
-    tile_fma(ROW, PAIR, pairs, a, b, out);
+    let mut t: Tile = [[0.0; NR]; MR];
+    tile_fma(ROW, PAIR, pairs, a, b, &mut t);
+    place.put(&t);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile_avx512bf16<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32], b: &[u32], out: &mut Tile) {
+unsafe fn tile_avx512bf16<const ROW: usize, const PAIR: usize>(
+    pairs: usize,
+    a: &[u32],
+    b: &[u32],
+    out: *mut f32,
+    rs: usize,
+    add: bool,
+) {
     use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_storeu_ps,
     };
     let mut acc = [[_mm512_setzero_ps(); 2]; MR];
     let (mut pa, mut pb) = (a.as_ptr(), b.as_ptr());
@@ -98,10 +148,13 @@ fn tile_avx512bf16<const ROW: usize, const PAIR: usize>(pairs: usize, a: &[u32],
         }
     }
     for r in 0..MR {
-        // SAFETY: a row of the tile is two vectors.
-        unsafe {
-            _mm512_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
-            _mm512_storeu_ps(out[r].as_mut_ptr().add(16), acc[r][1]);
+        for half in 0..2 {
+            // SAFETY: the caller gives MR rows of two vectors.
+            unsafe {
+                let p = out.add(r * rs + 16 * half);
+                let v = if add { _mm512_add_ps(_mm512_loadu_ps(p), acc[r][half]) } else { acc[r][half] };
+                _mm512_storeu_ps(p, v);
+            }
         }
     }
 }
@@ -130,21 +183,21 @@ simd_fn! {
     }
 }
 
-/// Asks for the part of `c` that a tile will be added to, so that it arrives while the tile is computed.
+/// Asks for the part of `c` that a tile goes to, so that it arrives while the tile is computed.
 #[inline(always)]
-fn prefetch(c: &MatMut, row: usize, rows: usize, col: usize) {
+fn prefetch(place: &Place<'_>) {
     #[cfg(target_arch = "x86_64")]
-    for r in row..row + rows {
+    for r in place.row..place.row + place.rows {
         // SAFETY: prefetching reads nothing; the address is inside `c`.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let p = c.ptr.add(r * c.rs + col).cast::<i8>();
+            let p = place.c.ptr.add(r * place.c.rs + place.col).cast::<i8>();
             _mm_prefetch::<_MM_HINT_T0>(p);
             _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (c, row, rows, col);
+    let _ = place;
 }
 
 /// Multiplies row panels `panels` of packed `a` with all of packed `b` into `c`.
@@ -157,42 +210,26 @@ fn multiply(
     c: &MatMut,
     accumulate: bool,
 ) {
-    let mut t: Tile = [[0.0; NR]; MR];
     let (aw, bw) = (row_panel_words(kp), kp * NR);
-    for k0 in (0..kp.max(1)).step_by(KP) {
-        let k1 = (k0 + KP).min(kp);
-        let add = accumulate || k0 > 0;
-        for jp in 0..c.cols.div_ceil(NR) {
+    // All of the inner dimension before the next columns: the sums under way stay in cache.
+    for jp in 0..c.cols.div_ceil(NR) {
+        for k0 in (0..kp.max(1)).step_by(KP) {
+            let k1 = (k0 + KP).min(kp);
             let pb = &b[jp * bw + k0 * NR..jp * bw + k1 * NR];
-            let nc = NR.min(c.cols - jp * NR);
             for ip in panels.clone() {
-                let rows = MR.min(c.rows - ip * MR);
-                prefetch(c, ip * MR, rows, jp * NR);
+                let (row, col) = (ip * MR, jp * NR);
+                let (rows, cols) = (MR.min(c.rows - row), NR.min(c.cols - col));
+                let place = Place { c, row, rows, col, cols, add: accumulate || k0 > 0 };
+                prefetch(&place);
                 let at = (ip - panels.start) * aw;
                 let pa = &a[at + k0 * MR..at + aw];
                 if contiguous {
-                    tile::<KP, 1>(k1 - k0, pa, pb, &mut t);
+                    tile::<KP, 1>(k1 - k0, pa, pb, &place);
                 } else {
-                    tile::<1, MR>(k1 - k0, pa, pb, &mut t);
-                }
-                for (r, t) in t.iter().enumerate().take(rows) {
-                    // SAFETY: the tile's part of `c`, which this task alone writes.
-                    let out = unsafe { std::slice::from_raw_parts_mut(c.ptr.add((ip * MR + r) * c.rs + jp * NR), nc) };
-                    store(&t[..nc], out, add);
+                    tile::<1, MR>(k1 - k0, pa, pb, &place);
                 }
             }
         }
-    }
-}
-
-#[inline(always)]
-fn store(t: &[f32], out: &mut [f32], add: bool) {
-    if add {
-        for (o, v) in out.iter_mut().zip(t) {
-            *o += v;
-        }
-    } else {
-        out.copy_from_slice(t);
     }
 }
 
@@ -210,7 +247,8 @@ pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: 
         if a.cols > 0 {
             pb.par_chunks_mut(kp * NR).enumerate().for_each(|(j, dst)| pack_cols(bt, j * NR, dst));
         }
-        let group = PANELS.min(row_panels.div_ceil(rayon::current_num_threads() * 2)).max(1);
+        let fit = (ROW_WORDS / row_panel_words(kp).max(1)).clamp(PANELS / 4, PANELS);
+        let group = fit.min(row_panels.div_ceil(rayon::current_num_threads() * 2)).max(1);
         let dst = Shared(c.ptr);
         let (rows, cols, rs) = (c.rows, c.cols, c.rs);
         let pb = &*pb;
