@@ -22,7 +22,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in images {
         let mut pixels = vec![0.0; config.grid().image_len()];
         let image = decode(&std::fs::read(path)?, &Decode::default())?;
-        let image = if config.channels == 1 { image.to_gray() } else { image.to_rgb() };
         pipeline.apply(image, &Key::new(0), 0, Out::F32(&mut pixels))?;
         let image = Tensor::from_vec(pixels, (1, config.channels, config.image.0, config.image.1), &Device::Cpu)?;
         let tokens = model.intermediates(&Tape::off().constant(&image), &[place])?.remove(0); // (1, 1 + L, D)

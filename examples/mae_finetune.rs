@@ -12,7 +12,7 @@ use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDe
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
-use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
+use candlelight::engine::train::{Plan, Resume, Trainer};
 use candlelight::engine::{checkpoint, memory};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
@@ -20,10 +20,11 @@ use candlelight::models::{adapt, vit::Pool};
 use candlelight::optim::SgdKind;
 use candlelight::prelude::*;
 use clap::Parser;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::common::{Common, Preset, finish};
+use support::common::{Common, Preset};
+use support::runs::{self, Ended, Run};
 use support::{Result, vision};
 
 /// Finetune a vision transformer. Without --data_path it continues from mae_pretrain's checkpoint on the images that come with
@@ -208,18 +209,10 @@ impl Args {
     }
 }
 
-/// What one run of the comparison differs in, and what all share.
-struct Variant<'a> {
-    model: &'a VitConfig,
-    weights: Option<&'a Path>,
-    seed: u64,
-    output: PathBuf,
-}
-
 /// A run and its top-1, if it came to an end.
-fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
+fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: &Signals) -> Result<Ended> {
     let common = Common { seed: v.seed, ..args.common.clone() };
-    let mut model = v.model.clone();
+    let mut model = model.clone();
     model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
     model.image = common.image(model.image)?;
     model.pool = if args.cls_token { Pool::Token } else { Pool::Avg };
@@ -275,15 +268,7 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
     let folder = RunDir::open(&v.output, common.resume() != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&loader, &folder, signals, &common.resume(), &log_dir)?;
-    let done = matches!(outcome, Outcome::Finished { .. });
-    let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
-    let mut more = vec![];
-    if let Some(best) = trainer.best() {
-        let path = checkpoint::best(&v.output);
-        let which = if args.ema.is_some() { " (averaged weights: --ema)" } else { "" };
-        more.push(("best", format!("{:.2} % after {} epochs{which}, {}", best.score, best.epochs, path.display())));
-    }
-    Ok((finish(outcome, &v.output, &loader, &more), score))
+    Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 
 /// Evaluates a file's weights, and their average where it has one.
@@ -293,7 +278,7 @@ fn evaluate(path: &Path, task: &Classify<VitConfig>, how: Interpolation) -> Resu
     let config = &task.config().model;
     let averaged = vision::load_trained(path, task.params(), config, how, false)?;
     let s = task.evaluate()?;
-    println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+    runs::print(&s);
     if averaged {
         vision::load_trained(path, task.params(), config, how, true)?;
         let s = task.evaluate()?;
@@ -307,15 +292,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     if args.dist_eval {
         tracing::warn!("--dist_eval: there is one process, which evaluates every image once");
     }
-    if args.from_scratch && args.finetune.is_some() {
-        return Err("--from_scratch and --finetune exclude each other".into());
-    }
-    let weights = match (&args.finetune, args.from_scratch) {
-        (_, true) => None,
-        (Some(name), _) => Some(vision::locate(name)?),
-        (None, _) if args.demo() => Some(vision::newest("output_dir".as_ref())?),
-        (None, _) => None,
-    };
+    let weights = runs::weights(args.finetune.as_deref(), args.from_scratch, args.demo())?;
     match (&weights, args.demo()) {
         (_, true) => tracing::info!("demo preset: the shipped Fashion-MNIST images, few labels"),
         (None, _) => tracing::info!("MAE's own defaults; random weights, no --finetune given"),
@@ -326,39 +303,17 @@ fn run(args: &Args) -> Result<ExitCode> {
     let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
-    let resume = args.common.resume();
-    let repeated = !args.eval && !matches!(resume, Resume::From(_)) && args.common.max_steps.is_none();
-    let seeds = args.seeds.unwrap_or(if args.demo() && repeated { 3 } else { 1 });
-    let compare = repeated && weights.is_some() && (args.compare || args.demo());
-    if seeds == 1 && !compare {
-        let variant = Variant { model: &model, weights: weights.as_deref(), seed: args.common.seed, output };
-        return Ok(train(args, &data, &variant, &signals)?.0);
-    }
-    let mut kinds = vec![(if weights.is_some() { "finetuned" } else { "from scratch" }, weights.as_deref(), vec![])];
-    if compare {
-        kinds.push(("from scratch", None, vec![]));
-    }
-    for seed in args.common.seed..args.common.seed + seeds as u64 {
-        for (name, weights, scores) in &mut kinds {
-            let output = output.join(format!("{}-seed{seed}", name.replace(' ', "_")));
-            let epochs = args.common.epochs.unwrap_or(if args.demo() { DEMO.epochs } else { FULL.epochs });
-            if let (Resume::Auto, Some(score)) = (&resume, vision::finished(&output, epochs)) {
-                tracing::info!("{name}, seed {seed}: finished before");
-                scores.push(score);
-                continue;
-            }
-            tracing::info!("{name}, seed {seed}");
-            let (code, score) =
-                train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;
-            match score {
-                Some(score) => scores.push(score),
-                None => return Ok(code),
-            }
-        }
-    }
-    let rows: Vec<(&str, Vec<f64>)> = kinds.into_iter().map(|(name, _, scores)| (name, scores)).collect();
-    println!("\n{}", vision::table(&rows));
-    Ok(ExitCode::SUCCESS)
+    let plan = runs::Plan {
+        common: &args.common,
+        weights: weights.as_deref(),
+        names: ["finetuned", "from scratch"],
+        epochs: args.common.epochs.unwrap_or(if args.demo() { DEMO.epochs } else { FULL.epochs }),
+        seeds: args.seeds,
+        compare: args.compare,
+        eval: args.eval,
+        output,
+    };
+    plan.run(|run| train(args, &model, &data, run, &signals))
 }
 
 fn main() -> ExitCode {

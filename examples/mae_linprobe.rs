@@ -14,7 +14,7 @@ use candlelight::engine::features::{Features, HeadOnly, fingerprint};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Batches;
-use candlelight::engine::train::{Outcome, Resume, Trainer};
+use candlelight::engine::train::{Resume, Trainer};
 use candlelight::engine::{checkpoint, memory};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
@@ -23,10 +23,10 @@ use candlelight::models::{Classifier, adapt};
 use candlelight::optim::SgdKind;
 use candlelight::prelude::*;
 use clap::Parser;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::common::{Common, Preset, finish};
+use support::common::{Common, Preset};
+use support::runs::{self, Ended, Run};
 use support::{Result, vision};
 
 /// Probe a vision transformer linearly. Without --data_path it takes mae_pretrain's checkpoint and the images that come with the
@@ -85,18 +85,10 @@ const FULL: Preset = Preset { batch_size: 512, epochs: 90, blr: 0.1, min_lr: 0.0
 /// About a minute and a half on two cores for all runs of the comparison.
 const DEMO: Preset = Preset { batch_size: 64, epochs: 40, blr: 4.0, min_lr: 0.0, warmup_epochs: 5.0, save_every: 40 };
 
-/// What one run of the comparison differs in, and what all share.
-struct Variant<'a> {
-    model: &'a VitConfig,
-    weights: Option<&'a Path>,
-    seed: u64,
-    output: PathBuf,
-}
-
 /// A run and its top-1, if it came to an end.
-fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Result<(ExitCode, Option<f64>)> {
+fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: &Signals) -> Result<Ended> {
     let common = Common { seed: v.seed, ..args.common.clone() };
-    let mut model = v.model.clone();
+    let mut model = model.clone();
     model.classes = args.nb_classes.unwrap_or(data.train.classes().len());
     model.image = common.image(model.image)?;
     (model.pool, model.head) = (if args.global_pool { Pool::Avg } else { Pool::Token }, Head::Probe);
@@ -148,8 +140,11 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
 
     // Where batches come from, and what they go through.
     let (batches, task): (Box<dyn Batches>, _) = if args.cache_features && !args.eval {
-        let made_from = format!("{} {} {}", fingerprint(&params)?, serde_json::to_string(&evaluation)?, v.seed);
-        let prepared = evaluation.clone();
+        // Images in shards have no names of their own, so the folder is part of what features are made from.
+        let folder = common.data_path.as_deref().map(std::fs::canonicalize).transpose()?;
+        let prepared = serde_json::to_string(&evaluation)?;
+        let made_from = format!("{} {prepared} {} {folder:?}", fingerprint(&params)?, v.seed);
+        let transform = evaluation.clone();
         let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
             let path = v.output.join(format!("features-{part}.safetensors"));
             let made_from = format!("{made_from} {part} {}", vision::identity(images)?);
@@ -170,7 +165,7 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
         let test = features("test", &*data.held_out, &held_out)?;
         let model: Box<dyn Classifier> = Box::new(HeadOnly(vit));
         let task = Classify::new(config, params, model)?.evaluating_on(Box::new(test), precision);
-        (Box::new(train), task.prepared_by(prepared))
+        (Box::new(train), task.prepared_by(transform))
     } else {
         let (config_of, all) = (model.clone(), params.count().0);
         let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision);
@@ -188,20 +183,13 @@ fn train(args: &Args, data: &vision::Data, v: &Variant, signals: &Signals) -> Re
         vision::same_classes(&said, task.classes(), model.classes)?;
         vision::load_trained(&path, task.params(), &model, args.pos_interpolation, false)?;
         let s = task.evaluate()?;
-        println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+        runs::print(&s);
         return Ok((ExitCode::SUCCESS, Some(s.top1)));
     };
     let mut trainer = Trainer::new(plan, task)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&*batches, &folder, signals, &common.resume(), &log_dir)?;
-    let done = matches!(outcome, Outcome::Finished { .. });
-    let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
-    let mut more = vec![];
-    if let Some(best) = trainer.best() {
-        let path = checkpoint::best(&v.output);
-        more.push(("best", format!("{:.2} % after {} epochs, {}", best.score, best.epochs, path.display())));
-    }
-    Ok((finish(outcome, &v.output, &loader, &more), score))
+    Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
@@ -209,17 +197,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     if args.dist_eval {
         tracing::warn!("--dist_eval: there is one process, which evaluates every image once");
     }
-    if args.from_scratch && args.finetune.is_some() {
-        return Err("--from_scratch and --finetune exclude each other".into());
-    }
     let demo = args.common.demo();
-    let weights = match (&args.finetune, args.from_scratch) {
-        (_, true) => None,
-        (Some(name), _) => Some(vision::locate(name)?),
-        (None, _) if args.eval => None,
-        (None, _) if demo => Some(vision::newest("output_dir".as_ref())?),
-        (None, _) => return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into()),
-    };
+    // What is only evaluated brings its own weights.
+    let weights = runs::weights(args.finetune.as_deref(), args.from_scratch, demo && !args.eval)?;
+    if weights.is_none() && !args.from_scratch && !args.eval {
+        return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into());
+    }
     tracing::info!(
         "{}",
         if demo { "demo preset: the shipped Fashion-MNIST images, few labels" } else { "MAE's own defaults" }
@@ -229,39 +212,17 @@ fn run(args: &Args) -> Result<ExitCode> {
     let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
-    let resume = args.common.resume();
-    let repeated = !args.eval && !matches!(resume, Resume::From(_)) && args.common.max_steps.is_none();
-    let seeds = args.seeds.unwrap_or(if demo && repeated { 3 } else { 1 });
-    let compare = repeated && weights.is_some() && (args.compare || demo);
-    if seeds == 1 && !compare {
-        let variant = Variant { model: &model, weights: weights.as_deref(), seed: args.common.seed, output };
-        return Ok(train(args, &data, &variant, &signals)?.0);
-    }
-    let mut kinds = vec![(if weights.is_some() { "pretrained" } else { "random" }, weights.as_deref(), vec![])];
-    if compare {
-        kinds.push(("random", None, vec![]));
-    }
-    for seed in args.common.seed..args.common.seed + seeds as u64 {
-        for (name, weights, scores) in &mut kinds {
-            let output = output.join(format!("{name}-seed{seed}"));
-            let epochs = args.common.epochs.unwrap_or(if demo { DEMO.epochs } else { FULL.epochs });
-            if let (Resume::Auto, Some(score)) = (&resume, vision::finished(&output, epochs)) {
-                tracing::info!("{name} features, seed {seed}: finished before");
-                scores.push(score);
-                continue;
-            }
-            tracing::info!("{name} features, seed {seed}");
-            let (code, score) =
-                train(args, &data, &Variant { model: &model, weights: *weights, seed, output }, &signals)?;
-            match score {
-                Some(score) => scores.push(score),
-                None => return Ok(code),
-            }
-        }
-    }
-    let rows: Vec<(&str, Vec<f64>)> = kinds.into_iter().map(|(name, _, scores)| (name, scores)).collect();
-    println!("\n{}", vision::table(&rows));
-    Ok(ExitCode::SUCCESS)
+    let plan = runs::Plan {
+        common: &args.common,
+        weights: weights.as_deref(),
+        names: ["pretrained", "random"],
+        epochs: args.common.epochs.unwrap_or(if demo { DEMO.epochs } else { FULL.epochs }),
+        seeds: args.seeds,
+        compare: args.compare,
+        eval: args.eval,
+        output,
+    };
+    plan.run(|run| train(args, &model, &data, run, &signals))
 }
 
 fn main() -> ExitCode {

@@ -273,8 +273,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         };
         let read = start.elapsed();
         let mut pixels = vec![0.0; channels * size.0 * size.1];
-        let fitting = if channels == 1 { image.to_gray() } else { image.clone().to_rgb() };
-        if let Err(e) = pipeline.apply(fitting, &Key::new(0), 0, Out::F32(&mut pixels)) {
+        if let Err(e) = pipeline.apply(image.clone(), &Key::new(0), 0, Out::F32(&mut pixels)) {
             failed += 1;
             tracing::error!("image {}/{n} {}: {e}", i + 1, path.display());
             continue;

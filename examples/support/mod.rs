@@ -3,6 +3,7 @@
 
 pub mod common;
 pub mod draw;
+pub mod runs;
 pub mod vision;
 
 use candle_core::{Device, DeviceLocation};

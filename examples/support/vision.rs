@@ -4,7 +4,7 @@ use super::{Result, fashion, shipped_data};
 use candle_core::{Device, Tensor};
 use candlelight::autograd::{Key, ParamStore};
 use candlelight::data::{
-    ClassOrder, Dataset, Idx, Mix, Normalize, Pipeline, Subset, labels, open, split_dir, stratified,
+    ClassOrder, Dataset, Decode, Idx, Mix, Normalize, Pipeline, Subset, labels, open, split_dir, stratified,
 };
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
@@ -45,13 +45,26 @@ pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
         Err(e) => ("test", open(root, "test", order).map_err(|_| e)?),
     };
     let train = open(root, "train", order)?;
-    let same = |i: usize| train.name(i) == held_out.name(i);
-    if train.len() == held_out.len() && same(0) && same(train.len().saturating_sub(1)) {
+    if same(&*train, &*held_out)? {
         let message = "the images to train on and those to evaluate on are the same: DATA needs parts `train` and `val` (or `test`)";
         return Err(format!("{}: {message}", root.display()).into());
     }
     tracing::info!("evaluating on the part `{part}`");
     Ok(Data { train, held_out, normalize })
+}
+
+/// Whether two parts begin and end with the same pixels.
+fn same(a: &dyn Dataset, b: &dyn Dataset) -> Result<bool> {
+    let n = a.len();
+    if n != b.len() || n == 0 {
+        return Ok(false);
+    }
+    let equal = |i: usize| -> Result<bool> {
+        let image = |d: &dyn Dataset| d.get(i).ok().and_then(|s| s.image(&Decode::default()).ok());
+        // An image that cannot be read says nothing; the loader will name it.
+        Ok(image(a).zip(image(b)).is_some_and(|(a, b)| a == b))
+    };
+    Ok(equal(0)? && equal(n - 1)?)
 }
 
 /// About `n` samples, the same share of every class.
@@ -152,13 +165,6 @@ pub fn load_trained(
         return Err(format!("{}: {name} is not in the file: nothing to evaluate ({notes})", path.display()).into());
     }
     Ok(!averaged.is_empty())
-}
-
-/// The top-1 of a run that is finished, from its log.
-pub fn finished(output: &Path, epochs: usize) -> Option<f64> {
-    let text = std::fs::read_to_string(output.join("log.txt")).ok()?;
-    let last: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
-    (last.get("epoch")?.as_u64()? as usize + 1 == epochs).then(|| last.get("test_acc1")?.as_f64())?
 }
 
 /// Loads pretrained weights into a classifier's parameters and says what became of them.
@@ -283,27 +289,4 @@ impl Mixing {
         let &Mixing { mixup, cutmix, minmax: cutmix_minmax, prob, switch_prob, .. } = self;
         Ok(Some(Mix { mixup, cutmix, cutmix_minmax, prob, switch_prob, mode, smoothing, classes, off_epoch: None }))
     }
-}
-
-/// Accuracies of repeated runs: a line a kind, and what lies between the first and the second.
-pub fn table(rows: &[(&str, Vec<f64>)]) -> String {
-    let stats = |v: &[f64]| {
-        let mean = v.iter().sum::<f64>() / v.len() as f64;
-        let var = v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64;
-        (mean, var.sqrt())
-    };
-    let mut text = format!("{:<18}{:<28}mean     sd\n", "top-1 in %", "by seed");
-    for (name, values) in rows {
-        let each: Vec<String> = values.iter().map(|v| format!("{v:.2}")).collect();
-        let (mean, sd) = stats(values);
-        text += &format!("{name:<18}{:<28}{mean:<8.2} {sd:.2}\n", each.join("  "));
-    }
-    if let [(_, a), (_, b), ..] = rows
-        && a.len() > 1
-    {
-        let ((ma, sa), (mb, sb)) = (stats(a), stats(b));
-        let sd = ((sa * sa + sb * sb) / 2.0).sqrt();
-        text += &format!("{:<18}{:+.2} points, {:.1} standard deviations\n", "difference", ma - mb, (ma - mb) / sd);
-    }
-    text
 }

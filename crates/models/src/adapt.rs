@@ -36,19 +36,13 @@ pub fn classifier(
     let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
     let find = |tensors: &[(String, Tensor)], name: &str| tensors.iter().position(|(n, _)| n == name);
     if find(&tensors, "patch_embed.proj.weight").is_none() || find(&tensors, "pos_embed").is_none() {
-        let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
-        return Err(Error::Mismatch(format!(
-            "no vision transformer's weights: the file starts with {}",
-            few.join(", ")
-        )));
+        return Err(foreign("vision transformer", &tensors));
     }
     let depth = 1 + tensors.iter().filter_map(|(n, _)| block_of(n)).max().unwrap_or(0);
     if depth != config.depth {
         return Err(Error::Mismatch(format!("the file's model has {depth} blocks, this one {}", config.depth)));
     }
-    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
-        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
-    }
+    all_finite(&tensors)?;
     let mut config = config.clone();
     config.pool = if find(&tensors, "fc_norm.weight").is_some() { Pool::Avg } else { Pool::Token };
     let probe = find(&tensors, "head.1.weight");
@@ -120,18 +114,15 @@ pub fn backbone(
     let mut notes = vec![];
     let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
     if !tensors.iter().any(|(n, _)| n == "patch_embed.proj.weight") {
-        let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
-        return Err(Error::Mismatch(format!(
-            "no vision transformer's weights: the file starts with {}",
-            few.join(", ")
-        )));
+        return Err(foreign("vision transformer", &tensors));
     }
     notes.extend(positions(&mut tensors, config, from, how)?);
     let model = params.state_dict();
     let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
     let foreign_head = tensors.iter().any(|(n, t)| n.starts_with("head") && wanted(n) != Some(t.dims()));
     if foreign_head {
-        let classes = tensors.iter().find(|(n, _)| n == "head.weight").map_or(0, |(_, t)| t.dim(0).unwrap_or(0));
+        let weight = tensors.iter().find(|(n, _)| n == "head.weight" || n == "head.1.weight");
+        let classes = weight.map_or(0, |(_, t)| t.dim(0).unwrap_or(0));
         tensors.retain(|(n, _)| !n.starts_with("head."));
         notes.push(format!("the file's head of {classes} classes is left out: a new one of {} starts", config.classes));
     }
@@ -147,15 +138,25 @@ pub fn backbone(
         let (n, first) = (incomplete.len(), incomplete.iter().take(3).copied().collect::<Vec<_>>().join(", "));
         return Err(Error::Mismatch(format!("{n} tensors of the backbone are not in the file: {first}, ...")));
     }
-    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
-        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
-    }
+    all_finite(&tensors)?;
     if let Some((n, _)) = tensors.iter().find(|(n, _)| n.starts_with("blocks.") && wanted(n).is_none()) {
         return Err(Error::Mismatch(format!(
             "the file's model is deeper: it has {n}, which this one has no place for"
         )));
     }
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
+}
+
+fn foreign(family: &str, tensors: &[(String, Tensor)]) -> Error {
+    let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+    Error::Mismatch(format!("no {family}'s weights: the file starts with {}", few.join(", ")))
+}
+
+fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
+    match tensors.iter().find(|(_, t)| !finite(t)) {
+        Some((name, _)) => Err(Error::Mismatch(format!("{name} holds values that are not finite"))),
+        None => Ok(()),
+    }
 }
 
 fn finite(t: &Tensor) -> bool {
@@ -187,18 +188,11 @@ pub fn init_head(params: &ParamStore, std: f64, key: &Key) -> Result<()> {
 /// # Errors
 /// When the file holds no residual network, or one of another width or depth.
 pub fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<(String, Tensor)>, ResNetConfig)> {
-    let mut tensors = weights_only(tensors);
-    if let Some(prefix) = ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p)))
-    {
-        tensors.iter_mut().for_each(|(n, _)| *n = n[prefix.len()..].to_string());
-    }
+    let tensors = weights::unwrapped(&weights_only(tensors));
     let Some((_, stem)) = tensors.iter().find(|(n, _)| n == "conv1.weight") else {
-        let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
-        return Err(Error::Mismatch(format!("no residual network's weights: the file starts with {}", few.join(", "))));
+        return Err(foreign("residual network", &tensors));
     };
-    if let Some((name, _)) = tensors.iter().find(|(_, t)| !finite(t)) {
-        return Err(Error::Mismatch(format!("{name} holds values that are not finite")));
-    }
+    all_finite(&tensors)?;
     let mut config = config.clone();
     config.channels = stem.dim(1)?;
     let head = tensors.iter().find(|(n, _)| n == "fc.weight" || n == "linear.weight");

@@ -71,24 +71,22 @@ impl From<Trained> for String {
 }
 
 impl Trained {
-    fn patterns(&self, params: &ParamStore) -> Vec<String> {
+    fn patterns(&self, params: &ParamStore) -> Result<Vec<String>> {
         let own = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        match self {
+        Ok(match self {
             Trained::Head => vec![],
             Trained::Layer4Fc => own(&["layer4.*"]),
             Trained::AttnOnly => own(&["blocks.*.attn.*"]),
             Trained::AttnLast(n) => {
                 let block = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
                 let depth = params.names().iter().filter_map(block).max().map_or(0, |last| last + 1);
-                // More blocks than there are match nothing, which is an error below.
                 if *n > depth {
-                    own(&["blocks.none"])
-                } else {
-                    (depth - n..depth).map(|i| format!("blocks.{i}.attn.*")).collect()
+                    return Err(Error::Config(format!("{self} matches no parameter: the model has {depth} blocks")));
                 }
+                (depth - n..depth).map(|i| format!("blocks.{i}.attn.*")).collect()
             }
             Trained::Matching(patterns) => patterns.clone(),
-        }
+        })
     }
 
     /// Freezes every parameter but these. Presets train the head too, whatever the model calls it.
@@ -96,7 +94,7 @@ impl Trained {
     /// # Errors
     /// When a pattern matches no parameter.
     pub fn apply(&self, params: &ParamStore) -> Result<()> {
-        let mut patterns = self.patterns(params);
+        let mut patterns = self.patterns(params)?;
         if !matches!(self, Trained::Matching(_)) {
             let head = ["head.*", "fc.*", "linear.*"]
                 .into_iter()

@@ -129,15 +129,21 @@ fn shorten(names: &[String]) -> String {
     if names.len() > 4 { format!("{shown}, ...") } else { shown }
 }
 
+/// Without the prefix (`module.`, `_orig_mod.`) that every name carries.
+pub(crate) fn unwrapped(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    let all = |p: &&str| tensors.iter().all(|(n, _)| n.starts_with(p));
+    let prefix = ["module.", "_orig_mod."].into_iter().find(all).unwrap_or("");
+    tensors.iter().map(|(n, t)| (n[prefix.len()..].to_string(), t.clone())).collect()
+}
+
 /// Loads tensors by name into parameters and buffers: all or nothing. A prefix that every name of the file carries
 /// (`module.`, `_orig_mod.`) is dropped.
 ///
 /// # Errors
 /// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.
 pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> Result<Report> {
-    let prefix =
-        ["module.", "_orig_mod."].into_iter().find(|p| tensors.iter().all(|(n, _)| n.starts_with(p))).unwrap_or("");
-    let file: HashMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (&n[prefix.len()..], t)).collect();
+    let tensors = unwrapped(tensors);
+    let file: HashMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let mut report = Report::default();
     let mut model: Vec<(String, Tensor)> = params.state_dict();
     for (name, have) in &model {

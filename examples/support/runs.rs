@@ -1,0 +1,136 @@
+//! What the programs that finetune and probe do around a run: which weights, how many runs, what is printed.
+
+use super::common::Common;
+use super::{Result, vision};
+use candlelight::engine::checkpoint;
+use candlelight::engine::classify::Classify;
+use candlelight::engine::metrics::Scores;
+use candlelight::engine::task::Task;
+use candlelight::engine::train::{Outcome, Resume, Trainer};
+use candlelight::models::VitConfig;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// One run.
+pub struct Run<'a> {
+    pub weights: Option<&'a Path>,
+    pub seed: u64,
+    pub output: PathBuf,
+}
+
+/// How a run ended, and its top-1 if it came to its end.
+pub type Ended = (ExitCode, Option<f64>);
+
+/// One run, or the comparison of weights with none over several seeds.
+pub struct Plan<'a> {
+    pub common: &'a Common,
+    pub weights: Option<&'a Path>,
+    /// What runs with and without weights are called.
+    pub names: [&'static str; 2],
+    /// Epochs of a run.
+    pub epochs: usize,
+    pub seeds: Option<usize>,
+    pub compare: bool,
+    /// Nothing is trained: there is one run.
+    pub eval: bool,
+    pub output: PathBuf,
+}
+
+impl Plan<'_> {
+    pub fn run(self, mut train: impl FnMut(&Run) -> Result<Ended>) -> Result<ExitCode> {
+        let Plan { common, weights, names: [with, without], output, .. } = self;
+        let resume = common.resume();
+        let repeated = !self.eval && !matches!(resume, Resume::From(_)) && common.max_steps.is_none();
+        let seeds = self.seeds.unwrap_or(if common.demo() && repeated { 3 } else { 1 });
+        let compare = repeated && weights.is_some() && (self.compare || common.demo());
+        if seeds == 1 && !compare {
+            return Ok(train(&Run { weights, seed: common.seed, output })?.0);
+        }
+        let mut kinds = vec![(if weights.is_some() { with } else { without }, weights, vec![])];
+        if compare {
+            kinds.push((without, None, vec![]));
+        }
+        for seed in common.seed..common.seed + seeds as u64 {
+            for (name, weights, scores) in &mut kinds {
+                let output = output.join(format!("{}-seed{seed}", name.replace(' ', "_")));
+                if let (Resume::Auto, Some(score)) = (&resume, finished(&output, self.epochs)) {
+                    tracing::info!("{name}, seed {seed}: finished before");
+                    scores.push(score);
+                    continue;
+                }
+                tracing::info!("{name}, seed {seed}");
+                match train(&Run { weights: *weights, seed, output })? {
+                    (_, Some(score)) => scores.push(score),
+                    (code, None) => return Ok(code),
+                }
+            }
+        }
+        let rows: Vec<(&str, Vec<f64>)> = kinds.into_iter().map(|(name, _, scores)| (name, scores)).collect();
+        println!("\n{}", table(&rows));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The weights to start from; the demo's are those of mae_pretrain.
+pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result<Option<PathBuf>> {
+    match (finetune, from_scratch) {
+        (Some(_), true) => Err("--from_scratch and --finetune exclude each other".into()),
+        (Some(name), false) => vision::locate(name).map(Some),
+        (None, false) if demo => vision::newest("output_dir".as_ref()).map(Some),
+        (None, _) => Ok(None),
+    }
+}
+
+/// The result of an evaluation.
+pub fn print(s: &Scores) {
+    println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+}
+
+/// Says how a run ended, where its best weights are, and what its score is.
+pub fn ended(
+    outcome: Outcome,
+    trainer: &Trainer<Classify<VitConfig>>,
+    output: &Path,
+    loader: &candlelight::data::Loader,
+) -> Ended {
+    let done = matches!(outcome, Outcome::Finished { .. });
+    let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
+    let averaged = trainer.task().config().ema.is_some();
+    let mut more = vec![];
+    if let Some(best) = trainer.best() {
+        let path = checkpoint::best(output);
+        let which = if averaged { " (averaged weights: --ema)" } else { "" };
+        more.push(("best", format!("{:.2} % after {} epochs{which}, {}", best.score, best.epochs, path.display())));
+    }
+    (super::common::finish(outcome, output, loader, &more), score)
+}
+
+/// The top-1 of a run that is finished, from its log.
+pub fn finished(output: &Path, epochs: usize) -> Option<f64> {
+    let text = std::fs::read_to_string(output.join("log.txt")).ok()?;
+    let last: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
+    (last.get("epoch")?.as_u64()? as usize + 1 == epochs).then(|| last.get("test_acc1")?.as_f64())?
+}
+
+/// Accuracies of repeated runs: a line a kind, and what lies between the first and the second.
+pub fn table(rows: &[(&str, Vec<f64>)]) -> String {
+    let stats = |v: &[f64]| {
+        let mean = v.iter().sum::<f64>() / v.len() as f64;
+        let var = v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64;
+        (mean, var.sqrt())
+    };
+    let mut text = format!("{:<18}{:<28}mean     sd\n", "top-1 in %", "by seed");
+    for (name, values) in rows {
+        let each: Vec<String> = values.iter().map(|v| format!("{v:.2}")).collect();
+        let (mean, sd) = stats(values);
+        text += &format!("{name:<18}{:<28}{mean:<8.2} {sd:.2}\n", each.join("  "));
+    }
+    if let [(_, a), (_, b), ..] = rows
+        && a.len() > 1
+    {
+        let ((ma, sa), (mb, sb)) = (stats(a), stats(b));
+        let sd = ((sa * sa + sb * sb) / 2.0).sqrt();
+        text += &format!("{:<18}{:+.2} points, {:.1} standard deviations\n", "difference", ma - mb, (ma - mb) / sd);
+    }
+    text
+}
