@@ -4,16 +4,15 @@
 //! and `candle` (candle-transformers' ViT), answers a peer on standard input: `run N` gives the seconds of N steps;
 //! `benches/peers/finetune_step.py` asks.
 
+mod turns;
+
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::vit as theirs;
 use candlelight::autograd::tensor_from;
 use candlelight::data::{Batch, Collate, Mix, Moment, Pixels};
 use candlelight::optim::{Ema, layer_decay_mae};
 use candlelight::prelude::*;
-use std::io::BufRead;
-use std::time::Instant;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use turns::{Result, Step};
 
 struct Finetune {
     params: ParamStore,
@@ -79,7 +78,7 @@ impl Finetune {
 }
 
 /// What is timed.
-fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
+fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Step> {
     let precision: Precision = precision.parse()?;
     let config = registry::vit(name)?;
     let shape = (batch, config.channels, config.image.0, config.image.1);
@@ -119,32 +118,11 @@ fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Box<
     }
 }
 
-fn run(n: usize, f: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    for _ in 0..n {
-        f()?;
-    }
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn serve(args: &[String]) -> Result<()> {
-    let [what, name, batch, precision] = args else { return Err("serve WHAT MODEL BATCH PRECISION".into()) };
-    let mut f = subject(what, name, batch.parse()?, precision)?;
-    println!("ready");
-    for line in std::io::stdin().lock().lines() {
-        match line?.split_whitespace().collect::<Vec<_>>()[..] {
-            ["run", n] => println!("{}", run(n.parse()?, &mut *f)?),
-            _ => return Err("expected `run N`".into()),
-        }
-    }
-    Ok(())
-}
-
 fn main() -> Result<()> {
     candlelight::kernels::mem::keep_freed_memory();
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if args.first().is_some_and(|a| a == "serve") {
-        return serve(&args[1..]);
+    if let Some(args) = turns::served() {
+        let [what, name, batch, precision] = &args[..] else { return Err("serve WHAT MODEL BATCH PRECISION".into()) };
+        return turns::serve(subject(what, name, batch.parse()?, precision)?, |_, _| Ok(None));
     }
     for (what, name, batch, precision) in [
         ("finetune", "vit_base_patch16", 8, "f32"),
@@ -154,11 +132,8 @@ fn main() -> Result<()> {
         ("infer", "vit_base_patch16", 16, "f32"),
         ("candle", "vit_base_patch16", 16, "f32"),
     ] {
-        let mut f = subject(what, name, batch, precision)?;
-        run(1, &mut *f)?;
-        let times = (0..3).map(|_| run(1, &mut *f)).collect::<Result<Vec<_>>>()?;
-        let best = times.into_iter().fold(f64::INFINITY, f64::min);
-        println!("{what} {name} batch {batch} {precision}: {best:.3} s, {:.2} img/s", batch as f64 / best);
+        let step = subject(what, name, batch, precision)?;
+        turns::print(&format!("{what} {name} batch {batch} {precision}"), batch, step)?;
     }
     Ok(())
 }

@@ -6,14 +6,7 @@ A step is mixup and CutMix, forward with drop-path, soft cross-entropy, backward
 Needs the packages of requirements.txt and a Rust toolchain. Prints `BAR name ratio` last: above 1, candlelight is better.
 """
 
-import argparse
 import gc
-import json
-import os
-import statistics
-import subprocess
-import time
-from pathlib import Path
 
 import timm
 import torch
@@ -22,7 +15,8 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 
-ROOT = Path(__file__).resolve().parents[2]
+from turns import Ours, Timed, arguments, build, compare, report
+
 NAMES = {"vit_base_patch16": "vit_base_patch16_224", "vit_tiny_patch16": "vit_tiny_patch16_224"}
 # bar, what, model, batch, precision, steps a turn
 CASES = [
@@ -35,7 +29,7 @@ CASES = [
 ]
 
 
-class Torch:
+class Torch(Timed):
     def __init__(self, what, name, batch, precision):
         torch.manual_seed(0)
         self.precision = precision
@@ -70,76 +64,29 @@ class Torch:
         with torch.inference_mode():
             self.model(self.images)
 
-    def run(self, n):
-        start = time.perf_counter()
-        for _ in range(n):
-            self.step()
-        return time.perf_counter() - start
-
-
-class Ours:
-    def __init__(self, binary, what, name, batch, precision, threads):
-        env = dict(os.environ, RAYON_NUM_THREADS=str(threads), CANDLE_NUM_THREADS=str(threads))
-        command = [binary, "serve", what, name, str(batch), precision]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def run(self, n):
-        self.process.stdin.write(f"run {n}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def build():
-    command = ["cargo", "bench", "--bench", "finetune_step", "--no-run", "--message-format=json"]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for line in out.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "finetune_step":
-            return message["executable"]
-    raise SystemExit("cargo built no finetune_step")
-
-
-def compare(bar, ours, peer, n, batch, rounds, peer_name):
-    ours.run(2), peer.run(2)
-    times = {"ours": [], "peer": []}
-    for _ in range(rounds):
-        for side, x in (("ours", ours), ("peer", peer), ("peer", peer), ("ours", ours)):
-            times[side].append(x.run(n) / n)
-    a, b = (statistics.median(times[k]) for k in ("ours", "peer"))
-    print(f"{bar}: ours {a:.3f} s ({batch / a:.2f} img/s), {peer_name} {b:.3f} s ({batch / b:.2f} img/s)", flush=True)
-    return bar, b / a
-
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="")
-    args = parser.parse_args()
+    args = arguments(3).parse_args()
     torch.set_num_threads(args.threads)
-    binary, bars = build(), []
-    for bar, what, name, batch, precision, n in CASES:
+    binary, bars = build("finetune_step"), []
+    for bar, *case, n in CASES:
         if args.only not in bar:
             continue
-        ours, peer = Ours(binary, what, name, batch, precision, args.threads), Torch(what, name, batch, precision)
-        bars.append(compare(bar, ours, peer, n, batch, args.rounds, "PyTorch"))
+        ours, peer = Ours(binary, *case, threads=args.threads), Torch(*case)
+        bars.append(compare(bar, ours, peer, n, case[2], args.rounds))
         ours.close()
         del peer
         gc.collect()
     if args.only in "infer_vs_candle":
         ratios = []
         for batch in (1, 16):
-            pair = [Ours(binary, what, "vit_base_patch16", batch, "f32", args.threads) for what in ("infer", "candle")]
-            ratios.append(compare(f"infer_vs_candle, batch {batch}", *pair, 2, batch, args.rounds, "candle-transformers")[1])
+            case = ("vit_base_patch16", batch, "f32")
+            pair = [Ours(binary, what, *case, threads=args.threads) for what in ("infer", "candle")]
+            name = f"infer_vs_candle, batch {batch}"
+            ratios.append(compare(name, *pair, 2, batch, args.rounds, "candle-transformers")[1])
             [p.close() for p in pair]
         bars.append(("infer_vs_candle", min(ratios)))
-    for bar, ratio in bars:
-        print(f"BAR {bar} {ratio:.2f}")
+    report(bars)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,11 @@ Needs the packages of requirements.txt and a Rust toolchain. Prints `BAR name ra
 
 import argparse
 import gc
-import json
-import os
-import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from turns import ROOT, Ours, Timed, arguments, build, compare, report
+
 sys.path.insert(0, str(ROOT / "tests/golden"))
 MODELS = {
     "mae_vit_base_patch16": dict(dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, decoder_heads=16),
@@ -36,7 +32,7 @@ def status(key):
             return int(line.split()[1]) * 1024
 
 
-class Torch:
+class Torch(Timed):
     def __init__(self, name, batch, precision, threads):
         import torch
         from mae_torch import Mae, groups
@@ -59,86 +55,38 @@ class Torch:
         self.opt.step()
         return loss.item()
 
-    def run(self, n):
-        start = time.perf_counter()
-        for _ in range(n):
-            self.step()
-        return time.perf_counter() - start
-
     def memory(self):
         self.run(3)
         return status("VmHWM") - self.before
 
 
-class Ours:
-    def __init__(self, binary, name, batch, precision, threads):
-        env = dict(os.environ, RAYON_NUM_THREADS=str(threads))
-        command = [binary, "serve", name, str(batch), precision]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def run(self, n):
-        return self.ask(f"run {n}")
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def build():
-    command = ["cargo", "bench", "--bench", "mae_step", "--no-run", "--message-format=json"]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for line in out.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "mae_step":
-            return message["executable"]
-    raise SystemExit("cargo built no mae_step")
-
-
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="")
+    parser = arguments(5)
     parser.add_argument("--torch-memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch_memory:
         name, batch, precision = args.torch_memory
         print(Torch(name, int(batch), precision, args.threads).memory())
         return
-    binary, bars = build(), []
-    for bar, name, batch, precision in CASES:
-        if args.only and args.only not in bar:
+    binary, bars = build("mae_step"), []
+    for bar, *case in CASES:
+        if args.only not in bar:
             continue
-        ours, torch = Ours(binary, name, batch, precision, args.threads), Torch(name, batch, precision, args.threads)
-        ours.run(2), torch.run(2)
-        n = 5 if "tiny" in name else 2
-        times = {"ours": [], "torch": []}
-        for _ in range(args.rounds):
-            for side, peer in (("ours", ours), ("torch", torch), ("torch", torch), ("ours", ours)):
-                times[side].append(peer.run(n) / n)
-        a, b = (statistics.median(times[k]) for k in ("ours", "torch"))
-        print(f"{bar}: ours {a:.3f} s ({batch / a:.2f} img/s), PyTorch {b:.3f} s ({batch / b:.2f} img/s)", flush=True)
-        bars.append((bar, b / a))
+        ours, torch = Ours(binary, *case, threads=args.threads), Torch(*case, args.threads)
+        bars.append(compare(bar, ours, torch, 5 if "tiny" in bar else 2, case[1], args.rounds))
         ours.close()
         del torch
         gc.collect()
-    if not args.only or "memory" in args.only:
-        name, batch = "mae_vit_base_patch16", 16
-        ours = Ours(binary, name, batch, "f32", args.threads)
+    if args.only in "mae_b16_memory":
+        case = ("mae_vit_base_patch16", "16", "f32")
+        ours = Ours(binary, *case, threads=args.threads)
         a = ours.ask("memory")
         ours.close()
-        command = [sys.executable, __file__, "--threads", str(args.threads), "--torch-memory", name, str(batch), "f32"]
+        command = [sys.executable, __file__, "--threads", str(args.threads), "--torch-memory", *case]
         b = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"mae_b16_memory: ours {a / 2**30:.2f} GiB, PyTorch {b / 2**30:.2f} GiB")
         bars.append(("mae_b16_memory", b / a))
-    for bar, ratio in bars:
-        print(f"BAR {bar} {ratio:.2f}")
+    report(bars)
 
 
 main()

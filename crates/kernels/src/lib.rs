@@ -23,6 +23,7 @@ pub mod patch;
 pub mod pool;
 pub mod resize;
 pub mod rng;
+pub mod sgd;
 mod simd;
 pub mod tokens;
 

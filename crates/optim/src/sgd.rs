@@ -3,8 +3,9 @@
 use crate::rules::{Group, Rule, assign};
 use crate::{Error, Optimizer, Result, check_present};
 use candle_core::{Device, Tensor, Var};
-use candlelight_autograd::{Gradients, ParamStore};
+use candlelight_autograd::{Gradients, ParamStore, tensor_from};
 use candlelight_kernels::elementwise::sum_squares;
+use candlelight_kernels::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -36,6 +37,27 @@ impl SgdKind {
         SgdKind::Lars { momentum: 0.9, trust: 0.001 }
     }
 
+    /// LARS's trust coefficient, for a tensor that it adapts.
+    fn trust(&self, s: &Slot) -> Option<f64> {
+        match *self {
+            SgdKind::Lars { trust, .. } if s.var.rank() > 1 => Some(trust),
+            _ => None,
+        }
+    }
+
+    /// What the kernel is told about one tensor.
+    fn step(&self, s: &Slot, lr: f64) -> Step {
+        let decays = matches!(self, SgdKind::Sgd { .. }) || s.var.rank() > 1;
+        Step {
+            lr: lr * s.group.lr_scale,
+            weight_decay: if decays { s.group.weight_decay } else { 0.0 },
+            scale: 1.0,
+            momentum: self.momentum(),
+            nesterov: matches!(self, SgdKind::Sgd { nesterov: true, .. }),
+            first: s.velocity.is_none(),
+        }
+    }
+
     fn momentum(&self) -> f64 {
         match *self {
             SgdKind::Sgd { momentum, .. } | SgdKind::Lars { momentum, .. } => momentum,
@@ -47,7 +69,22 @@ struct Slot {
     name: String,
     var: Var,
     group: Group,
-    velocity: Option<Tensor>,
+    /// Of the last step, where its parameter is; none before the first.
+    velocity: Option<Velocity>,
+}
+
+enum Velocity {
+    Host(Vec<f32>),
+    Device(Tensor),
+}
+
+impl Velocity {
+    fn tensor(&self, dims: &[usize]) -> Result<Tensor> {
+        Ok(match self {
+            Velocity::Host(v) => tensor_from(v.clone(), dims)?,
+            Velocity::Device(t) => t.clone(),
+        })
+    }
 }
 
 /// SGD or LARS over the trainable parameters of a store.
@@ -83,11 +120,47 @@ impl Sgd {
     }
 }
 
-fn norm(t: &Tensor) -> Result<f64> {
-    Ok(match t.device() {
-        Device::Cpu => sum_squares(&t.flatten_all()?.to_vec1::<f32>()?).sqrt(),
-        _ => f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(),
-    })
+/// LARS's factor: `trust |p| / |g|`, 1 where either is 0.
+fn ratio(trust: f64, own: f64, theirs: f64) -> f64 {
+    if own > 0.0 && theirs > 0.0 { trust * own / theirs } else { 1.0 }
+}
+
+/// The update on the CPU.
+fn host(trust: Option<f64>, mut step: Step, var: &Var, grad: &[f32], velocity: &mut Vec<f32>) -> Result<()> {
+    if step.momentum > 0.0 {
+        velocity.resize(grad.len(), 0.0);
+    }
+    ParamStore::update(var, |p| {
+        if let Some(trust) = trust {
+            let norm = |x: &[f32]| sum_squares(x).sqrt();
+            let decayed = |(g, p): (&f32, &f32)| p.mul_add(step.weight_decay as f32, *g);
+            let theirs = match step.weight_decay {
+                0.0 => norm(grad),
+                _ => norm(&grad.iter().zip(&*p).map(decayed).collect::<Vec<_>>()),
+            };
+            step.scale = ratio(trust, norm(p), theirs);
+        }
+        sgd(step, p, grad, velocity)
+    })??;
+    Ok(())
+}
+
+/// The same from candle's operations, for parameters on a device. Returns the velocity.
+fn composed(trust: Option<f64>, step: Step, var: &Var, grad: &Tensor, velocity: Option<&Tensor>) -> Result<Tensor> {
+    // Detached: candle would chain every step's operations behind the velocity.
+    let p = &var.as_tensor().detach();
+    let mut g = (grad + (p * step.weight_decay)?)?;
+    if let Some(trust) = trust {
+        let norm = |t: &Tensor| Ok::<f64, Error>(f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt());
+        g = (&g * ratio(trust, norm(p)?, norm(&g)?))?;
+    }
+    let v = match velocity {
+        Some(v) => ((v * step.momentum)? + &g)?,
+        None => g.clone(),
+    };
+    let update = if step.nesterov { (g + (&v * step.momentum)?)? } else { v.clone() };
+    var.set(&(p - (update * step.lr)?)?)?;
+    Ok(v)
 }
 
 impl Optimizer for Sgd {
@@ -98,40 +171,29 @@ impl Optimizer for Sgd {
     fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
         check_present(grads, self.slots.iter().map(|s| s.name.as_str()))?;
         self.step += 1;
+        let on_host: HashMap<&str, &[f32]> = grads.iter().collect();
         for s in &mut self.slots {
-            let Some(mut g) = grads.tensor(&s.name)? else { continue };
-            // Detached: candle would chain every step's operations behind the velocity.
-            let p = &s.var.as_tensor().detach();
-            let adapts = matches!(self.kind, SgdKind::Sgd { .. }) || p.rank() > 1;
-            if adapts && s.group.weight_decay != 0.0 {
-                g = (g + (p * s.group.weight_decay)?)?;
-            }
-            if let (SgdKind::Lars { trust, .. }, true) = (self.kind, adapts) {
-                let (own, theirs) = (norm(p)?, norm(&g)?);
-                if own > 0.0 && theirs > 0.0 {
-                    g = (g * (trust * own / theirs))?;
+            let (step, trust) = (self.kind.step(s, lr), self.kind.trust(s));
+            let next = match on_host.get(s.name.as_str()) {
+                Some(grad) => {
+                    let mut v = if let Some(Velocity::Host(v)) = s.velocity.take() { v } else { vec![] };
+                    host(trust, step, &s.var, grad, &mut v)?;
+                    Velocity::Host(v)
                 }
-            }
-            let momentum = self.kind.momentum();
-            let velocity = match &s.velocity {
-                Some(v) if momentum > 0.0 => ((v * momentum)? + &g)?,
-                _ => g.clone(),
+                None => {
+                    let Some(grad) = grads.tensor(&s.name)? else { continue };
+                    let before = if let Some(Velocity::Device(v)) = &s.velocity { Some(v) } else { None };
+                    Velocity::Device(composed(trust, step, &s.var, &grad, before)?)
+                }
             };
-            let update = match self.kind {
-                SgdKind::Sgd { nesterov: true, .. } => (g + (&velocity * momentum)?)?,
-                _ => velocity.clone(),
-            };
-            if momentum > 0.0 {
-                s.velocity = Some(velocity);
-            }
-            s.var.set(&(p - (update * (lr * s.group.lr_scale))?)?)?;
+            s.velocity = (step.momentum > 0.0).then_some(next);
         }
         Ok(())
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let velocity = |s: &Slot| Some((format!("{}.velocity", s.name), s.velocity.clone()?));
-        Ok(self.slots.iter().filter_map(velocity).collect())
+        let held = self.slots.iter().filter_map(|s| Some((s, s.velocity.as_ref()?)));
+        held.map(|(s, v)| Ok((format!("{}.velocity", s.name), v.tensor(s.var.dims())?))).collect()
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
@@ -139,7 +201,10 @@ impl Optimizer for Sgd {
         for s in &self.slots {
             let name = format!("{}.velocity", s.name);
             loaded.push(match state.get(&name) {
-                Some(t) if t.dims() == s.var.dims() => Some(t.to_device(s.var.device())?),
+                Some(t) if t.dims() == s.var.dims() => Some(match s.var.device() {
+                    Device::Cpu => Velocity::Host(t.flatten_all()?.to_vec1()?),
+                    device => Velocity::Device(t.to_device(device)?),
+                }),
                 Some(t) => return Err(Error::State(format!("{name} has {:?}, expected {:?}", t.dims(), s.var.dims()))),
                 None if updates > 0 && self.kind.momentum() > 0.0 => {
                     return Err(Error::State(format!("{name} is missing")));
@@ -214,6 +279,28 @@ mod tests {
                 assert!((f64::from(values(&params, "w")[0]) - p).abs() < 1e-6);
                 // A velocity that knew where it came from would keep every step's tensors alive.
                 assert!(opt.state().unwrap().iter().all(|(_, t)| !t.track_op()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_composed_update_is_the_kernels() {
+        let start = [1f32, -2.0, 0.5, 3.0];
+        for (trust, momentum, nesterov) in [(None, 0.9, true), (None, 0.0, false), (Some(0.01), 0.9, false)] {
+            let var = || Var::from_slice(&start, (2, 2), &Device::Cpu).unwrap();
+            let (ours, theirs) = (var(), var());
+            let (mut velocity, mut before) = (vec![], None);
+            for t in 0..3 {
+                let grad = [0.5, 0.25 * t as f32, -1.0, 2.0];
+                let step = Step { lr: 0.1, weight_decay: 0.05, scale: 1.0, momentum, nesterov, first: t == 0 };
+                host(trust, step, &ours, &grad, &mut velocity).unwrap();
+                let grad = Tensor::from_slice(&grad, (2, 2), &Device::Cpu).unwrap();
+                let next = composed(trust, step, &theirs, &grad, before.as_ref()).unwrap();
+                before = (momentum > 0.0).then_some(next);
+            }
+            let values = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (a, b) in values(&ours).into_iter().zip(values(&theirs)) {
+                assert!((a - b).abs() < 1e-6, "{a} {b}");
             }
         }
     }
