@@ -135,6 +135,7 @@ simd_fn! {
     fn sums_rows(x: &[f32], dy: &[f32], mean: &[f32], partial: &mut [f32]) {
         let n = mean.len();
         let (dg, db) = partial.split_at_mut(n);
+        let db = &mut db[..n];
         for (x, dy) in x.chunks_exact(n).zip(dy.chunks_exact(n)) {
             for i in 0..n {
                 dg[i] = dy[i].mul_add(x[i] - mean[i], dg[i]);
@@ -149,6 +150,7 @@ simd_fn! {
     fn masked_sums_rows(x: &[f32], y: &[f32], dy: &mut [f32], mean: &[f32], partial: &mut [f32]) {
         let n = mean.len();
         let (dg, db) = partial.split_at_mut(n);
+        let db = &mut db[..n];
         for ((x, dy), y) in x.chunks_exact(n).zip(dy.chunks_exact_mut(n)).zip(y.chunks_exact(n)) {
             for i in 0..n {
                 let d = if y[i] > 0.0 { dy[i] } else { 0.0 };

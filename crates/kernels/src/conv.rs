@@ -3,14 +3,15 @@
 //! A chunk of output pixels gathers its patches into a matrix that stays in cache (rows of a patch are contiguous runs of
 //! channels) and is multiplied with the kernel; 1 x 1 kernels are plain products. Chunks depend on the shape alone.
 
+use crate::conv_direct::Direct;
+use crate::conv_tile::COLUMNS;
 use crate::error::{Error, Result, expect_len};
 use crate::gemm::{MatMut, MatRef, Precision, gemm_serial};
 use crate::linear;
-use crate::mem::buffer;
+use crate::mem::{buffer, scratch};
 use crate::par::Shared;
 use crate::simd::simd_fn;
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// Sizes of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,53 +93,89 @@ impl Conv {
         let merged = self.merged();
         let (inputs, outputs) = (self.inputs / self.groups, self.outputs / self.groups);
         let taps = self.kernel.0 * self.kernel.1;
-        Blocks { count: self.groups / merged, merged, inputs, outputs, taps }
+        Blocks { count: self.groups / merged, merged, inputs, outputs, taps, panels: false }
     }
 }
 
 /// Dense kernels, one a block of merged groups.
 #[derive(Debug, Clone, Copy)]
-struct Blocks {
-    count: usize,
+pub(crate) struct Blocks {
+    pub(crate) count: usize,
     merged: usize,
     /// Channels a group.
     inputs: usize,
     outputs: usize,
     taps: usize,
+    /// Whether outputs are cut into panels; else a block is one matrix.
+    panels: bool,
 }
 
 impl Blocks {
-    fn cin(&self) -> usize {
+    /// Outputs whose weights are neighbours, padded with zeros.
+    pub(crate) fn panel(&self) -> usize {
+        let n = self.cout();
+        if !self.panels { n } else { n.next_multiple_of(16).min(COLUMNS) }
+    }
+
+    /// Values of a block.
+    fn size(&self) -> usize {
+        self.patch() * self.cout().next_multiple_of(self.panel())
+    }
+
+    pub(crate) fn cin(&self) -> usize {
         self.merged * self.inputs
     }
 
-    fn cout(&self) -> usize {
+    pub(crate) fn cout(&self) -> usize {
         self.merged * self.outputs
     }
 
     /// Values of a patch.
-    fn patch(&self) -> usize {
+    pub(crate) fn patch(&self) -> usize {
         self.taps * self.cin()
     }
 
-    /// (O, I, taps) -> blocks (tap, input, output) where not `flipped`, else (tap from the last, output, input).
-    fn arrange(&self, w: &[f32], flipped: bool) -> Vec<f32> {
-        let (cin, cout, size) = (self.cin(), self.cout(), self.patch() * self.cout());
-        let mut out = vec![0.0; self.count * size];
-        out.par_chunks_mut(size).enumerate().for_each(|(block, out)| {
-            for o in 0..cout {
-                let group = o / self.outputs;
-                let source = &w[(block * cout + o) * self.inputs * self.taps..][..self.inputs * self.taps];
-                for (i, taps) in source.chunks_exact(self.taps).enumerate() {
-                    let i = group * self.inputs + i;
-                    for (t, v) in taps.iter().enumerate() {
-                        if flipped {
-                            out[((self.taps - 1 - t) * cout + o) * cin + i] = *v;
-                        } else {
-                            out[(t * cin + i) * cout + o] = *v;
-                        }
-                    }
+    /// Index of tap 0 of input 0 of output `o`'s group in blocks (panel, tap, input, output).
+    fn base(&self, o: usize) -> usize {
+        let (block, o, panel) = (o / self.cout(), o % self.cout(), self.panel());
+        block * self.size() + o / panel * self.patch() * panel + o / self.outputs * self.inputs * panel + o % panel
+    }
+
+    /// (O, I, taps) -> blocks (panel, tap, input, output).
+    fn arrange(&self, w: &[f32]) -> Vec<f32> {
+        let kernel = self.inputs * self.taps;
+        let mut out = vec![0.0; self.count * self.size()];
+        let dst = Shared(out.as_mut_ptr());
+        // Some outputs at a time, whose values lie side by side.
+        w.par_chunks(SOME * kernel).enumerate().for_each(|(i, w)| {
+            self.visit(i, w.len() / kernel, |from, at| {
+                // SAFETY: `at` is inside `out`; each (output, input, tap) has its own place.
+                unsafe { *dst.ptr().add(at) = w[from] };
+            });
+        });
+        out
+    }
+
+    /// The blocks of the kernels turned around: (O, I, taps) -> (panel of inputs, tap from the last, output, input).
+    fn turn(&self, w: &[f32]) -> Vec<f32> {
+        let turned = Blocks { inputs: self.outputs, outputs: self.inputs, ..*self };
+        let (cout, panel, patch) = (self.cout(), turned.panel(), turned.patch());
+        let mut out = vec![0.0; self.count * turned.size()];
+        let dst = Shared(out.as_mut_ptr());
+        w.par_chunks(self.inputs * self.taps).enumerate().for_each(|(row, w)| {
+            let (block, o) = (row / cout, row % cout);
+            let (mut i, first) = (0, o / self.outputs * self.inputs);
+            while i < self.inputs {
+                let (p, column) = ((first + i) / panel, (first + i) % panel);
+                let run = (panel - column).min(self.inputs - i);
+                for t in 0..self.taps {
+                    let at = block * turned.size() + (p * patch + (self.taps - 1 - t) * cout + o) * panel + column;
+                    // SAFETY: a run of values inside `out`; no other output has the same.
+                    let to = unsafe { std::slice::from_raw_parts_mut(dst.ptr().add(at), run) };
+                    let from = w[i * self.taps + t..].iter().step_by(self.taps);
+                    to.iter_mut().zip(from).for_each(|(to, v)| *to = *v);
                 }
+                i += run;
             }
         });
         out
@@ -146,36 +183,33 @@ impl Blocks {
 
     /// The reverse of [`Blocks::arrange`] without flipping.
     fn restore(&self, blocks: &[f32], w: &mut [f32], accumulate: bool) {
-        let (cin, cout, size) = (self.cin(), self.cout(), self.patch() * self.cout());
-        w.par_chunks_mut(self.inputs * self.taps).enumerate().for_each(|(row, w)| {
-            let (block, o) = (row / cout, row % cout);
-            let group = o / self.outputs;
-            for (i, taps) in w.chunks_exact_mut(self.taps).enumerate() {
-                let i = group * self.inputs + i;
-                for (t, w) in taps.iter_mut().enumerate() {
-                    let v = blocks[block * size + (t * cin + i) * cout + o];
-                    *w = if accumulate { *w + v } else { v };
-                }
-            }
+        let kernel = self.inputs * self.taps;
+        w.par_chunks_mut(SOME * kernel).enumerate().for_each(|(i, w)| {
+            self.visit(i, w.len() / kernel, |to, at| {
+                w[to] = if accumulate { w[to] + blocks[at] } else { blocks[at] };
+            });
         });
     }
-}
 
-thread_local! {
-    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs `f` with a buffer of this thread.
-fn scratch<R>(n: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken, not borrowed: a stolen task may run inside another's product on the same thread.
-    let mut buf = PATCHES.with(RefCell::take);
-    if buf.len() < n {
-        buf = vec![0.0; n];
+    /// Calls `f(index in their weights, index in the blocks)` for the `n` outputs of the `i`-th [`SOME`].
+    #[inline(always)]
+    fn visit(&self, i: usize, n: usize, mut f: impl FnMut(usize, usize)) {
+        let (cin, panel, kernel) = (self.cin(), self.panel(), self.inputs * self.taps);
+        let mut bases = [0; SOME];
+        bases.iter_mut().take(n).enumerate().for_each(|(o, b)| *b = self.base(i * SOME + o));
+        for input in 0..self.inputs {
+            for t in 0..self.taps {
+                let place = (t * cin + input) * panel;
+                for (o, base) in bases.iter().enumerate().take(n) {
+                    f(o * kernel + input * self.taps + t, base + place);
+                }
+            }
+        }
     }
-    let r = f(&mut buf[..n]);
-    PATCHES.with(|p| p.replace(buf));
-    r
 }
+
+/// Outputs whose weights are moved together: one line of cache.
+const SOME: usize = 16;
 
 /// Output pixels a chunk: the patches take about 200 KB, but never fewer than 96 rows, which a large kernel is read for.
 fn chunk_pixels(patch: usize) -> usize {
@@ -190,10 +224,10 @@ struct Window<'a> {
     out: (usize, usize),
 }
 
-impl Window<'_> {
+simd_fn! {
     /// The patches of output pixels `from ..` over channels `c0 .. c0 + cin`, one a row of `rows`.
-    fn gather(&self, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
-        let (c, (oh, ow)) = (&self.c, self.out);
+    fn gather(w: &Window<'_>, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
+        let (c, (oh, ow)) = (&w.c, w.out);
         let (kh, kw) = c.kernel;
         let run = kw * cin;
         let whole = cin == c.inputs && c.dilation.1 == 1;
@@ -207,7 +241,7 @@ impl Window<'_> {
                     row.fill(0.0);
                     continue;
                 }
-                let line = &self.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
+                let line = &w.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
                 if whole {
                     // The columns inside the image are one run.
                     let first = (-left).clamp(0, kw as isize) as usize;
@@ -216,7 +250,7 @@ impl Window<'_> {
                     row[last * cin..].fill(0.0);
                     if last > first {
                         let at = (left + first as isize) as usize * cin;
-                        row[first * cin..last * cin].copy_from_slice(&line[at..at + (last - first) * cin]);
+                        copy(&mut row[first * cin..last * cin], &line[at..at + (last - first) * cin]);
                     }
                     continue;
                 }
@@ -225,7 +259,7 @@ impl Window<'_> {
                     if x < 0 || x >= c.width as isize {
                         part.fill(0.0);
                     } else {
-                        part.copy_from_slice(&line[x as usize * c.inputs + c0..][..cin]);
+                        copy(part, &line[x as usize * c.inputs + c0..][..cin]);
                     }
                 }
             }
@@ -233,15 +267,26 @@ impl Window<'_> {
     }
 }
 
+/// A short copy without a call.
+#[inline(always)]
+fn copy(to: &mut [f32], from: &[f32]) {
+    let (mut t, mut f) = (to.chunks_exact_mut(16), from.chunks_exact(16));
+    // Of known length: a few moves.
+    for (t, f) in (&mut t).zip(&mut f) {
+        t.copy_from_slice(f);
+    }
+    t.into_remainder().iter_mut().zip(f.remainder()).for_each(|(t, f)| *t = *f);
+}
+
 simd_fn! {
-    fn add_run(x: &[f32], y: &mut [f32]) {
+    pub(crate) fn add_run(x: &[f32], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y += x;
         }
     }
 }
 
-/// Adds the rows of patches back to where [`Window::gather`] took them: one image's.
+/// Adds the rows of patches back to where [`gather`] took them: one image's.
 fn scatter(c: &Conv, out: (usize, usize), from: usize, c0: usize, cin: usize, rows: &[f32], image: &mut [f32]) {
     let ((_, ow), (kh, kw)) = (out, c.kernel);
     for (r, row) in rows.chunks_exact(kh * kw * cin).enumerate() {
@@ -285,8 +330,12 @@ pub fn forward(
         return linear::forward(precision, x, w, bias, c.inputs, y);
     }
     let blocks = c.blocks();
-    let kernel = blocks.arrange(w, false);
-    multiply(precision, &Window { x, c: *c, out }, &blocks, &kernel, y)?;
+    if precision == Precision::F32 {
+        let blocks = Blocks { panels: true, ..blocks };
+        Direct::new(c, out, blocks).forward(x, &blocks.arrange(w), y);
+    } else {
+        multiply(precision, &Window { x, c: *c, out }, &blocks, &blocks.arrange(w), y)?;
+    }
     if let Some(bias) = bias {
         y.par_chunks_mut(c.outputs * 64).for_each(|y| y.chunks_exact_mut(c.outputs).for_each(|y| add_run(bias, y)));
     }
@@ -302,7 +351,7 @@ fn multiply(precision: Precision, window: &Window, blocks: &Blocks, kernel: &[f3
         let m = y.len() / outputs;
         scratch(m * patch, |rows| {
             for block in 0..blocks.count {
-                window.gather(chunk * pixels, block * cin, cin, rows);
+                gather(window, chunk * pixels, block * cin, cin, rows);
                 let a = MatRef::row_major(rows, m, patch)?;
                 let b = MatRef::row_major(&kernel[block * patch * cout..][..patch * cout], patch, cout)?;
                 gemm_serial(precision, a, b, MatMut::new(&mut y[block * cout..], m, cout, outputs)?, false)?;
@@ -334,10 +383,15 @@ pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx:
             ..*c
         };
         let turned = Blocks { inputs: blocks.outputs, outputs: blocks.inputs, ..blocks };
-        let kernel = blocks.arrange(w, true);
-        return multiply(precision, &Window { x: dy, c: back, out: (c.height, c.width) }, &turned, &kernel, dx);
+        let out = (c.height, c.width);
+        if precision == Precision::F32 {
+            let kernel = Blocks { panels: true, ..blocks }.turn(w);
+            Direct::new(&back, out, Blocks { panels: true, ..turned }).forward(dy, &kernel, dx);
+            return Ok(());
+        }
+        return multiply(precision, &Window { x: dy, c: back, out }, &turned, &blocks.turn(w), dx);
     }
-    let kernel = blocks.arrange(w, false);
+    let kernel = blocks.arrange(w);
     let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
     let (per, pixels) = (out.0 * out.1, chunk_pixels(patch));
     dx.par_chunks_mut(c.height * c.width * c.inputs).zip(dy.par_chunks(per * c.outputs)).try_for_each(|(dx, dy)| {
@@ -378,6 +432,11 @@ pub fn backward_weight(
         return linear::backward_weight(precision, dy, x, c.inputs, dw, accumulate);
     }
     let blocks = c.blocks();
+    if precision == Precision::F32 {
+        let sums = Direct::new(c, out, Blocks { panels: true, ..blocks }).backward_weight(x, dy);
+        blocks.restore(&sums, dw, accumulate);
+        return Ok(());
+    }
     let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
     let (size, total) = (blocks.count * patch * cout, c.batch * out.0 * out.1);
     let pixels = chunk_pixels(patch).max(192);
@@ -392,7 +451,7 @@ pub fn backward_weight(
                 let m = pixels.min(end - from);
                 let rows = &mut rows[..m * patch];
                 for block in 0..blocks.count {
-                    window.gather(from, block * cin, cin, rows);
+                    gather(&window, from, block * cin, cin, rows);
                     let a = MatRef::row_major(rows, m, patch)?.t();
                     let b = MatRef::new(&dy[from * c.outputs + block * cout..], m, cout, c.outputs, 1)?;
                     let sum = &mut sums[block * patch * cout..][..patch * cout];

@@ -5,6 +5,8 @@ pub mod adamw;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
+mod conv_direct;
+mod conv_tile;
 pub mod cpu;
 pub mod dropout;
 pub mod elementwise;

@@ -1,0 +1,225 @@
+//! The f32 product behind convolutions: operands are read where they lie, so that no patches are gathered.
+//!
+//! Every result is one chain of fused multiply-adds in the order of the inner dimension, so all levels and all ways of cutting
+//! give the same bits.
+
+use crate::cpu::{Level, level};
+use crate::simd::simd_fn;
+
+/// Columns of a panel at most: two vectors.
+pub(crate) const COLUMNS: usize = 32;
+
+/// Steps of the inner dimension that lie at regular distances: where they start in both operands, and how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretch {
+    pub(crate) a: usize,
+    pub(crate) b: usize,
+    pub(crate) steps: usize,
+}
+
+/// Row r, step s of a stretch is `a[stretch.a + r * row + s * step]`; the columns of step s begin at `b[stretch.b + s * ldb]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) row: usize,
+    pub(crate) step: usize,
+    pub(crate) ldb: usize,
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Out {
+    pub(crate) ptr: *mut f32,
+    /// Distance of its rows.
+    pub(crate) ld: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Whether what is there is where the sums begin.
+    pub(crate) add: bool,
+}
+
+/// The product of `out.rows` rows with a panel of `out.cols` columns over all stretches.
+///
+/// # Safety
+/// `out` must be valid for reads and writes and touched by nobody else.
+pub(crate) unsafe fn product(stretches: &[Stretch], l: Layout, a: &[f32], b: &[f32], out: Out) {
+    assert!(out.cols <= COLUMNS, "a panel of {} columns", out.cols);
+    if out.rows == 0 || out.cols == 0 {
+        return;
+    }
+    for s in stretches.iter().filter(|s| s.steps > 0) {
+        let last_a = s.a + (out.rows - 1) * l.row + (s.steps - 1) * l.step;
+        let last_b = s.b + (s.steps - 1) * l.ldb + out.cols;
+        assert!(last_a < a.len() && last_b <= b.len(), "a stretch reaches over its operands");
+    }
+    let mut r = 0;
+    while r < out.rows {
+        let left = out.rows - r;
+        // SAFETY: rows `r ..` of what the caller gives.
+        let part = |rows: usize| unsafe { Out { ptr: out.ptr.add(r * out.ld), rows, ..out } };
+        let a = &a[r * l.row..];
+        let sizes: &[usize] = if out.cols <= 16 { &[16, 14, 8, 7, 4, 2, 1] } else { &[14, 8, 7, 4, 2, 1] };
+        let rows = sizes.iter().copied().find(|n| *n <= left).unwrap_or(1);
+        #[cfg(target_arch = "x86_64")]
+        if matches!(level(), Level::Avx512 | Level::Avx512Bf16) {
+            // SAFETY: `level` says the CPU has AVX-512; the stretches were checked against the operands.
+            unsafe {
+                match (out.cols <= 16, rows) {
+                    (true, 16) => tile::<16, 1>(stretches, l, a, b, part(16)),
+                    (true, 14) => tile::<14, 1>(stretches, l, a, b, part(14)),
+                    (true, 8) => tile::<8, 1>(stretches, l, a, b, part(8)),
+                    (true, 7) => tile::<7, 1>(stretches, l, a, b, part(7)),
+                    (true, 4) => tile::<4, 1>(stretches, l, a, b, part(4)),
+                    (true, 2) => tile::<2, 1>(stretches, l, a, b, part(2)),
+                    (true, _) => tile::<1, 1>(stretches, l, a, b, part(1)),
+                    (false, 14) => tile::<14, 2>(stretches, l, a, b, part(14)),
+                    (false, 8) => tile::<8, 2>(stretches, l, a, b, part(8)),
+                    (false, 7) => tile::<7, 2>(stretches, l, a, b, part(7)),
+                    (false, 4) => tile::<4, 2>(stretches, l, a, b, part(4)),
+                    (false, 2) => tile::<2, 2>(stretches, l, a, b, part(2)),
+                    (false, _) => tile::<1, 2>(stretches, l, a, b, part(1)),
+                }
+            }
+            r += rows;
+            continue;
+        }
+        rows_any(stretches, l, a, b, part(rows));
+        r += rows;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const R: usize, const V: usize>(stretches: &[Stretch], l: Layout, a: &[f32], b: &[f32], out: Out) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let tail = out.cols - 16 * (V - 1);
+    let mask = ((1u32 << tail) - 1) as u16;
+    let mut acc = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: R rows of `out.cols` columns are the caller's; the mask keeps the last vector inside them and inside `b`; the stretches
+    // were checked against both operands.
+    unsafe {
+        if out.add {
+            for r in 0..R {
+                for v in 0..V {
+                    let p = out.ptr.add(r * out.ld + 16 * v);
+                    acc[r][v] = if v + 1 == V { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_loadu_ps(p) };
+                }
+            }
+        }
+        for s in stretches {
+            let (mut pa, mut pb) = (a.as_ptr().add(s.a), b.as_ptr().add(s.b));
+            for _ in 0..s.steps {
+                let mut bv = [_mm512_setzero_ps(); V];
+                for v in 0..V {
+                    let p = pb.add(16 * v);
+                    bv[v] = if v + 1 == V { _mm512_maskz_loadu_ps(mask, p) } else { _mm512_loadu_ps(p) };
+                }
+                for r in 0..R {
+                    let x = _mm512_set1_ps(*pa.add(r * l.row));
+                    for v in 0..V {
+                        acc[r][v] = _mm512_fmadd_ps(x, bv[v], acc[r][v]);
+                    }
+                }
+                pa = pa.wrapping_add(l.step);
+                pb = pb.wrapping_add(l.ldb);
+            }
+        }
+        for r in 0..R {
+            for v in 0..V {
+                let p = out.ptr.add(r * out.ld + 16 * v);
+                if v + 1 == V {
+                    _mm512_mask_storeu_ps(p, mask, acc[r][v]);
+                } else {
+                    _mm512_storeu_ps(p, acc[r][v]);
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// The same sums, two rows at a time.
+    fn rows_any(stretches: &[Stretch], l: Layout, a: &[f32], b: &[f32], out: Out) {
+        for r0 in (0..out.rows).step_by(2) {
+            let second = usize::from(r0 + 1 < out.rows);
+            let mut acc = [[0.0f32; COLUMNS]; 2];
+            for (r, acc) in acc.iter_mut().enumerate().take(1 + second) {
+                if out.add {
+                    for (c, v) in acc.iter_mut().enumerate().take(out.cols) {
+                        // SAFETY: inside what the caller of `product` gives.
+                        *v = unsafe { *out.ptr.add((r0 + r) * out.ld + c) };
+                    }
+                }
+            }
+            for s in stretches {
+                for i in 0..s.steps {
+                    let at = s.a + r0 * l.row + i * l.step;
+                    let x = [a[at], a[at + second * l.row]];
+                    let columns = &b[s.b + i * l.ldb..];
+                    let mut bv = [0.0f32; COLUMNS];
+                    if let Some(whole) = columns.first_chunk::<COLUMNS>().filter(|_| out.cols == COLUMNS) {
+                        bv = *whole;
+                    } else {
+                        bv[..out.cols].copy_from_slice(&columns[..out.cols]);
+                    }
+                    for r in 0..2 {
+                        for c in 0..COLUMNS {
+                            acc[r][c] = x[r].mul_add(bv[c], acc[r][c]);
+                        }
+                    }
+                }
+            }
+            for (r, acc) in acc.iter().enumerate().take(1 + second) {
+                for (c, v) in acc.iter().enumerate().take(out.cols) {
+                    // SAFETY: as above.
+                    unsafe { *out.ptr.add((r0 + r) * out.ld + c) = *v };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{levels, random};
+    use crate::cpu::with_level;
+
+    #[test]
+    fn every_level_gives_the_bits_of_the_plain_chain() {
+        let l = Layout { row: 3, step: 2, ldb: 40 };
+        let stretches = [Stretch { a: 1, b: 5, steps: 9 }, Stretch { a: 7, b: 100, steps: 4 }];
+        let (a, b) = (random("a", 200), random("b", 500));
+        for rows in [1, 2, 3, 7, 13, 14, 16, 31] {
+            for cols in [1, 15, 16, 17, 31, 32] {
+                for add in [false, true] {
+                    let start = random("c", rows * 33);
+                    let mut want = start.clone();
+                    for r in 0..rows {
+                        for c in 0..cols {
+                            let mut v = if add { start[r * 33 + c] } else { 0.0 };
+                            for s in &stretches {
+                                for i in 0..s.steps {
+                                    v = a[s.a + r * l.row + i * l.step].mul_add(b[s.b + i * l.ldb + c], v);
+                                }
+                            }
+                            want[r * 33 + c] = v;
+                        }
+                    }
+                    for lv in levels() {
+                        let got = with_level(lv, || {
+                            let mut got = start.clone();
+                            let out = Out { ptr: got.as_mut_ptr(), ld: 33, rows, cols, add };
+                            // SAFETY: `got` has so many rows, and nobody else touches it.
+                            unsafe { product(&stretches, l, &a, &b, out) };
+                            got
+                        });
+                        assert!(got == want, "{rows} x {cols} {add}");
+                    }
+                }
+            }
+        }
+    }
+}
