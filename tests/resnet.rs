@@ -1,12 +1,15 @@
 //! Convolutional networks against PyTorch: `tests/golden/resnet.py`.
 
 use candle_core::{Device, Tensor};
-use candlelight::autograd::tensor_from;
+use candlelight::autograd::{AllReduce, tensor_from};
+use candlelight::kernels::drop_block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
 use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
 
 type Golden = HashMap<String, Tensor>;
 
@@ -31,17 +34,21 @@ fn close(what: &str, a: &[f32], b: &[f32], tol: f32, floor: f32) {
 #[test]
 fn single_operations_are_pytorchs() {
     let g = golden("conv");
+    let once =
+        |name: &str, f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>, params: &ParamStore, tape: Tape| {
+            let x = tape.leaf(&g[&format!("{name}.x")]);
+            let y = ops::channels_first(&f(&ops::channels_last(&x).unwrap()).unwrap()).unwrap();
+            close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
+            let mut grads = Gradients::new(params);
+            let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
+            close(&format!("{name} dx"), dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
+            for (p, d) in grads.iter() {
+                close(&format!("{name} d{p}"), d, &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
+            }
+        };
     let run = |name: &str, f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>, params: &ParamStore| {
-        let tape = Tape::new(params);
-        let x = tape.leaf(&g[&format!("{name}.x")]);
-        let y = ops::channels_first(&f(&ops::channels_last(&x).unwrap()).unwrap()).unwrap();
-        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
-        let mut grads = Gradients::new(params);
-        let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
-        close(&format!("{name} dx"), dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
-        for (p, d) in grads.iter() {
-            close(&format!("{name} d{p}"), d, &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
-        }
+        once(name, f, params, Tape::new(params));
+        once(name, f, params, Tape::new(params).with_composed_ops());
     };
     let plain = ops::Conv2d::new;
     for (name, how) in [
@@ -68,11 +75,17 @@ fn single_operations_are_pytorchs() {
     run("avg_pool_ceil", &|x| ops::avg_pool2d(x, ceil), &none);
     run("adaptive", &|x| ops::adaptive_avg_pool2d(x, (4, 3)), &none);
     run("relu", &ops::relu, &none);
+    run("blur3_s2", &|x| ops::blur_pool2d(x, 3, 2), &none);
+    run("blur5_s1", &|x| ops::blur_pool2d(x, 5, 1), &none);
+    for size in [3, 5, 4] {
+        let b = drop_block::DropBlock { batch: 2, height: 9, width: 11, size, rate: 0.1 };
+        let centres: Vec<bool> = values(&g[&format!("drop_block{size}.centres")]).iter().map(|c| *c > 0.0).collect();
+        let mask = drop_block::spread(&b, &centres).unwrap();
+        close("drop_block", &mask, &values(&g[&format!("drop_block{size}.mask")]), 1e-6, 0.0);
+    }
 }
 
-#[test]
-fn small_networks_have_pytorchs_logits_loss_gradients_and_statistics() {
-    let g = golden("resnet_small");
+fn configs() -> (ResNetConfig, ResNetConfig) {
     let base = registry::resnet("resnet18").unwrap();
     let basic = ResNetConfig {
         depths: vec![1, 2, 1],
@@ -81,54 +94,163 @@ fn small_networks_have_pytorchs_logits_loss_gradients_and_statistics() {
         zero_init_last: false,
         ..base.clone()
     };
-    let bottleneck = ResNetConfig {
-        block: Block::Bottleneck,
-        depths: vec![1, 2],
-        widths: vec![8, 16],
-        groups: 4,
-        base_width: 16,
-        ..basic.clone()
+    let bottleneck = ResNetConfig { block: Block::Bottleneck, ..basic.clone() };
+    (basic, bottleneck)
+}
+
+/// A training step - logits, loss, gradients, statistics - and an evaluation after it, by our kernels and composed.
+fn like_pytorchs(g: &Golden, name: &str, config: &ResNetConfig) {
+    let below = |part: &str| -> Vec<(String, Tensor)> {
+        let prefix = format!("{name}.{part}.");
+        g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect()
     };
-    for (name, config) in [("basic", basic), ("bottleneck", bottleneck)] {
-        let prefix = format!("{name}.weights.");
-        let theirs: Vec<(String, Tensor)> =
-            g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect();
-        for composed in [false, true] {
-            let params = ParamStore::new();
-            let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
-            weights::load(&params, &theirs, true).unwrap();
-            let tape = Tape::new(&params);
-            // Candle's convolution cannot go back through images of odd sides: the composed way only goes forward here.
-            let tape = if composed { Tape::off().with_composed_ops() } else { tape };
-            let logits =
-                model.forward(&tape.constant(&g["images"]), (!composed).then(|| Key::new(1)).as_ref()).unwrap();
-            if composed {
-                // Without training the running statistics normalise, which start at 0 and 1.
-                let kernels = model.forward(&Tape::off().constant(&g["images"]), None).unwrap();
-                close("composed", &values(logits.tensor()), &values(kernels.tensor()), 1e-4, 0.0);
-                continue;
-            }
-            close("logits", &values(logits.tensor()), &values(&g[&format!("{name}.logits")]), 1e-4, 0.0);
-            let loss = ops::cross_entropy(&logits, &[0, 4, 2, 2], 0.0).unwrap();
-            close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
-            let mut grads = Gradients::new(&params);
-            tape.backward(&loss, &mut grads).unwrap();
-            let prefix = format!("{name}.grad.");
-            let wanted: Vec<(&str, &Tensor)> =
-                g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))).collect();
-            assert_eq!(wanted.len(), grads.iter().count());
-            let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
-            for (name, want) in wanted {
-                close(name, grads.get(name).unwrap(), &values(want), 1e-4, 1e-3 * largest);
-            }
-            let prefix = format!("{name}.after.");
-            for (n, want) in g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))) {
-                close(n, &values(params.var(n).unwrap().as_tensor()), &values(want), 1e-5, 0.0);
-            }
-            let eval = model.forward(&Tape::off().constant(&g["images"]), None).unwrap();
-            close("evaluated", &values(eval.tensor()), &values(&g[&format!("{name}.eval")]), 1e-4, 0.0);
+    for composed in [false, true] {
+        let params = ParamStore::new();
+        let model = ResNet::new(config, params.builder(Key::new(0))).unwrap();
+        weights::load(&params, &below("weights"), true).unwrap();
+        let how = |tape: Tape| if composed { tape.with_composed_ops() } else { tape };
+        let tape = how(Tape::new(&params));
+        let logits = model.forward(&tape.constant(&g["images"]), Some(&Key::new(1))).unwrap();
+        close("logits", &values(logits.tensor()), &values(&g[&format!("{name}.logits")]), 1e-4, 0.0);
+        let loss = ops::cross_entropy(&logits, &[0, 4, 2, 2], 0.0).unwrap();
+        close("loss", &[loss.scalar().unwrap()], &values(&g[&format!("{name}.loss")]), 1e-5, 0.0);
+        let mut grads = Gradients::new(&params);
+        tape.backward(&loss, &mut grads).unwrap();
+        let wanted = below("grad");
+        assert_eq!(wanted.len(), grads.iter().count());
+        let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
+        for (name, want) in &wanted {
+            close(name, grads.get(name).unwrap(), &values(want), 1e-4, 1e-3 * largest);
+        }
+        for (n, want) in &below("after") {
+            close(n, &values(params.var(n).unwrap().as_tensor()), &values(want), 1e-5, 0.0);
+        }
+        let eval = model.forward(&how(Tape::off()).constant(&g["images"]), None).unwrap();
+        close("evaluated", &values(eval.tensor()), &values(&g[&format!("{name}.eval")]), 1e-4, 0.0);
+    }
+}
+
+#[test]
+fn small_networks_have_pytorchs_logits_loss_gradients_and_statistics() {
+    let g = golden("resnet_small");
+    let (basic, bottleneck) = configs();
+    like_pytorchs(&g, "basic", &basic);
+    let grouped =
+        ResNetConfig { depths: vec![1, 2], widths: vec![8, 16], groups: 4, base_width: 16, ..bottleneck.clone() };
+    like_pytorchs(&g, "bottleneck", &grouped);
+    let wide = ResNetConfig { depths: vec![1, 1], widths: vec![8, 12], base_width: 128, ..bottleneck };
+    like_pytorchs(&g, "wide", &wide);
+}
+
+#[test]
+fn blurred_networks_with_split_statistics_are_timms() {
+    let g = golden("resnet_blur");
+    let (basic, bottleneck) = configs();
+    let blurred = |c: ResNetConfig| ResNetConfig { widths: vec![6, 8, 10], channels: 1, blur: true, ..c };
+    like_pytorchs(&g, "basic", &blurred(basic));
+    let mut split = blurred(bottleneck);
+    split.norm.splits = 2;
+    like_pytorchs(&g, "bottleneck", &split);
+}
+
+/// Sums over threads that meet.
+struct Meeting {
+    barrier: std::sync::Barrier,
+    sums: std::sync::Mutex<Vec<f64>>,
+}
+
+impl Meeting {
+    fn new(n: usize) -> Arc<Self> {
+        Arc::new(Meeting { barrier: std::sync::Barrier::new(n), sums: std::sync::Mutex::default() })
+    }
+}
+
+struct Member(Arc<Meeting>);
+
+impl AllReduce for Member {
+    fn sum(&self, values: &mut [f64]) -> candlelight::autograd::Result<()> {
+        {
+            let mut sums = self.0.sums.lock().unwrap();
+            sums.resize(values.len(), 0.0);
+            sums.iter_mut().zip(&*values).for_each(|(s, v)| *s += v);
+        }
+        self.0.barrier.wait();
+        values.copy_from_slice(&self.0.sums.lock().unwrap());
+        if self.0.barrier.wait().is_leader() {
+            self.0.sums.lock().unwrap().clear();
+        }
+        self.0.barrier.wait();
+        Ok(())
+    }
+}
+
+#[test]
+fn synchronised_statistics_are_those_of_the_whole_batch() {
+    let (config, _) = configs();
+    let config = ResNetConfig { pool: ops::GlobalPool::AvgMax, ..config };
+    let images = tensor_from(Key::new(1).normal(6 * 3 * 32 * 32), (6, 3, 32, 32)).unwrap();
+    // Logits, summed gradients, statistics: of samples `from .. from + n`.
+    let part = |from: usize, n: usize, all: Option<Arc<Meeting>>, composed: bool| {
+        let params = ParamStore::new();
+        let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+        let mut tape = Tape::new(&params);
+        if let Some(all) = all {
+            tape = tape.with_all_reduce(Rc::new(Member(all)));
+        }
+        if composed {
+            tape = tape.with_composed_ops();
+        }
+        let logits = model.forward(&tape.constant(&images.narrow(0, from, n).unwrap()), Some(&Key::new(1))).unwrap();
+        let labels: Vec<u32> = (from..from + n).map(|i| i as u32 % 5).collect();
+        let loss = ops::cross_entropy(&logits, &labels, 0.0).unwrap();
+        let mut grads = Gradients::new(&params);
+        tape.backward_scaled(&loss, n as f32 / 6.0, &mut grads).unwrap();
+        let grads: HashMap<String, Vec<f32>> = grads.iter().map(|(n, g)| (n.to_string(), g.to_vec())).collect();
+        let statistics = params.state_dict().into_iter().filter(|(n, _)| n.contains("running"));
+        (values(logits.tensor()), grads, statistics.map(|(n, t)| (n, values(&t))).collect::<Vec<_>>())
+    };
+    for composed in [false, true] {
+        let whole = part(0, 6, None, composed);
+        let meeting = Meeting::new(2);
+        // Parts of unequal size.
+        let (first, second) = std::thread::scope(|s| {
+            let other = s.spawn(|| part(0, 2, Some(meeting.clone()), composed));
+            let own = part(2, 4, Some(meeting.clone()), composed);
+            (other.join().unwrap(), own)
+        });
+        close("logits", &[first.0, second.0].concat(), &whole.0, 1e-4, 0.0);
+        let largest = whole.1.values().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (name, want) in &whole.1 {
+            let sum: Vec<f32> = first.1[name].iter().zip(&second.1[name]).map(|(a, b)| a + b).collect();
+            close(name, &sum, want, 1e-4, 1e-3 * largest);
+        }
+        for ((name, a), ((_, b), (_, want))) in first.2.iter().zip(second.2.iter().zip(&whole.2)) {
+            assert_eq!(a, b, "{name}");
+            close(name, a, want, 1e-5, 0.0);
         }
     }
+}
+
+#[test]
+fn blocks_are_dropped_in_the_last_stages_while_training_only() {
+    let (basic, _) = configs();
+    let config = ResNetConfig { drop_block: 0.3, ..basic.clone() };
+    let run = |config: &ResNetConfig, key: Option<Key>| {
+        let params = ParamStore::new();
+        let model = ResNet::new(config, params.builder(Key::new(0))).unwrap();
+        let images = tensor_from(Key::new(1).normal(2 * 3 * 64 * 64), (2, 3, 64, 64)).unwrap();
+        let tape = Tape::new(&params);
+        let logits = model.forward(&tape.constant(&images), key.as_ref()).unwrap();
+        if key.is_some() {
+            let loss = ops::cross_entropy(&logits, &[0, 1], 0.0).unwrap();
+            tape.backward(&loss, &mut Gradients::new(&params)).unwrap();
+        }
+        values(logits.tensor())
+    };
+    assert_eq!(run(&config, None), run(&basic, None));
+    let (a, b, again) =
+        (run(&config, Some(Key::new(1))), run(&config, Some(Key::new(2))), run(&config, Some(Key::new(1))));
+    assert!(a == again && a != b && a != run(&basic, Some(Key::new(1))));
 }
 
 /// The golden's `filled`: values that depend on the name and the place alone.

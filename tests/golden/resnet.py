@@ -1,6 +1,7 @@
-"""Goldens of residual networks: `python tests/golden/resnet.py [small|operations|steps]` writes resnet_small.safetensors (two small networks of
-torchvision's blocks: logits, loss, every gradient, running statistics), conv.safetensors (single operations) and resnet_steps.json
-(50 steps of SGD with momentum of resnet18 and resnext50_32x4d).
+"""Goldens of residual networks: `python tests/golden/resnet.py [small|blurred|operations|steps]` writes resnet_small.safetensors (two small
+networks of torchvision's blocks, one of them wide: logits, loss, every gradient, running statistics), resnet_blur.safetensors (the
+same of timm's two with blur pools, split batch norms and one input channel), conv.safetensors (single operations) and
+resnet_steps.json (50 steps of SGD with momentum of resnet18 and resnext50_32x4d).
 
 The large networks' weights and images are not stored: both sides compute them from names, by `filled`.
 """
@@ -11,6 +12,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import timm
+import timm.models.resnet as timm_resnet
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -33,9 +36,9 @@ def filled(name, shape, std):
 
 
 class Small(nn.Module):
-    def __init__(self, block, layers, planes, classes, groups=1, base_width=64):
+    def __init__(self, block, layers, planes, classes, groups=1, base_width=64, channels=3):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, planes[0], 7, 2, 3, bias=False), nn.BatchNorm2d(planes[0])
+        self.conv1, self.bn1 = nn.Conv2d(channels, planes[0], 7, 2, 3, bias=False), nn.BatchNorm2d(planes[0])
         inputs = planes[0]
         for i, (n, p) in enumerate(zip(layers, planes)):
             blocks = []
@@ -49,10 +52,10 @@ class Small(nn.Module):
                 inputs = outputs
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
-        self.stages = len(planes)
+        self.stages, self.pool = len(planes), nn.MaxPool2d(3, 2, 1)
 
     def forward(self, x):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.pool(F.relu(self.bn1(self.conv1(x))))
         for i in range(self.stages):
             x = getattr(self, f"layer{i + 1}")(x)
         return self.fc(x.mean((2, 3)))
@@ -71,19 +74,42 @@ def small():
     images, labels = torch.randn(4, 3, 45, 64), torch.tensor([0, 4, 2, 2])
     out["images"] = images
     nets = {"basic": Small(AvgBasic, [1, 2, 1], [8, 12, 16], 5), "bottleneck": Small(Bottleneck, [1, 2], [8, 16], 5, 4, 16)}
+    nets["wide"] = Small(Bottleneck, [1, 1], [8, 12], 5, 1, 128)
     for name, net in nets.items():
-        with torch.no_grad():
-            for p in net.parameters():
-                p.add_(torch.randn_like(p) * 0.05)
-        out.update({f"{name}.weights.{k}": v.float().clone() for k, v in net.state_dict().items()})
-        logits = net.train()(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        out[f"{name}.logits"], out[f"{name}.loss"] = logits.detach(), loss.detach().reshape(1)
-        out.update({f"{name}.grad.{k}": p.grad for k, p in net.named_parameters()})
-        out.update({f"{name}.after.{k}": v.float().clone() for k, v in net.state_dict().items() if "running" in k})
-        out[f"{name}.eval"] = net.eval()(images).detach()
+        trained(out, name, net, images, labels)
     save_file({k: v.contiguous() for k, v in out.items()}, HERE / "resnet_small.safetensors")
+
+
+def trained(out, name, net, images, labels):
+    """Weights that are not the start's, a training step's results, and an evaluation after it."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    out.update({f"{name}.weights.{k}": v.float().clone() for k, v in net.state_dict().items()})
+    logits = net.train()(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    out[f"{name}.logits"], out[f"{name}.loss"] = logits.detach(), loss.detach().reshape(1)
+    out.update({f"{name}.grad.{k}": p.grad for k, p in net.named_parameters()})
+    out.update({f"{name}.after.{k}": v.float().clone() for k, v in net.state_dict().items() if "running" in k})
+    out[f"{name}.eval"] = net.eval()(images).detach()
+
+
+def blurred():
+    torch.manual_seed(9)
+    out = {"images": torch.randn(4, 1, 64, 48)}
+    for name, block in (("basic", timm_resnet.BasicBlock), ("bottleneck", timm_resnet.Bottleneck)):
+
+        class Block(block):
+            def __init__(self, inplanes, planes, stride, downsample, groups, base_width):
+                super().__init__(inplanes, planes, stride, downsample, groups, base_width, aa_layer=timm.layers.BlurPool2d)
+
+        net = Small(Block, [1, 2, 1], [6, 8, 10], 5, channels=1)
+        net.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), timm.layers.BlurPool2d(stride=2))
+        if name == "bottleneck":
+            net = timm.layers.convert_splitbn_model(net, 2)
+        trained(out, name, net, out["images"], torch.tensor([0, 4, 2, 2]))
+    save_file({k: v.contiguous() for k, v in out.items()}, HERE / "resnet_blur.safetensors")
 
 
 def operations():
@@ -113,6 +139,15 @@ def operations():
     case("avg_pool_ceil", lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True), x=x)
     case("adaptive", lambda x: F.adaptive_avg_pool2d(x, (4, 3)), x=x)
     case("relu", lambda x: F.relu(x), x=tied)
+    case("blur3_s2", timm.layers.BlurPool2d(filt_size=3, stride=2), x=x)
+    case("blur5_s1", timm.layers.BlurPool2d(filt_size=5, stride=1), x=x)
+    # DropBlock with given centres: timm draws them with `bernoulli_`.
+    for size in (3, 5, 4):
+        centres = (torch.rand(2, 1, 9, 11) < 0.06).float()
+        draw, torch.Tensor.bernoulli_ = torch.Tensor.bernoulli_, lambda t, *_: t.copy_(centres)
+        y = timm.layers.drop.drop_block_2d(torch.ones(2, 4, 9, 11), block_size=size)
+        torch.Tensor.bernoulli_ = draw
+        out[f"drop_block{size}.centres"], out[f"drop_block{size}.mask"] = centres.flatten(), y[:, 0].flatten()
     save_file({k: v.contiguous() for k, v in out.items()}, HERE / "conv.safetensors")
 
 
@@ -146,5 +181,5 @@ def steps():
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["small", "operations", "steps"]:
+    for name in sys.argv[1:] or ["small", "blurred", "operations", "steps"]:
         globals()[name]()

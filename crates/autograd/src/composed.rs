@@ -3,8 +3,7 @@
 
 use crate::error::Result;
 use crate::tape::{Backward, Source, Tape, Value};
-use crate::vision::BatchNorm;
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::patch::Grid;
 use candlelight_kernels::{Key, Precision, dropout as drop};
@@ -14,7 +13,7 @@ pub(crate) fn wanted(x: &Value) -> bool {
     x.tape().composed() || !x.tensor().device().is_cpu()
 }
 
-fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(crate) fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(match precision {
         Precision::F32 => a.matmul(b)?,
         Precision::Bf16 => a.to_dtype(DType::BF16)?.matmul(&b.to_dtype(DType::BF16)?)?.to_dtype(DType::F32)?,
@@ -22,7 +21,7 @@ fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// Pushes an operation whose inputs are `sources`; `step` gets the result's gradient in the result's shape.
-fn push<const N: usize>(
+pub(crate) fn push<const N: usize>(
     tape: &Tape,
     out: Tensor,
     sources: [Option<Source>; N],
@@ -33,15 +32,15 @@ fn push<const N: usize>(
 }
 
 /// Gives `g()` to a source, if it is one.
-fn give(b: &mut Backward<'_>, to: Option<Source>, g: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+pub(crate) fn give(b: &mut Backward<'_>, to: Option<Source>, g: impl FnOnce() -> Result<Tensor>) -> Result<()> {
     to.map_or(Ok(()), |to| b.add_tensor(to, g()?))
 }
 
-fn of(tape: &Tape, t: &Tensor) -> Option<Source> {
+pub(crate) fn of(tape: &Tape, t: &Tensor) -> Option<Source> {
     tape.param(t).map(Source::Param)
 }
 
-fn upload(data: Vec<f32>, dims: impl Into<candle_core::Shape>, device: &Device) -> Result<Tensor> {
+pub(crate) fn upload(data: Vec<f32>, dims: impl Into<candle_core::Shape>, device: &Device) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, dims.into(), device)?)
 }
 
@@ -399,57 +398,4 @@ pub(crate) fn binary_cross_entropy(logits: &Value, targets: &Tensor, sum_classes
     // sigmoid(x) without an overflow: 1 / (1 + e) for x >= 0, e / (1 + e) below
     let p = (x.ge(0.0)?.where_cond(&e.ones_like()?, &e)? / (&e + 1.0)?)?;
     Ok(with_gradient(logits, (loss.sum_all()? / over)?, ((p - targets)? / over)?))
-}
-
-pub(crate) fn batch_norm(
-    x: &Value,
-    affine: Option<(&Tensor, &Tensor)>,
-    running: (&Tensor, &Tensor),
-    how: BatchNorm,
-) -> Result<Value> {
-    let (tape, n) = (x.tape(), running.0.elem_count());
-    let flat = x.tensor().reshape(((), n))?; // (R, C)
-    let rows = flat.dim(0)? as f64;
-    let (mean, var) = if how.train {
-        let mean = flat.mean_keepdim(0)?;
-        let var = flat.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
-        let finite = (mean.sum_all()? + var.sum_all()?)?.to_scalar::<f32>()?.is_finite();
-        for (t, new, factor) in [(running.0, &mean, 1.0), (running.1, &var, rows / (rows - 1.0))] {
-            if finite {
-                let new = ((t * (1.0 - how.momentum))? + (new.reshape(n)? * (how.momentum * factor))?)?;
-                Var::from_tensor(t)?.set(&new)?;
-            }
-        }
-        (mean, var)
-    } else {
-        (running.0.detach().reshape((1, n))?, running.1.detach().reshape((1, n))?)
-    };
-    let rstd = (var + how.eps)?.sqrt()?.recip()?; // (1, C)
-    let centred = flat.broadcast_sub(&mean)?.broadcast_mul(&rstd)?; // (R, C)
-    let gamma = affine.map(|(g, _)| g.detach());
-    let y = match affine {
-        Some((g, b)) => centred.broadcast_mul(&g.detach())?.broadcast_add(&b.detach())?,
-        None => centred.clone(),
-    };
-    let dims = x.dims().to_vec();
-    let (source, gp, bp) = (x.source(), affine.and_then(|(g, _)| of(tape, g)), affine.and_then(|(_, b)| of(tape, b)));
-    Ok(push(tape, y.reshape(dims.clone())?, [source, gp, bp], move |g, b| {
-        let g = g.reshape(((), n))?;
-        let (dbeta, dgamma) = (g.sum(0)?, (&g * &centred)?.sum(0)?);
-        give(b, bp, || Ok(dbeta.clone()))?;
-        give(b, gp, || Ok(dgamma.clone()))?;
-        give(b, source, || {
-            let d = if how.train {
-                let mean_part = g.broadcast_sub(&(dbeta.unsqueeze(0)? / rows)?)?;
-                (mean_part - centred.broadcast_mul(&(dgamma.unsqueeze(0)? / rows)?)?)?
-            } else {
-                g.clone()
-            };
-            let d = match &gamma {
-                Some(gamma) => d.broadcast_mul(gamma)?,
-                None => d,
-            };
-            Ok(d.broadcast_mul(&rstd)?.reshape(dims)?)
-        })
-    }))
 }

@@ -2,8 +2,13 @@
 //!
 //! Weights are passed as the tensors a `VarBuilder` gave; the tape knows which of them train.
 
+pub use crate::batch_norm::*;
 use crate::composed;
 use crate::error::{Result, shape};
+pub use crate::layout::*;
+pub use crate::losses::*;
+pub use crate::pooling::*;
+pub use crate::stochastic::*;
 use crate::tape::{Backward, Grad, Source, Tape, Value};
 use crate::tensor::{CpuSlice, tensor_from};
 pub use crate::vision::*;
@@ -11,10 +16,7 @@ use candle_core::{Tensor, Var};
 use candlelight_kernels::gelu::Gelu;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::patch::{self, Grid};
-use candlelight_kernels::{
-    Key, attention as attn, dropout as drop, elementwise, layer_norm as ln, linear as lin, loss, mae_loss as mae,
-    tokens,
-};
+use candlelight_kernels::{Key, attention as attn, elementwise, layer_norm as ln, linear as lin, tokens};
 
 pub(crate) fn read<'a>(op: &'static str, t: &'a Tensor) -> Result<CpuSlice<'a>> {
     CpuSlice::new(op, t)
@@ -294,113 +296,6 @@ pub fn attention(qkv: &Value, heads: usize, dropout: Option<(Key, f32)>) -> Resu
     }))
 }
 
-/// Dropout; the mask is drawn again in the backward pass.
-///
-/// # Errors
-/// When the rate is outside [0, 1).
-pub fn dropout(x: &Value, key: Key, rate: f32) -> Result<Value> {
-    drop::check_rate(rate)?;
-    if rate == 0.0 {
-        return Ok(x.clone());
-    }
-    let words = key.into_words();
-    if composed::wanted(x) {
-        return composed::dropout(x, words, rate);
-    }
-    masked(x, move |x, out| drop::dropout(words, rate, x, out))
-}
-
-/// Stochastic depth: drops whole samples.
-///
-/// # Errors
-/// When the rate is outside [0, 1).
-pub fn drop_path(x: &Value, key: Key, rate: f32) -> Result<Value> {
-    drop::check_rate(rate)?;
-    if rate == 0.0 {
-        return Ok(x.clone());
-    }
-    let (words, samples) = (key.into_words(), x.dims().first().copied().unwrap_or(1));
-    if composed::wanted(x) {
-        return composed::drop_path(x, words, rate);
-    }
-    masked(x, move |x, out| drop::drop_path(words, rate, samples, x, out))
-}
-
-/// A residual branch with stochastic depth: `x + branch(x)` where each sample's branch is dropped with probability `rate`, the
-/// others scaled by `1 / (1 - rate)`. `branch` is only computed for the samples that are kept: x (B, ..) -> (K, ..).
-///
-/// # Errors
-/// When the rate is outside [0, 1), and those of `branch`.
-pub fn residual<E: From<crate::error::Error>>(
-    x: &Value,
-    key: Key,
-    rate: f32,
-    branch: impl FnOnce(&Value) -> Result<Value, E>,
-) -> Result<Value, E> {
-    drop::check_rate(rate).map_err(crate::error::Error::from)?;
-    let samples = x.dims().first().copied().unwrap_or(1);
-    let words = key.into_words();
-    let kept = drop::kept(words, rate, samples);
-    // Without a sample the branch still has to give its parameters their (zero) gradients.
-    if composed::wanted(x) || kept.is_empty() {
-        let h = branch(x)?;
-        let h = if composed::wanted(x) {
-            composed::drop_path(&h, words, rate)?
-        } else {
-            masked(&h, move |x, out| drop::drop_path(words, rate, samples, x, out))?
-        };
-        return Ok(x.add(&h)?);
-    }
-    let scale = 1.0 / (1.0 - rate);
-    if kept.len() == samples {
-        return Ok(add_kept(x, &branch(x)?, kept, scale)?);
-    }
-    let dims = x.dims().to_vec();
-    let flat = x.reshape((1, samples, x.tensor().elem_count() / samples.max(1)))?;
-    let mut some = dims.clone();
-    some[0] = kept.len();
-    let chosen = gather_tokens(&flat, &kept)?.reshape(some)?;
-    Ok(add_kept(x, &branch(&chosen)?, kept, scale)?)
-}
-
-/// `x`, plus `scale y` at the samples `kept`.
-fn add_kept(x: &Value, y: &Value, kept: Vec<u32>, scale: f32) -> Result<Value> {
-    let samples = x.dims().first().copied().unwrap_or(1);
-    if y.tensor().elem_count() * samples != x.tensor().elem_count() * kept.len() {
-        return shape("residual", format!("x {:?} and a branch {:?} of {} samples", x.dims(), y.dims(), kept.len()));
-    }
-    let mut out = buffer(x.tensor().elem_count());
-    drop::add_kept(&read("residual", x.tensor())?, &read("residual", y.tensor())?, &kept, samples, scale, &mut out)?;
-    let (a, c) = (x.source(), y.source());
-    let used = source_params([a, c]);
-    Ok(x.tape().push(tensor_from(out, x.tensor().shape())?, a.or(c).is_some(), used, move |g, b| {
-        b.add_with(c, || {
-            let n = g.len() / samples.max(1);
-            let mut d = Vec::with_capacity(kept.len() * n);
-            kept.iter().for_each(|&k| d.extend_from_slice(&g[k as usize * n..][..n]));
-            elementwise::scale(scale, &mut d);
-            Ok(d)
-        })?;
-        match a {
-            Some(a) => b.add(a, g),
-            None => Ok(()),
-        }
-    }))
-}
-
-fn masked(x: &Value, f: impl Fn(&[f32], &mut [f32]) -> candlelight_kernels::Result<()> + 'static) -> Result<Value> {
-    let mut out = buffer(x.tensor().elem_count());
-    f(&read("dropout", x.tensor())?, &mut out)?;
-    let source = x.source();
-    Ok(x.tape().push(tensor_from(out, x.tensor().shape())?, source.is_some(), source_params([source]), move |g, b| {
-        b.add_with(source, || {
-            let mut d = buffer(g.len());
-            f(&g, &mut d)?;
-            Ok(d)
-        })
-    }))
-}
-
 /// Adds one table (N, D) to every sample of x (B, N, D): position embeddings, learnable or not.
 ///
 /// # Errors
@@ -620,96 +515,6 @@ pub fn image_patches(images: &Value, patch: usize, ids: Option<&[u32]>) -> Resul
             Ok(out)
         })
     }))
-}
-
-/// A scalar whose gradient is already known: the value and `d loss / d x`.
-fn with_gradient(x: &Value, loss: f32, d: Vec<f32>) -> Result<Value> {
-    let source = x.source();
-    Ok(x.tape().push(tensor_from(vec![loss], ())?, source.is_some(), source_params([source]), move |g, b| {
-        b.add_with(source, || {
-            let mut d = d;
-            if g[0] != 1.0 {
-                elementwise::scale(g[0], &mut d);
-            }
-            Ok(d)
-        })
-    }))
-}
-
-/// MAE's loss of predictions (B, L, p p C) against images (B, C, H, W) over the patches where `mask` (B, L) is 1.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn mae_loss(pred: &Value, images: &Tensor, patch: usize, mask: &[f32], norm_pix: bool) -> Result<Value> {
-    let (_, channels, height, width) = images.dims4()?;
-    let g = Grid { channels, height, width, patch };
-    if composed::wanted(pred) {
-        g.check()?;
-        if pred.dims() != [images.dim(0)?, g.patches(), g.patch_len()] || mask.len() != images.dim(0)? * g.patches() {
-            return shape("mae_loss", format!("images {:?}, predictions {:?}", images.dims(), pred.dims()));
-        }
-        if !mask.iter().any(|m| *m > 0.0) {
-            return shape("mae_loss", "the mask removes no patch");
-        }
-        return composed::mae_loss(pred, images, &g, mask, norm_pix);
-    }
-    let mut d = buffer(pred.tensor().elem_count());
-    let images = read("mae_loss", images)?;
-    let loss = mae::forward(&g, &images, &read("mae_loss", pred.tensor())?, mask, norm_pix, &mut d)?;
-    with_gradient(pred, loss, d)
-}
-
-/// Mean cross-entropy of logits (B, K) with class indices, optionally smoothed.
-///
-/// # Errors
-/// When a label is past the last class.
-pub fn cross_entropy(logits: &Value, labels: &[u32], smoothing: f32) -> Result<Value> {
-    if composed::wanted(logits) {
-        let (batch, classes) = logits.tensor().dims2()?;
-        patch::check_ids("cross_entropy label", labels, classes)?;
-        if labels.len() != batch {
-            return shape("cross_entropy", format!("logits {:?} with {} labels", logits.dims(), labels.len()));
-        }
-        return composed::cross_entropy(logits, labels, smoothing);
-    }
-    let mut d = buffer(logits.tensor().elem_count());
-    let loss = loss::cross_entropy(&read("cross_entropy", logits.tensor())?, labels, smoothing, &mut d)?;
-    with_gradient(logits, loss, d)
-}
-
-/// Mean cross-entropy of logits (B, K) with soft targets (B, K).
-///
-/// # Errors
-/// When the shapes differ.
-pub fn soft_cross_entropy(logits: &Value, targets: &Tensor) -> Result<Value> {
-    let (batch, _) = logits.tensor().dims2()?;
-    if composed::wanted(logits) {
-        return composed::soft_cross_entropy(logits, targets);
-    }
-    let mut d = buffer(logits.tensor().elem_count());
-    let targets = read("soft_cross_entropy", targets)?;
-    let loss = loss::soft_cross_entropy(&read("soft_cross_entropy", logits.tensor())?, &targets, batch, &mut d)?;
-    with_gradient(logits, loss, d)
-}
-
-/// Binary cross-entropy of logits (B, K) with targets (B, K): the mean over all entries, or with `sum_classes` the sum over
-/// classes and the mean over the batch.
-///
-/// # Errors
-/// When the shapes differ.
-pub fn binary_cross_entropy(logits: &Value, targets: &Tensor, sum_classes: bool) -> Result<Value> {
-    let (batch, _) = logits.tensor().dims2()?;
-    if targets.dims() != logits.dims() {
-        return shape("binary_cross_entropy", format!("logits {:?}, targets {:?}", logits.dims(), targets.dims()));
-    }
-    if composed::wanted(logits) {
-        return composed::binary_cross_entropy(logits, targets, sum_classes);
-    }
-    let mut d = buffer(logits.tensor().elem_count());
-    let (x, t) = (read("binary_cross_entropy", logits.tensor())?, read("binary_cross_entropy", targets)?);
-    let loss = loss::binary_cross_entropy(&x, &t, batch, sum_classes, &mut d)?;
-    std::mem::drop((x, t));
-    with_gradient(logits, loss, d)
 }
 
 /// Any candle function as one operation, differentiated by candle inside: `f` runs forward without a graph, and again with

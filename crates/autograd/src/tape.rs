@@ -94,6 +94,29 @@ struct Node {
     params: Vec<usize>,
 }
 
+/// Adds numbers up over processes: what synchronised batch normalisation asks of a communicator.
+pub trait AllReduce {
+    /// Replaces each value by its sum over all processes. Every process calls this with as many values, in the same order.
+    ///
+    /// # Errors
+    /// When the processes lost each other.
+    fn sum(&self, values: &mut [f64]) -> Result<()>;
+}
+
+/// How operations run.
+#[derive(Clone)]
+struct How {
+    precision: Precision,
+    composed: bool,
+    all_reduce: Option<Rc<dyn AllReduce>>,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        How { precision: Precision::F32, composed: false, all_reduce: None }
+    }
+}
+
 struct Inner {
     nodes: RefCell<Vec<Node>>,
     slots: Cell<usize>,
@@ -101,8 +124,7 @@ struct Inner {
     /// Collects parameter uses of a segment that is not recorded but will be run again.
     watched: Option<RefCell<Vec<usize>>>,
     params: Rc<HashMap<TensorId, usize>>,
-    precision: Precision,
-    composed: bool,
+    how: How,
     /// Set by the backward pass: its nodes are gone.
     spent: Cell<bool>,
 }
@@ -166,42 +188,53 @@ impl Value {
 impl Tape {
     /// A tape that records operations on the store's trainable parameters.
     pub fn new(params: &ParamStore) -> Self {
-        Self::build(true, Rc::new(params.index()), Precision::F32, false)
+        Self::build(true, Rc::new(params.index()), How::default())
     }
 
     /// A tape that records nothing: evaluation runs the same forward.
     pub fn off() -> Self {
-        Self::build(false, Rc::default(), Precision::F32, false)
+        Self::build(false, Rc::default(), How::default())
     }
 
     /// The same tape, not yet used, with products in `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
-        Self::build(self.0.recording, self.0.params.clone(), precision, self.0.composed)
+        self.but(|how| how.precision = precision)
     }
 
     /// The same tape, not yet used, with every operation composed from candle's own, as on devices we have no kernels for:
     /// an independent second opinion on the kernels.
     #[must_use]
     pub fn with_composed_ops(self) -> Self {
-        Self::build(self.0.recording, self.0.params.clone(), self.0.precision, true)
+        self.but(|how| how.composed = true)
     }
 
-    fn build(recording: bool, params: Rc<HashMap<TensorId, usize>>, precision: Precision, composed: bool) -> Self {
+    /// The same tape, not yet used, whose batch normalisations see the batches of all processes: synchronised statistics.
+    #[must_use]
+    pub fn with_all_reduce(self, all: Rc<dyn AllReduce>) -> Self {
+        self.but(|how| how.all_reduce = Some(all))
+    }
+
+    fn but(self, change: impl FnOnce(&mut How)) -> Self {
+        let mut how = self.0.how.clone();
+        change(&mut how);
+        Self::build(self.0.recording, self.0.params.clone(), how)
+    }
+
+    fn build(recording: bool, params: Rc<HashMap<TensorId, usize>>, how: How) -> Self {
         Tape(Rc::new(Inner {
             nodes: RefCell::default(),
             slots: Cell::new(0),
             recording,
             watched: None,
             params,
-            precision,
-            composed,
+            how,
             spent: Cell::new(false),
         }))
     }
 
     fn like(&self, recording: bool) -> Self {
-        let mut tape = Self::build(recording, self.0.params.clone(), self.0.precision, self.0.composed);
+        let mut tape = Self::build(recording, self.0.params.clone(), self.0.how.clone());
         if let (Some(inner), false) = (Rc::get_mut(&mut tape.0), recording) {
             inner.watched = Some(RefCell::default());
         }
@@ -210,12 +243,17 @@ impl Tape {
 
     /// True when operations are composed even where a kernel exists.
     pub(crate) fn composed(&self) -> bool {
-        self.0.composed
+        self.0.how.composed
+    }
+
+    /// How processes share statistics, if they do.
+    pub(crate) fn all_reduce(&self) -> Option<Rc<dyn AllReduce>> {
+        self.0.how.all_reduce.clone()
     }
 
     /// Precision of the products.
     pub fn precision(&self) -> Precision {
-        self.0.precision
+        self.0.how.precision
     }
 
     /// True when operations are recorded.

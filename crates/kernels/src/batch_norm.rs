@@ -208,8 +208,11 @@ pub struct Saved<'a> {
     pub batch: bool,
 }
 
-/// Gradients: of the input where asked for; `dgamma` and `dbeta` are written. `relu` is the result of a forward pass that ended
-/// in the rectifier.
+/// Replaces sums of this process by those of all processes and returns the rows of all.
+pub type Combine<'a> = &'a mut dyn FnMut(&mut [f32]) -> f64;
+
+/// Gradients: of the input where asked for; `dgamma` and `dbeta` are written, of this process's rows alone. `relu` is the result of a
+/// forward pass that ended in the rectifier. `combine` is called where the statistics were those of several processes.
 ///
 /// # Errors
 /// When the lengths do not fit.
@@ -221,6 +224,7 @@ pub fn backward(
     dx: Dx<'_>,
     dgamma: &mut [f32],
     dbeta: &mut [f32],
+    combine: Option<Combine<'_>>,
 ) -> Result<()> {
     let n = saved.mean.len();
     for (what, len) in
@@ -248,10 +252,11 @@ pub fn backward(
     }
     let (mut a, mut b) = (vec![0.0; n], vec![0.0; n]);
     if saved.batch {
-        let inv = n as f32 / x.len().max(1) as f32;
+        let rows = combine.map_or(x.len().max(1) as f64 / n as f64, |all| all(&mut sums));
+        let inv = (1.0 / rows) as f32;
         for c in 0..n {
-            a[c] = dbeta[c] * inv;
-            b[c] = dgamma[c] * saved.rstd[c] * inv;
+            a[c] = sums[n + c] * inv;
+            b[c] = sums[c] * saved.rstd[c] * saved.rstd[c] * inv;
         }
     }
     let (mean, scale) = (saved.mean, saved.scale);
@@ -333,7 +338,7 @@ mod tests {
                     let relu = (then > 0).then_some(&y[..]);
                     let (mut dx, mut dg, mut db) = (vec![0.0; x.len()], vec![0.0; n], vec![0.0; n]);
                     let (mut d, mut own) = (dy.clone(), dy.clone());
-                    backward(&x, &mut d, saved, relu, Dx::Into(&mut dx), &mut dg, &mut db).unwrap();
+                    backward(&x, &mut d, saved, relu, Dx::Into(&mut dx), &mut dg, &mut db, None).unwrap();
                     // Two rows: dx is the difference of nearly equal numbers.
                     let tol = if rows == 2 { 1e-3 } else { 2e-5 };
                     close("dx", &dx, &finite_difference(&x, |x| f(x, &g64, &b64, &r64)), tol);
@@ -342,7 +347,7 @@ mod tests {
                     if then == 2 {
                         close("dresidual", &d, &finite_difference(&residual, |r| f(&x64, &g64, &b64, r)), 1e-5);
                     }
-                    backward(&x, &mut own, saved, relu, Dx::InPlace, &mut dg, &mut db).unwrap();
+                    backward(&x, &mut own, saved, relu, Dx::InPlace, &mut dg, &mut db, None).unwrap();
                     assert_eq!(own, dx);
                 });
             }

@@ -4,10 +4,12 @@
 pub mod adamw;
 pub mod attention;
 pub mod batch_norm;
+pub mod blur;
 pub mod conv;
 mod conv_direct;
 mod conv_tile;
 pub mod cpu;
+pub mod drop_block;
 pub mod dropout;
 pub mod elementwise;
 mod error;

@@ -116,6 +116,7 @@ pub fn backbone(
     if !tensors.iter().any(|(n, _)| n == "patch_embed.proj.weight") {
         return Err(foreign("vision transformer", &tensors));
     }
+    notes.extend(input_channels(&mut tensors, "patch_embed.proj.weight", config.channels)?);
     notes.extend(positions(&mut tensors, config, from, how)?);
     let model = params.state_dict();
     let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
@@ -134,10 +135,7 @@ pub fn backbone(
     let own = |n: &str| ["head.", "fc_norm."].iter().any(|p| n.starts_with(p));
     let has = |name: &str| tensors.iter().any(|(n, _)| n == name);
     let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(|n| !own(n) && !has(n)).collect();
-    if !incomplete.is_empty() {
-        let (n, first) = (incomplete.len(), incomplete.iter().take(3).copied().collect::<Vec<_>>().join(", "));
-        return Err(Error::Mismatch(format!("{n} tensors of the backbone are not in the file: {first}, ...")));
-    }
+    whole(&incomplete)?;
     all_finite(&tensors)?;
     if let Some((n, _)) = tensors.iter().find(|(n, _)| n.starts_with("blocks.") && wanted(n).is_none()) {
         return Err(Error::Mismatch(format!(
@@ -183,36 +181,113 @@ pub fn init_head(params: &ParamStore, std: f64, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Fits a residual network's weights to `config`: classes are the file's.
+/// Fits a residual network's weights to `config`: classes and image channels are the file's.
 ///
 /// # Errors
-/// When the file holds no residual network, or one of another width or depth.
+/// When the file holds no residual network, or one of another depth.
 pub fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<(String, Tensor)>, ResNetConfig)> {
-    let tensors = weights::unwrapped(&weights_only(tensors));
-    let Some((_, stem)) = tensors.iter().find(|(n, _)| n == "conv1.weight") else {
-        return Err(foreign("residual network", &tensors));
-    };
-    all_finite(&tensors)?;
+    let tensors = residual_weights(tensors, config)?;
     let mut config = config.clone();
-    config.channels = stem.dim(1)?;
-    let head = tensors.iter().find(|(n, _)| n == "fc.weight" || n == "linear.weight");
-    match head {
-        Some((_, t)) => config.classes = t.dim(0)?,
-        None => return Err(Error::Mismatch("the file has no head".into())),
+    for (name, t) in &tensors {
+        match name.as_str() {
+            "conv1.weight" => config.channels = t.dim(1)?,
+            "fc.weight" | "linear.weight" => config.classes = t.dim(0)?,
+            _ => {}
+        }
     }
-    let stage = |n: &str| {
-        n.strip_prefix("layer").and_then(|r| r.split_once('.')).map(|(s, rest)| (s.to_string(), rest.to_string()))
+    if !tensors.iter().any(|(n, _)| n == "fc.weight" || n == "linear.weight") {
+        return Err(Error::Mismatch("the file has no head".into()));
+    }
+    Ok((tensors, config))
+}
+
+/// Loads pretrained weights into a residual network with parameters `params`: everything below the head must be whole, other
+/// input channels are adapted as timm does, a head of other classes is left out, further splits of batch normalisations start as
+/// the first.
+///
+/// # Errors
+/// When the file holds no residual network, one of another width or depth, or only a part of it. Nothing is changed then.
+pub fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Loaded> {
+    let mut tensors = residual_weights(tensors, config)?;
+    let mut notes: Vec<String> = input_channels(&mut tensors, "conv1.weight", config.channels)?.into_iter().collect();
+    let model = params.state_dict();
+    let dims = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());
+    let head = |n: &str| n.starts_with("fc.") || n.starts_with("linear.");
+    let weight = tensors.iter().find(|(n, _)| head(n) && n.ends_with("weight"));
+    if let Some((_, t)) = weight.filter(|(n, t)| dims(n).is_none_or(|d| d != t.dims())) {
+        let (theirs, ours) = (t.dim(0)?, config.classes);
+        notes.push(format!("the file's head of {theirs} classes is left out: a new one of {ours} starts"));
+        tensors.retain(|(n, _)| !head(n));
+    }
+    for (name, _) in &model {
+        let Some((before, (_, rest))) = name.split_once("aux_bn.").and_then(|(b, r)| Some((b, r.split_once('.')?)))
+        else {
+            continue;
+        };
+        let first = tensors.iter().find(|(n, _)| *n == format!("{before}{rest}")).map(|(_, t)| t.clone());
+        if let (Some(t), false) = (first, tensors.iter().any(|(n, _)| n == name)) {
+            tensors.push((name.clone(), t));
+        }
+    }
+    let missing = |n: &&str| !head(n) && !n.ends_with("num_batches_tracked") && !tensors.iter().any(|(m, _)| m == n);
+    let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(missing).collect();
+    whole(&incomplete)?;
+    Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
+}
+
+fn whole(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let first = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+    Err(Error::Mismatch(format!("{} tensors of the backbone are not in the file: {first}, ...", missing.len())))
+}
+
+/// A residual network's tensors under our names, of the depth of `config`.
+fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
+    let tensors = weights::unwrapped(&weights_only(tensors));
+    if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
+        return Err(foreign("residual network", &tensors));
+    }
+    all_finite(&tensors)?;
+    let block_of = |n: &str, stage: usize| -> Option<usize> {
+        n.strip_prefix(&format!("layer{stage}."))?.split('.').next()?.parse().ok()
     };
     for (i, depth) in config.depths.iter().enumerate() {
-        let blocks = tensors.iter().filter_map(|(n, _)| stage(n)).filter(|(s, _)| *s == (i + 1).to_string());
-        let found =
-            blocks.filter_map(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok()).max().map_or(0, |b| b + 1);
+        let blocks = tensors.iter().filter_map(|(n, _)| block_of(n, i + 1));
+        let found = blocks.max().map_or(0, |b| b + 1);
         if found != *depth {
             let message = format!("layer{} has {found} blocks in the file, the model has {depth}", i + 1);
             return Err(Error::Mismatch(message));
         }
     }
-    Ok((tensors, config))
+    Ok(tensors)
+}
+
+/// Brings the first convolution, (O, I, kh, kw), to other image channels as timm does: one is the sum of all; others repeat those
+/// of the file, scaled to keep the sum. Says so where it did.
+///
+/// # Errors
+/// When more than one channel is to be made of other than three.
+pub fn input_channels(tensors: &mut [(String, Tensor)], name: &str, channels: usize) -> Result<Option<String>> {
+    let Some((_, t)) = tensors.iter_mut().find(|(n, _)| n == name) else { return Ok(None) };
+    let have = t.dims4()?.1;
+    if have == channels {
+        return Ok(None);
+    }
+    *t = match (channels, have) {
+        (1, _) => t.sum_keepdim(1)?,
+        (_, 3) => {
+            let copies = vec![&*t; channels.div_ceil(3)];
+            (Tensor::cat(&copies, 1)?.narrow(1, 0, channels)? * (3.0 / channels as f64))?.contiguous()?
+        }
+        _ => {
+            return Err(Error::Mismatch(format!(
+                "{name} is for {have} channels: only one channel, or more from 3, can be made of it, not {channels}"
+            )));
+        }
+    };
+    Ok(Some(format!("{name} brought from {have} to {channels} channels")))
 }
 
 /// The model's part of one of our checkpoints; any other file as it is.
@@ -236,8 +311,8 @@ fn below(prefix: &str, tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Vit, registry, weights};
-    use candlelight_autograd::{Key, ParamStore};
+    use crate::{ResNet, Vit, registry, weights};
+    use candlelight_autograd::{Key, ParamStore, Tape};
 
     fn file(pool: Pool, side: usize, classes: usize) -> Vec<(String, Tensor)> {
         let tiny = registry::vit("vit_tiny_patch16").unwrap();
@@ -263,6 +338,75 @@ mod tests {
             .flat_map(|(n, t)| [(format!("model.{n}"), t.clone()), (format!("optim.{n}.m"), t)])
             .collect();
         assert!(classifier(&checkpoint, &want, None, Interpolation::Timm).is_ok());
+    }
+
+    fn residual_file(channels: usize, classes: usize) -> Vec<(String, Tensor)> {
+        let params = ParamStore::new();
+        ResNet::new(&narrow(channels, classes), params.builder(Key::new(5))).unwrap();
+        params.state_dict()
+    }
+
+    fn narrow(channels: usize, classes: usize) -> ResNetConfig {
+        ResNetConfig { widths: vec![8, 12, 16, 20], channels, classes, ..registry::resnet("resnet18").unwrap() }
+    }
+
+    #[test]
+    fn a_pretrained_residual_network_gets_a_new_head_other_channels_and_its_splits() {
+        let file = residual_file(3, 7);
+        for (channels, classes, notes) in [(3, 7, 0), (1, 7, 1), (5, 4, 2), (3, 0, 1)] {
+            let mut config = narrow(channels, classes);
+            config.norm.splits = 2;
+            let params = ParamStore::new();
+            let model = ResNet::new(&config, params.builder(Key::new(6))).unwrap();
+            let loaded = residual_backbone(&params, &file, &config).unwrap();
+            assert_eq!(loaded.notes.len(), notes, "{:?}", loaded.notes);
+            let head: Vec<&String> = loaded.report.missing.iter().collect();
+            assert!(head.iter().all(|n| n.starts_with("fc.")), "{head:?}");
+            let aux = params.var("layer1.0.bn1.aux_bn.0.weight").unwrap();
+            let first = params.var("layer1.0.bn1.weight").unwrap();
+            assert_eq!(aux.to_vec1::<f32>().unwrap(), first.to_vec1::<f32>().unwrap());
+            // A gray image in every channel gives what it gave in three.
+            let image =
+                |c: usize| Tensor::ones((1, c, 64, 64), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+            let tape = Tape::off();
+            let features = |m: &ResNet, c: usize| -> Vec<f32> {
+                let v = m.forward_features(&tape.constant(&image(c)), None).unwrap();
+                v.tensor().flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let theirs = ParamStore::new();
+            let original = ResNet::new(&narrow(3, 7), theirs.builder(Key::new(0))).unwrap();
+            weights::load(&theirs, &file, true).unwrap();
+            let (a, b) = (features(&model, channels), features(&original, 3));
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4), "{channels}");
+        }
+    }
+
+    #[test]
+    fn residual_files_that_cannot_fit_say_why() {
+        let file = residual_file(3, 7);
+        let try_ = |file: &[(String, Tensor)], config: &ResNetConfig| {
+            let params = ParamStore::new();
+            ResNet::new(config, params.builder(Key::new(6))).unwrap();
+            residual_backbone(&params, file, config).unwrap_err().to_string()
+        };
+        let base = narrow(3, 7);
+        let wider = ResNetConfig { widths: vec![8, 12, 16, 24], ..base.clone() };
+        assert!(try_(&file, &wider).contains("the file has"), "{}", try_(&file, &wider));
+        let deeper = ResNetConfig { depths: vec![2, 2, 3, 2], ..base.clone() };
+        assert!(try_(&file, &deeper).contains("layer3 has 2 blocks in the file, the model has 3"));
+        let mut part = file.clone();
+        part.retain(|(n, _)| n != "layer2.0.conv1.weight");
+        assert!(try_(&part, &base).contains("layer2.0.conv1.weight"));
+        let e = try_(&residual_file(2, 7), &base);
+        assert!(e.contains("is for 2 channels"), "{e}");
+        let headless: Vec<_> = file.iter().filter(|(n, _)| !n.starts_with("fc.")).cloned().collect();
+        assert!(residual(&headless, &base).unwrap_err().to_string().contains("no head"));
+        // To evaluate, classes and channels are the file's.
+        let (_, c) = residual(&residual_file(1, 3), &base).unwrap();
+        assert_eq!((c.channels, c.classes), (1, 3));
+        let mut broken = file;
+        broken[0].1 = (&broken[0].1 * f64::NAN).unwrap();
+        assert!(try_(&broken, &base).contains("not finite"));
     }
 
     #[test]

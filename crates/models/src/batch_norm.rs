@@ -1,40 +1,74 @@
-//! Batch normalisation with PyTorch's state: `running_mean`, `running_var`, `num_batches_tracked`.
+//! Batch normalisation with PyTorch's state: `running_mean`, `running_var`, `num_batches_tracked`; in splits as timm's
+//! `SplitBatchNorm2d`, whose further splits are below `aux_bn`.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::Value;
 use candlelight_autograd::ops::{self, Then};
+use serde::{Deserialize, Serialize};
+
+/// Constants of batch normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchNormConfig {
+    /// Added to the variances.
+    pub eps: f64,
+    /// Share of a batch in the running statistics.
+    pub momentum: f64,
+    /// In training the batch is cut into so many parts, each normalised by itself with a scale, a shift and statistics of its own;
+    /// evaluation uses the first's (C. Xie et al., "AdvProp", arXiv 1911.09665, and timm's augmentation splits).
+    pub splits: usize,
+}
+
+impl Default for BatchNormConfig {
+    /// PyTorch's: eps 1e-5, momentum 0.1, one part.
+    fn default() -> Self {
+        BatchNormConfig { eps: 1e-5, momentum: 0.1, splits: 1 }
+    }
+}
+
+impl BatchNormConfig {
+    /// TensorFlow's constants: eps 1e-3, momentum 0.01.
+    pub const TENSORFLOW: Self = BatchNormConfig { eps: 1e-3, momentum: 0.01, splits: 1 };
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// Names what is out of range.
+    pub fn check(&self) -> Result<()> {
+        let &BatchNormConfig { eps, momentum, splits } = self;
+        if !(eps > 0.0 && eps.is_finite() && (0.0..=1.0).contains(&momentum)) {
+            return Err(Error::Config(format!(
+                "bn_eps {eps} is not above 0, or bn_momentum {momentum} is not in [0, 1]"
+            )));
+        }
+        if splits == 0 {
+            return Err(Error::Config("batch normalisation in 0 splits".into()));
+        }
+        Ok(())
+    }
+}
 
 /// Batch normalisation over the last dimension.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
+    config: BatchNormConfig,
+    /// Of each split.
+    norms: Vec<Norm>,
+}
+
+/// Scale, shift and statistics.
+#[derive(Debug, Clone)]
+struct Norm {
     affine: Option<(Tensor, Tensor)>,
     mean: Tensor,
     var: Tensor,
     seen: Tensor, // ()
-    eps: f64,
-    momentum: f64,
 }
 
-impl BatchNorm {
-    /// `channels` means and variances; with `affine` also a scale and a shift that train.
-    ///
-    /// # Errors
-    /// When the builder lacks a tensor.
-    pub fn new(channels: usize, affine: bool, eps: f64, momentum: f64, vb: VarBuilder) -> Result<Self> {
-        Self::build(channels, affine.then_some(1.0), eps, momentum, vb)
-    }
-
-    /// The same with a scale that starts at `scale`.
-    ///
-    /// # Errors
-    /// When the builder lacks a tensor.
-    pub fn with_scale(channels: usize, scale: f64, eps: f64, momentum: f64, vb: VarBuilder) -> Result<Self> {
-        Self::build(channels, Some(scale), eps, momentum, vb)
-    }
-
-    fn build(channels: usize, scale: Option<f64>, eps: f64, momentum: f64, vb: VarBuilder) -> Result<Self> {
+impl Norm {
+    fn new(channels: usize, scale: Option<f64>, vb: VarBuilder) -> Result<Self> {
         let get = |name: &str, v: f64| vb.get_with_hints(channels, name, Init::Const(v));
         let affine = scale.map(|s| Ok::<_, candle_core::Error>((get("weight", s)?, get("bias", 0.0)?))).transpose()?;
         let (mean, var) = (get("running_mean", 0.0)?, get("running_var", 1.0)?);
@@ -43,7 +77,34 @@ impl BatchNorm {
             Ok(t) => t,
             Err(_) => Tensor::zeros((), candle_core::DType::F32, vb.device())?,
         };
-        Ok(BatchNorm { affine, mean, var, seen, eps, momentum })
+        Ok(Norm { affine, mean, var, seen })
+    }
+
+    fn forward(&self, config: &BatchNormConfig, x: &Value, train: bool, then: Then) -> Result<Value> {
+        let frozen = self.affine.as_ref().is_some_and(|(g, _)| x.tape().param(g).is_none());
+        let train = train && !frozen;
+        let how = ops::BatchNorm { eps: config.eps, momentum: config.momentum, train };
+        let affine = self.affine.as_ref().map(|(g, b)| (g, b));
+        let y = ops::batch_norm_then(x, affine, (&self.mean, &self.var), how, then)?;
+        if train {
+            Var::from_tensor(&self.seen)?.set(&(&self.seen.detach() + 1.0)?)?;
+        }
+        Ok(y)
+    }
+}
+
+impl BatchNorm {
+    /// `channels` means and variances, and without `scale` nothing that trains; else a scale that starts there and a shift.
+    ///
+    /// # Errors
+    /// When a constant is out of range or the builder lacks a tensor.
+    pub fn new(channels: usize, scale: Option<f64>, config: BatchNormConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?;
+        let mut norms = vec![Norm::new(channels, scale, vb.clone())?];
+        for i in 1..config.splits {
+            norms.push(Norm::new(channels, scale, vb.pp("aux_bn").pp(i - 1))?);
+        }
+        Ok(BatchNorm { config, norms })
     }
 
     /// x (.., C) -> (.., C). In training the batch normalises itself and moves the running statistics; else these are used,
@@ -58,16 +119,24 @@ impl BatchNorm {
     /// [`BatchNorm::forward`] and what follows it, in one pass.
     ///
     /// # Errors
-    /// When a shape differs.
+    /// When a shape differs, or the splits do not divide a training batch.
     pub fn forward_then(&self, x: &Value, train: bool, then: Then) -> Result<Value> {
-        let frozen = self.affine.as_ref().is_some_and(|(g, _)| x.tape().param(g).is_none());
-        let train = train && !frozen;
-        let how = ops::BatchNorm { eps: self.eps, momentum: self.momentum, train };
-        let affine = self.affine.as_ref().map(|(g, b)| (g, b));
-        let y = ops::batch_norm_then(x, affine, (&self.mean, &self.var), how, then)?;
-        if train {
-            Var::from_tensor(&self.seen)?.set(&(&self.seen.detach() + 1.0)?)?;
+        let (n, batch) = (self.norms.len(), x.dims().first().copied().unwrap_or(0));
+        if n == 1 || !train {
+            return self.norms[0].forward(&self.config, x, train, then);
         }
-        Ok(y)
+        if batch % n != 0 {
+            return Err(Error::Config(format!("a batch of {batch} cannot be normalised in {n} splits")));
+        }
+        let part = |v: &Value, i: usize| ops::narrow(v, 0, i * (batch / n), batch / n);
+        let normalised = |(i, norm): (usize, &Norm)| {
+            let x = part(x, i)?;
+            match then {
+                Then::AddRelu(r) => norm.forward(&self.config, &x, train, Then::AddRelu(&part(r, i)?)),
+                _ => norm.forward(&self.config, &x, train, then),
+            }
+        };
+        let parts = self.norms.iter().enumerate().map(normalised).collect::<Result<Vec<_>>>()?;
+        Ok(ops::cat(&parts, 0)?)
     }
 }

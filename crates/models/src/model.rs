@@ -1,12 +1,16 @@
 //! Any classifier by name or by its stored configuration.
 
+use crate::adapt::{self, Loaded};
+use crate::batch_norm::BatchNormConfig;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
+use crate::posemb::Interpolation;
 use crate::registry;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::vit::{Vit, VitConfig};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use candlelight_autograd::{Key, Value};
+use candlelight_autograd::{Key, ParamStore, Value};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a classifier of any architecture.
@@ -59,6 +63,36 @@ impl ModelConfig {
         }
     }
 
+    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given. A vision
+    /// transformer has none.
+    pub fn batch_norm(&mut self, tf: bool, momentum: Option<f64>, eps: Option<f64>) {
+        let ModelConfig::ResNet(ResNetConfig { norm, .. }) = self else { return };
+        if tf {
+            *norm = BatchNormConfig { splits: norm.splits, ..BatchNormConfig::TENSORFLOW };
+        }
+        norm.momentum = momentum.unwrap_or(norm.momentum);
+        norm.eps = eps.unwrap_or(norm.eps);
+    }
+
+    /// Loads pretrained weights of any family's names into parameters built for this configuration, to train further: a head of
+    /// other classes is left out, other input channels are adapted, positions are brought to the grid. `from` is the grid the
+    /// file's positions are on; a square one without it.
+    ///
+    /// # Errors
+    /// When the file holds another architecture, size or only a part. Nothing is changed then.
+    pub fn load_pretrained(
+        &self,
+        params: &ParamStore,
+        tensors: &[(String, Tensor)],
+        from: Option<(usize, usize)>,
+        how: Interpolation,
+    ) -> Result<Loaded> {
+        match self {
+            ModelConfig::Vit(c) => adapt::backbone(params, tensors, c, from, how),
+            ModelConfig::ResNet(c) => adapt::residual_backbone(params, tensors, c),
+        }
+    }
+
     /// Builds the model.
     ///
     /// # Errors
@@ -106,6 +140,25 @@ impl Classifier for Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batch_normalisation_takes_other_constants() {
+        let mut c = ModelConfig::named("resnet18").unwrap();
+        let norm = |c: &ModelConfig| match c {
+            ModelConfig::ResNet(c) => (c.norm.eps, c.norm.momentum),
+            ModelConfig::Vit(_) => (0.0, 0.0),
+        };
+        c.batch_norm(false, None, None);
+        assert_eq!(norm(&c), (1e-5, 0.1));
+        c.batch_norm(true, None, None);
+        assert_eq!(norm(&c), (1e-3, 0.01));
+        c.batch_norm(true, Some(0.2), Some(1e-4));
+        assert_eq!(norm(&c), (1e-4, 0.2));
+        let vit = ModelConfig::named("vit_tiny_patch16").unwrap();
+        let mut same = vit.clone();
+        same.batch_norm(true, Some(0.2), None);
+        assert_eq!(vit, same);
+    }
 
     #[test]
     fn names_and_stored_configurations_find_their_architecture() {

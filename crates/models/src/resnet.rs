@@ -4,7 +4,7 @@
 //!
 //! Shapes: B images, H x W pixels, channels last inside.
 
-use crate::batch_norm::BatchNorm;
+use crate::batch_norm::{BatchNorm, BatchNormConfig};
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use candle_core::{Module, Tensor};
@@ -82,10 +82,12 @@ pub struct ResNetConfig {
     pub dropout: f32,
     /// Start every block as the identity: the last normalisation's scale is 0 (timm's default, torchvision's option).
     pub zero_init_last: bool,
-    /// Added to the variances; TensorFlow's networks have 1e-3.
-    pub bn_eps: f64,
-    /// Share of a batch in the running statistics; TensorFlow's networks have 0.01.
-    pub bn_momentum: f64,
+    /// DropBlock's rate: squares of 5 pixels in the last stage but one, at a quarter of the rate, and of 3 in the last, as timm.
+    pub drop_block: f32,
+    /// Blur before every subsampling but the shortcuts' (R. Zhang, arXiv 1904.11486).
+    pub blur: bool,
+    /// Constants of every batch normalisation.
+    pub norm: BatchNormConfig,
 }
 
 type Variant = (&'static str, fn() -> ResNetConfig);
@@ -106,8 +108,9 @@ fn large(block: Block, depths: [usize; 4], groups: usize, base_width: usize) -> 
         drop_path: 0.0,
         dropout: 0.0,
         zero_init_last: true,
-        bn_eps: 1e-5,
-        bn_momentum: 0.1,
+        drop_block: 0.0,
+        blur: false,
+        norm: BatchNormConfig::default(),
     }
 }
 
@@ -139,6 +142,8 @@ pub const VARIANTS: &[Variant] = &[
     ("resnext101_64x4d", || large(Block::Bottleneck, D101, 64, 4)),
     ("wide_resnet50_2", || large(Block::Bottleneck, D50, 1, 128)),
     ("wide_resnet101_2", || large(Block::Bottleneck, D101, 1, 128)),
+    ("resnetblur18", || ResNetConfig { blur: true, ..large(Block::Basic, [2, 2, 2, 2], 1, 64) }),
+    ("resnetblur50", || ResNetConfig { blur: true, ..large(Block::Bottleneck, D50, 1, 64) }),
     ("resnet20", || cifar(3)),
     ("resnet32", || cifar(5)),
     ("resnet44", || cifar(7)),
@@ -165,16 +170,13 @@ impl ResNetConfig {
         if let Some(w) = self.widths.iter().find(|w| self.groups == 0 || self.middle(**w) % self.groups != 0) {
             return fail(format!("{} groups do not divide a width of {w}", self.groups));
         }
-        for (name, rate) in [("drop_path", self.drop_path), ("dropout", self.dropout)] {
+        let rates = [("drop_path", self.drop_path), ("dropout", self.dropout), ("drop_block", self.drop_block)];
+        for (name, rate) in rates {
             if !(0.0..1.0).contains(&rate) {
                 return fail(format!("{name} {rate} is outside [0, 1)"));
             }
         }
-        let (eps, momentum) = (self.bn_eps, self.bn_momentum);
-        if !(eps > 0.0 && eps.is_finite() && (0.0..=1.0).contains(&momentum)) {
-            return fail(format!("bn_eps {eps} is not above 0, or bn_momentum {momentum} is not in [0, 1]"));
-        }
-        Ok(())
+        self.norm.check()
     }
 
     /// Width of a block's middle.
@@ -220,6 +222,27 @@ struct Residual {
     /// Of the parameter-free shortcut: stride and channels of the result.
     zeros: Option<(usize, usize)>,
     drop_path: f32,
+    /// DropBlock's rate, square and share, behind the convolution that may subsample.
+    drop_block: Option<(f32, usize, f32)>,
+    /// Steps of a blur pool that subsamples in the convolution's place.
+    blur: Option<usize>,
+}
+
+impl Residual {
+    /// What follows the convolution that may subsample: normalisation, DropBlock, rectifier, blur.
+    fn middle(&self, conv: &ConvNorm, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = match (self.drop_block, key) {
+            (Some((rate, size, share)), Some(key)) => {
+                let h = conv.forward(x, true, Then::Plain)?;
+                ops::relu(&ops::drop_block2d(&h, key.child("drop_block"), rate, size, share)?)?
+            }
+            _ => conv.forward(x, key.is_some(), Then::Relu)?,
+        };
+        match self.blur {
+            Some(stride) => Ok(ops::blur_pool2d(&h, 3, stride)?),
+            None => Ok(h),
+        }
+    }
 }
 
 impl Residual {
@@ -233,8 +256,9 @@ impl Residual {
         };
         let (last, first) = self.convs.split_last().ok_or_else(|| Error::Config("an empty block".into()))?;
         let mut h = x.clone();
-        for c in first {
-            h = c.forward(&h, train, Then::Relu)?;
+        for (i, c) in first.iter().enumerate() {
+            // The convolution before the last has the stride.
+            h = if i + 1 == first.len() { self.middle(c, &h, key)? } else { c.forward(&h, train, Then::Relu)? };
         }
         match key {
             Some(key) if self.drop_path > 0.0 => {
@@ -270,9 +294,8 @@ impl ResNet {
     pub fn new(config: &ResNetConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let c = config;
-        let norm = |n: usize, zero: bool, vb: VarBuilder| {
-            BatchNorm::with_scale(n, if zero { 0.0 } else { 1.0 }, c.bn_eps, c.bn_momentum, vb)
-        };
+        let norm =
+            |n: usize, zero: bool, vb: VarBuilder| BatchNorm::new(n, Some(if zero { 0.0 } else { 1.0 }), c.norm, vb);
         let (kernel, how) = if c.stem == Stem::Large { (7, Conv2d::new(2, 3)) } else { (3, Conv2d::new(1, 1)) };
         let stem = ConvNorm {
             weight: conv(c.widths[0], c.channels, kernel, vb.pp("conv1"))?,
@@ -286,15 +309,17 @@ impl ResNet {
             for i in 0..depth {
                 let vb = vb.pp(format!("layer{}.{i}", stage + 1));
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
+                let blurred = c.blur && stride > 1;
+                let step = if blurred { 1 } else { stride };
                 let (middle, outputs) = (c.middle(width), width * c.block.expansion());
                 // (kernel, inputs, outputs, how)
                 let shapes = match c.block {
                     Block::Basic => {
-                        vec![(3, inputs, width, Conv2d::new(stride, 1)), (3, width, width, Conv2d::new(1, 1))]
+                        vec![(3, inputs, width, Conv2d::new(step, 1)), (3, width, width, Conv2d::new(1, 1))]
                     }
                     Block::Bottleneck => vec![
                         (1, inputs, middle, Conv2d::new(1, 0)),
-                        (3, middle, middle, Conv2d { groups: c.groups, ..Conv2d::new(stride, 1) }),
+                        (3, middle, middle, Conv2d { groups: c.groups, ..Conv2d::new(step, 1) }),
                         (1, middle, outputs, Conv2d::new(1, 0)),
                     ],
                 };
@@ -320,6 +345,13 @@ impl ResNet {
                         })
                         .transpose()?,
                     zeros: (differs && !projected).then_some((stride, outputs)),
+                    drop_block: match c.depths.len() - stage {
+                        _ if c.drop_block == 0.0 => None,
+                        1 => Some((c.drop_block, 3, 1.0)),
+                        2 => Some((c.drop_block, 5, 0.25)),
+                        _ => None,
+                    },
+                    blur: blurred.then_some(stride),
                     drop_path: if total > 1 { c.drop_path * index as f32 / (total - 1) as f32 } else { c.drop_path },
                 });
                 inputs = outputs;
@@ -354,6 +386,7 @@ impl ResNet {
 
     fn stem_pool(&self, x: &Value) -> Result<Value> {
         match self.config.stem {
+            Stem::Large if self.config.blur => Ok(ops::blur_pool2d(&ops::max_pool2d(x, Pool2d::new(3, 1, 1))?, 3, 2)?),
             Stem::Large => Ok(ops::max_pool2d(x, Pool2d::new(3, 2, 1))?),
             Stem::Small => Ok(x.clone()),
         }
@@ -488,6 +521,8 @@ mod tests {
         ("resnext101_64x4d", 83_455_272, 626, 26_976_256),
         ("wide_resnet50_2", 68_883_240, 320, 41_971_712),
         ("wide_resnet101_2", 126_886_696, 626, 41_971_712),
+        ("resnetblur18", 11_689_512, 122, 8_393_728),
+        ("resnetblur50", 25_557_032, 320, 14_964_736),
     ];
 
     #[test]
@@ -588,7 +623,7 @@ mod tests {
         assert!(text(ResNetConfig { depths: vec![1], ..base.clone() }).contains("1 depths and 4 widths"));
         assert!(text(ResNetConfig { groups: 2, ..small(Block::Basic) }).contains("bottleneck"));
         assert!(text(ResNetConfig { drop_path: 1.0, ..base.clone() }).contains("drop_path 1"));
-        assert!(text(ResNetConfig { bn_eps: 0.0, ..base }).contains("bn_eps 0"));
+        assert!(text(ResNetConfig { norm: BatchNormConfig { eps: 0.0, ..base.norm }, ..base }).contains("bn_eps 0"));
         let e = registry::resnet("resnext50_32x4").unwrap_err().to_string();
         assert!(e.contains("did you mean resnext50_32x4d"), "{e}");
     }

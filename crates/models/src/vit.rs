@@ -2,7 +2,7 @@
 //!
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
-use crate::batch_norm::BatchNorm;
+use crate::batch_norm::{BatchNorm, BatchNormConfig};
 use crate::error::{Error, Result};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -355,10 +355,11 @@ impl Vit {
     }
 
     fn new_head(c: &VitConfig, vb: VarBuilder) -> Result<(Option<BatchNorm>, Linear)> {
+        let norm = BatchNormConfig { eps: 1e-6, ..Default::default() };
         let linear = |vb| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb);
         match c.head {
             Head::Linear => Ok((None, linear(vb)?)),
-            Head::Probe => Ok((Some(BatchNorm::new(c.dim, false, 1e-6, 0.1, vb.pp(0))?), linear(vb.pp(1))?)),
+            Head::Probe => Ok((Some(BatchNorm::new(c.dim, None, norm, vb.pp(0))?), linear(vb.pp(1))?)),
         }
     }
 
