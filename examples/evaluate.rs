@@ -29,8 +29,13 @@ struct Args {
     #[arg(long)]
     model: Option<String>,
     /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
-    #[arg(long)]
-    weights: String,
+    #[arg(long, required_unless_present = "pretrained")]
+    weights: Option<String>,
+    /// The hub's ImageNet weights of --model
+    #[arg(long, conflicts_with = "weights", requires = "model")]
+    pretrained: bool,
+    #[command(flatten)]
+    norm: vision::BatchNormArgs,
     /// Evaluate the averaged weights of our own checkpoint
     #[arg(long)]
     ema: bool,
@@ -116,10 +121,11 @@ fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let device = support::device(args.device.as_deref())?;
-    let weights = vision::locate(&args.weights)?;
+    let weights = vision::weights_of(args.weights.as_deref(), args.model.as_deref())?;
     let size = args.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
     let asked = vision::Asked {
         weights: &weights,
+        norm: args.norm.clone(),
         model: args.model.as_deref(),
         size,
         positions: args.pos_interpolation,

@@ -28,8 +28,13 @@ use support::{Result, draw};
 #[command(name = "predict", version, rename_all = "snake_case")]
 struct Args {
     /// A checkpoint of ours, facebookresearch/mae, timm, torchvision or HuggingFace, or hf:OWNER/NAME
-    #[arg(long)]
-    weights: String,
+    #[arg(long, required_unless_present = "pretrained")]
+    weights: Option<String>,
+    /// The hub's ImageNet weights of --model
+    #[arg(long, conflicts_with = "weights", requires = "model")]
+    pretrained: bool,
+    #[command(flatten)]
+    norm: vision::BatchNormArgs,
     /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
     #[arg(long)]
     model: Option<String>,
@@ -208,9 +213,10 @@ fn unused(taken: &mut HashSet<String>, stem: &str) -> String {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let device = support::device(args.device.as_deref())?;
-    let weights = vision::locate(&args.weights)?;
+    let weights = vision::weights_of(args.weights.as_deref(), args.model.as_deref())?;
     let asked = vision::Asked {
         weights: &weights,
+        norm: args.norm.clone(),
         model: args.model.as_deref(),
         size: args.imgsz.as_deref().map(|s| (s[0], s[s.len() - 1])),
         positions: Interpolation::Mae,

@@ -470,3 +470,50 @@ fn weights_are_evaluated_and_converted() {
         assert!(!text.contains("panicked"), "{text}");
     }
 }
+
+#[test]
+fn residual_networks_are_evaluated_with_their_flags_and_refused_where_they_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for (class, side) in [("cat", 40), ("dog", 36), ("eel", 50)] {
+        std::fs::create_dir_all(d.join("data/val").join(class)).unwrap();
+        std::fs::write(d.join(format!("data/val/{class}/{side}.png")), png(side, 32)).unwrap();
+    }
+    let save = |name: &str, classes: usize, change: fn(&mut [(String, Tensor)])| {
+        let params = ParamStore::new();
+        let config = ResNetConfig { classes, ..registry::resnet("resnet20").unwrap() };
+        ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+        let mut tensors = params.state_dict();
+        change(&mut tensors);
+        weights::write_safetensors(&d.join(name), &tensors, None).unwrap();
+    };
+    save("w.safetensors", 3, |_| {});
+    save("half.safetensors", 3, |t| {
+        t.iter_mut().for_each(|(_, t)| *t = t.to_dtype(candle_core::DType::BF16).unwrap());
+    });
+    save("two.safetensors", 2, |_| {});
+    let base = ["data", "--model", "resnet20", "--json", "o.json", "--weights"];
+    let loss = |more: &[&str]| {
+        let (code, text) = run(d, "evaluate", &[&base[..], more].concat());
+        assert_eq!(code, Some(0), "{text}");
+        let scores: serde_json::Value = serde_json::from_slice(&std::fs::read(d.join("o.json")).unwrap()).unwrap();
+        scores["loss"].as_f64().unwrap()
+    };
+    let plain = loss(&["w.safetensors"]);
+    assert!((loss(&["half.safetensors"]) - plain).abs() < 0.05);
+    // The running statistics of an untrained network are 0 and 1: a larger eps makes every layer's result smaller.
+    let tf = loss(&["w.safetensors", "--bn-tf"]);
+    assert!(tf != plain && tf == loss(&["w.safetensors", "--bn_eps", "1e-3"]));
+    assert_eq!(loss(&["w.safetensors", "--bn-tf", "--bn-eps", "1e-5", "--bn-momentum", "0.5"]), plain);
+    let refuse = |more: &[&str], words: &[&str]| refused(d, "evaluate", &[&["data"], more].concat(), words);
+    refuse(&["--model", "resnet20", "--weights", "two.safetensors"], &["the data has 3 classes, the model 2"]);
+    refuse(
+        &["--model", "resnet32", "--weights", "w.safetensors"],
+        &["layer1 has 3 blocks in the file, the model has 5"],
+    );
+    refuse(&["--model", "resnet18", "--weights", "w.safetensors"], &["blocks in the file"]);
+    refuse(&["--model", "resnet2O", "--weights", "w.safetensors"], &["did you mean resnet20"]);
+    refuse(&["--model", "resnet20", "--weights", "w.safetensors", "--bn_eps", "0"], &["bn_eps 0 is not above 0"]);
+    refuse(&["--model", "resnet20", "--pretrained"], &["no published weights of resnet20"]);
+    refuse(&["--model", "resnet20"], &["--weights"]);
+}

@@ -1,6 +1,8 @@
 //! Finetuning and linear probing through the engine, against PyTorch (`tests/golden/recipes.safetensors`), and the engine's
 //! promises for classifiers: evaluation, best weights, resume.
 
+mod goldens;
+
 use candle_core::{Device, Tensor};
 use candlelight::data::{Batch, Mix, Normalize, Pixels, Stats, Subset};
 use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDecay, Loss, OptimizerKind};
@@ -13,28 +15,10 @@ use candlelight::models::vit::{Head, Pool};
 use candlelight::models::{Classifier, adapt, weights};
 use candlelight::optim::{SgdKind, assign, layer_decay_timm};
 use candlelight::prelude::*;
+use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-
-type Golden = HashMap<String, Tensor>;
-
-fn golden(name: &str) -> Golden {
-    let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-#[track_caller]
-fn close(what: &str, a: &[f32], b: &[f32], tol: f32) {
-    assert_eq!(a.len(), b.len(), "{what}: lengths");
-    let scale = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let worst = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(worst <= tol * scale, "{what}: off by {worst:e}, scale {scale:e}");
-}
 
 /// The golden's model.
 fn small(pool: Pool, head: Head) -> VitConfig {
@@ -171,8 +155,8 @@ fn fifty_steps_of_finetuning_are_pytorchs() {
         assert_eq!(losses.len(), 50);
         for weight in ["head.weight", "blocks.0.attn.qkv.weight"] {
             let want = |part: &str| values(&g[&format!("{name}.{part}.{weight}")]);
-            close(weight, &values(&after[&format!("model.{weight}")]), &want("after"), 1e-3);
-            close("averaged", &values(&after[&format!("ema.{weight}")]), &want("ema"), 1e-3);
+            close(weight, &values(&after[&format!("model.{weight}")]), &want("after"), 1e-3, 0.0);
+            close("averaged", &values(&after[&format!("ema.{weight}")]), &want("ema"), 1e-3, 0.0);
         }
     }
 }
@@ -187,7 +171,7 @@ fn fifty_steps_of_probing_are_pytorchs_and_leave_the_backbone_alone() {
     for (name, t) in &after {
         let Some(name) = name.strip_prefix("model.") else { continue };
         match g.get(&format!("probe.after.{name}")) {
-            Some(want) => close(name, &values(t), &values(want), 1e-3),
+            Some(want) => close(name, &values(t), &values(want), 1e-3, 0.0),
             None => assert_eq!(values(t), values(&g[&format!("probe.weights.{name}")]), "{name} was to be frozen"),
         }
     }
@@ -198,7 +182,7 @@ fn fifty_steps_of_probing_are_pytorchs_and_leave_the_backbone_alone() {
     weights::load(&params, &model, true).unwrap();
     let tape = Tape::off();
     let logits = vit.forward(&tape.constant(&g["images"].get(0).unwrap()), None).unwrap();
-    close("logits by running statistics", &values(logits.tensor()), &values(&g["probe.logits"]), 2e-3);
+    close("logits by running statistics", &values(logits.tensor()), &values(&g["probe.logits"]), 2e-3, 0.0);
 }
 
 fn probe_config() -> ClassifyConfig<VitConfig> {
@@ -250,25 +234,25 @@ fn batch_norm_and_binary_losses_are_pytorchs() {
         let x = tape.leaf(&g[&format!("{name}.x")]);
         let how = ops::BatchNorm { eps: 1e-5, momentum: 0.1, train };
         let y = ops::batch_norm(&x, Some((&w, &b)), (&mean, &var), how).unwrap();
-        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5);
+        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
         let mut grads = Gradients::new(&params);
         let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
-        close("dx", dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-4);
+        close("dx", dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-4, 0.0);
         for p in ["w", "b"] {
-            close(p, grads.get(p).unwrap(), &values(&g[&format!("{name}.d{p}")]), 1e-5);
+            close(p, grads.get(p).unwrap(), &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
         }
         let suffix = if train { "_after" } else { "" };
-        close("mean", &values(&mean), &values(&g[&format!("mean{suffix}")]), 1e-6);
-        close("var", &values(&var), &values(&g[&format!("var{suffix}")]), 1e-6);
+        close("mean", &values(&mean), &values(&g[&format!("mean{suffix}")]), 1e-6, 0.0);
+        close("var", &values(&var), &values(&g[&format!("var{suffix}")]), 1e-6, 0.0);
     }
     for (name, sum) in [("bce", false), ("bce_sum", true)] {
         let tape = Tape::new(&ParamStore::new());
         let x = tape.leaf(&g[&format!("{name}.x")]);
         let loss = ops::binary_cross_entropy(&x, &g["targets"], sum).unwrap();
-        close(name, &[loss.scalar().unwrap()], &values(&g[&format!("{name}.y")]), 1e-6);
+        close(name, &[loss.scalar().unwrap()], &values(&g[&format!("{name}.y")]), 1e-6, 0.0);
         let seed = g[&format!("{name}.g")].reshape(()).unwrap();
         let d = tape.backward_with(&loss, &seed, &[x], &mut Gradients::new(&ParamStore::new())).unwrap();
-        close("d", d[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5);
+        close("d", d[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
     }
 }
 
@@ -418,8 +402,8 @@ fn cached_features_train_the_same_head() {
     };
     let images = Loader::new(shipped(48), Pipeline::evaluation((28, 28), normalize), load).unwrap();
     let plain = heads(&images, Box::new(in_order(30)), Box::new(model), params);
-    close("head", &cached.0, &plain.0, 1e-5);
-    close("statistics", &cached.1, &plain.1, 1e-5);
+    close("head", &cached.0, &plain.0, 1e-5, 0.0);
+    close("statistics", &cached.1, &plain.1, 1e-5, 0.0);
     let loss = |log: &str| {
         serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()["test_loss"].as_f64().unwrap()
     };

@@ -1,35 +1,18 @@
 //! Convolutional networks against PyTorch: `tests/golden/resnet.py`.
 
-use candle_core::{Device, Tensor};
+mod goldens;
+
+use candle_core::Tensor;
 use candlelight::autograd::{AllReduce, tensor_from};
 use candlelight::kernels::drop_block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
 use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
+use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-
-type Golden = HashMap<String, Tensor>;
-
-fn golden(name: &str) -> Golden {
-    let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// `max |a - b| <= tol * max(max |b|, floor)`
-#[track_caller]
-fn close(what: &str, a: &[f32], b: &[f32], tol: f32, floor: f32) {
-    assert_eq!(a.len(), b.len(), "{what}: lengths");
-    let scale = b.iter().fold(floor, |m, v| m.max(v.abs()));
-    let worst = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(worst <= tol * scale, "{what}: off by {worst:e}, scale {scale:e}");
-}
 
 #[test]
 fn single_operations_are_pytorchs() {

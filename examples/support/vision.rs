@@ -119,6 +119,33 @@ pub fn locate(name: &str) -> Result<PathBuf> {
     Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }
 
+/// The file of `--weights`, or with `--pretrained` the hub's weights of a named model.
+pub fn weights_of(weights: Option<&str>, model: Option<&str>) -> Result<PathBuf> {
+    match (weights, model) {
+        (Some(name), _) => locate(name),
+        (None, Some(model)) => match registry::published(model) {
+            Some(name) => locate(&name),
+            None => Err(format!("--pretrained: no published weights of {model} are known; give --weights").into()),
+        },
+        (None, None) => Err("--pretrained needs --model NAME".into()),
+    }
+}
+
+/// Constants of every batch normalisation.
+#[derive(clap::Args, Debug, Clone, Default)]
+#[command(rename_all = "snake_case")]
+pub struct BatchNormArgs {
+    /// Share of a batch in the running statistics of batch normalisations [default: the model's]
+    #[arg(long)]
+    bn_momentum: Option<f64>,
+    /// What batch normalisations add to variances [default: the model's]
+    #[arg(long)]
+    bn_eps: Option<f64>,
+    /// TensorFlow's constants for both, where they are not given
+    #[arg(long)]
+    bn_tf: bool,
+}
+
 /// The encoder of one of our own pretraining checkpoints.
 fn described(path: &Path) -> Result<Option<MaeConfig>> {
     match checkpoint::describe(path)? {
@@ -196,6 +223,7 @@ pub struct Asked<'a> {
     pub positions: Interpolation,
     /// The averaged weights.
     pub ema: bool,
+    pub norm: BatchNormArgs,
 }
 
 /// Loads a classifier of any family.
@@ -211,6 +239,8 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
             return Err(format!("{}: no checkpoint of ours, so give --model", path.display()).into());
         }
     };
+    let mut config: ModelConfig = config;
+    config.batch_norm(asked.norm.bn_tf, asked.norm.bn_momentum, asked.norm.bn_eps);
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
     if asked.ema {

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from cases import cases
 from mae_torch import Mae, groups
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
@@ -75,16 +76,7 @@ def mae():
 
 def kernels():
     out = {}
-
-    def case(name, f, **inputs):
-        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-        y = f(**leaves)
-        g = torch.randn_like(y)
-        y.backward(g)
-        out[f"{name}.y"], out[f"{name}.g"] = y.detach(), g
-        for k, v in leaves.items():
-            out[f"{name}.{k}"], out[f"{name}.d{k}"] = v.detach(), v.grad
-
+    case = cases(out)
     r = torch.randn
     case("layer_norm", lambda x, w, b: F.layer_norm(x, (20,), w, b, 1e-6), x=r(3, 5, 20) + 2, w=r(20), b=r(20))
     case("gelu", lambda x: F.gelu(x), x=r(4, 33) * 3)
@@ -287,16 +279,7 @@ def losses():
     """Batch norm and binary cross-entropy: values and gradients."""
     torch.manual_seed(6)
     out = {}
-
-    def case(name, f, **inputs):
-        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-        y = f(**leaves)
-        g = torch.randn_like(y)
-        y.backward(g)
-        out[f"{name}.y"], out[f"{name}.g"] = y.detach(), g
-        for k, v in leaves.items():
-            out[f"{name}.{k}"], out[f"{name}.d{k}"] = v.detach(), v.grad
-
+    case = cases(out)
     mean, var = torch.randn(6), torch.rand(6) + 0.5
     out["mean"], out["var"] = mean.clone(), var.clone()
     x, w, b = torch.randn(9, 6) * 2 + 1, torch.randn(6), torch.randn(6)

@@ -16,6 +16,7 @@ import timm
 import timm.models.resnet as timm_resnet
 import torch
 import torchvision
+from cases import cases
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -115,16 +116,7 @@ def blurred():
 def operations():
     torch.manual_seed(8)
     out = {}
-
-    def case(name, f, **inputs):
-        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-        y = f(**leaves)
-        g = torch.randn_like(y)
-        y.backward(g)
-        out[f"{name}.y"], out[f"{name}.g"] = y.detach(), g
-        for k, v in leaves.items():
-            out[f"{name}.{k}"], out[f"{name}.d{k}"] = v.detach(), v.grad
-
+    case = cases(out)
     x = torch.randn(2, 4, 9, 11)
     w = lambda o, i, k: torch.randn(o, i, *k)
     case("conv3x3", lambda x, w, b: F.conv2d(x, w, b, 1, 1), x=x, w=w(6, 4, (3, 3)), b=torch.randn(6))
