@@ -116,7 +116,6 @@ pub fn backbone(
     if !tensors.iter().any(|(n, _)| n == "patch_embed.proj.weight") {
         return Err(foreign("vision transformer", &tensors));
     }
-    notes.extend(input_channels(&mut tensors, "patch_embed.proj.weight", config.channels)?);
     notes.extend(positions(&mut tensors, config, from, how)?);
     let model = params.state_dict();
     let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
@@ -137,6 +136,7 @@ pub fn backbone(
     let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(|n| !own(n) && !has(n)).collect();
     whole(&incomplete)?;
     all_finite(&tensors)?;
+    notes.extend(input_channels(&mut tensors, "patch_embed.proj.weight", config.channels)?);
     if let Some((n, _)) = tensors.iter().find(|(n, _)| n.starts_with("blocks.") && wanted(n).is_none()) {
         return Err(Error::Mismatch(format!(
             "the file's model is deeper: it has {n}, which this one has no place for"
@@ -209,7 +209,7 @@ pub fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(
 /// When the file holds no residual network, one of another width or depth, or only a part of it. Nothing is changed then.
 pub fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Loaded> {
     let mut tensors = residual_weights(tensors, config)?;
-    let mut notes: Vec<String> = input_channels(&mut tensors, "conv1.weight", config.channels)?.into_iter().collect();
+    let mut notes = vec![];
     let model = params.state_dict();
     let dims = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());
     let head = |n: &str| n.starts_with("fc.") || n.starts_with("linear.");
@@ -232,6 +232,7 @@ pub fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], conf
     let missing = |n: &&str| !head(n) && !n.ends_with("num_batches_tracked") && !tensors.iter().any(|(m, _)| m == n);
     let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(missing).collect();
     whole(&incomplete)?;
+    notes.extend(input_channels(&mut tensors, "conv1.weight", config.channels)?);
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
 }
 
@@ -353,7 +354,7 @@ mod tests {
     #[test]
     fn a_pretrained_residual_network_gets_a_new_head_other_channels_and_its_splits() {
         let file = residual_file(3, 7);
-        for (channels, classes, notes) in [(3, 7, 0), (1, 7, 1), (5, 4, 2), (3, 0, 1)] {
+        for (channels, classes, notes) in [(3, 7, 0), (1, 7, 1), (6, 4, 2), (3, 0, 1)] {
             let mut config = narrow(channels, classes);
             config.norm.splits = 2;
             let params = ParamStore::new();

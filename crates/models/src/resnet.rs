@@ -434,6 +434,21 @@ impl ResNet {
     /// # Errors
     /// When there is no such level.
     pub fn features(&self, images: &Value, out_indices: &[usize]) -> Result<Vec<Value>> {
+        let levels = self.levels(images, out_indices)?;
+        Ok(levels.iter().map(ops::channels_first).collect::<Result<_, _>>()?)
+    }
+
+    /// The same levels after the model's global pool, each (B, C), or (B, 2 C) where it joins means and maxima.
+    ///
+    /// # Errors
+    /// When there is no such level.
+    pub fn pooled_features(&self, images: &Value, out_indices: &[usize]) -> Result<Vec<Value>> {
+        let levels = self.levels(images, out_indices)?;
+        Ok(levels.iter().map(|x| ops::global_pool2d(x, self.config.pool)).collect::<Result<_, _>>()?)
+    }
+
+    /// Levels of the pyramid, each (B, H, W, C).
+    fn levels(&self, images: &Value, out_indices: &[usize]) -> Result<Vec<Value>> {
         if let Some(i) = out_indices.iter().find(|i| **i > self.stages.len()) {
             return Err(Error::Config(format!("no level {i}: expected 0 to {}", self.stages.len())));
         }
@@ -444,7 +459,7 @@ impl ResNet {
             x = self.stage(i, x, None)?;
             levels.push(x.clone());
         }
-        Ok(out_indices.iter().map(|i| ops::channels_first(&levels[*i])).collect::<Result<_, _>>()?)
+        Ok(out_indices.iter().map(|i| levels[*i].clone()).collect())
     }
 
     /// A new head with so many classes (0 for none) and this pool, from the builder.
@@ -598,6 +613,10 @@ mod tests {
         assert_eq!(shapes, [&[1, 8, 32, 32][..], &[1, 64, 2, 2], &[1, 32, 8, 8]]);
         assert!(model.features(&images(64), &[5]).unwrap_err().to_string().contains("0 to 4"));
         let values = |v: &Value| v.tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let vectors = model.pooled_features(&images(64), &[4, 2]).unwrap();
+        let mean: Vec<f32> = values(&levels[1]).chunks(4).map(|c| c.iter().sum::<f32>() / 4.0).collect();
+        assert_eq!((vectors[0].dims(), vectors[1].dims()), (&[1, 64][..], &[1, 32][..]));
+        assert!(values(&vectors[0]).iter().zip(mean).all(|(a, b)| (a - b).abs() < 1e-6));
         let (plain, pooled) =
             (model.forward(&images(64), None).unwrap(), model.forward_test_pool(&images(64)).unwrap());
         let off = values(&plain).iter().zip(values(&pooled)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
