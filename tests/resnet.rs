@@ -7,6 +7,7 @@ use candlelight::autograd::{AllReduce, tensor_from};
 use candlelight::kernels::drop_block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
+use candlelight::models::{BatchNorm, BatchNormConfig};
 use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
 use goldens::{Golden, close, golden, values};
@@ -212,6 +213,62 @@ fn synchronised_statistics_are_those_of_the_whole_batch() {
             close(name, a, want, 1e-5, 0.0);
         }
     }
+}
+
+#[test]
+fn a_single_row_over_all_processes_is_refused() {
+    for composed in [false, true] {
+        let params = ParamStore::new();
+        let norm = BatchNorm::new(2, Some(1.0), Default::default(), params.builder(Key::new(0))).unwrap();
+        let tape = Tape::new(&params).with_all_reduce(Rc::new(Member(Meeting::new(1))));
+        let tape = if composed { tape.with_composed_ops() } else { tape };
+        let x = tape.constant(&tensor_from(vec![1.0, 2.0], (1, 2)).unwrap());
+        assert!(norm.forward(&x, true).unwrap_err().to_string().contains("over all processes"));
+        assert_eq!(values(params.var("running_var").unwrap().as_tensor()), [1.0, 1.0]);
+    }
+}
+
+#[test]
+fn a_checkpointed_normalisation_is_the_plain_one_and_sees_each_batch_once() {
+    let x = tensor_from(Key::new(1).normal(12), (6, 2)).unwrap();
+    let run = |segment: bool, composed: bool| {
+        let params = ParamStore::new();
+        let norm = BatchNorm::new(2, Some(1.5), Default::default(), params.builder(Key::new(0))).unwrap();
+        let tape = Tape::new(&params);
+        let tape = if composed { tape.with_composed_ops() } else { tape };
+        let leaf = tape.leaf(&x);
+        let y = if segment {
+            let norm = norm.clone();
+            let f = move |v: &[Value]| Ok(norm.forward(&v[0], true).unwrap());
+            tape.checkpoint(&[&leaf], f).unwrap()
+        } else {
+            norm.forward(&leaf, true).unwrap()
+        };
+        let mut grads = Gradients::new(&params);
+        let seed = tensor_from(Key::new(2).normal(12), (6, 2)).unwrap();
+        let dx = tape.backward_with(&y, &seed, &[leaf], &mut grads).unwrap();
+        let state: Vec<Vec<f32>> = params.state_dict().iter().map(|(_, t)| values(t)).collect();
+        (values(y.tensor()), dx[0].as_deref().unwrap().to_vec(), grads.get("weight").unwrap().to_vec(), state)
+    };
+    for composed in [false, true] {
+        assert_eq!(run(true, composed), run(false, composed));
+    }
+}
+
+#[test]
+fn frozen_splits_evaluate_with_the_first() {
+    let params = ParamStore::new();
+    let config = BatchNormConfig { splits: 2, ..Default::default() };
+    let norm = BatchNorm::new(2, Some(1.0), config, params.builder(Key::new(0))).unwrap();
+    params.set("aux_bn.0.running_mean", &tensor_from(vec![5.0, 5.0], 2).unwrap()).unwrap();
+    params.freeze("*");
+    // Three rows: not whole splits either.
+    let x = tensor_from(Key::new(1).normal(6), (3, 2)).unwrap();
+    let run = |train: bool| values(norm.forward(&Tape::new(&params).constant(&x), train).unwrap().tensor());
+    assert_eq!(run(true), run(false));
+    params.unfreeze("*");
+    let e = norm.forward(&Tape::new(&params).constant(&x), true).unwrap_err().to_string();
+    assert!(e.contains("a batch of 3 cannot be normalised in 2 splits"), "{e}");
 }
 
 #[test]

@@ -41,7 +41,20 @@ impl Plan<'_> {
         let Plan { common, weights, names: [with, without], output, .. } = self;
         let resume = common.resume();
         let repeated = !self.eval && !matches!(resume, Resume::From(_)) && common.max_steps.is_none();
-        let seeds = self.seeds.unwrap_or(if common.demo() && repeated { 3 } else { 1 });
+        let seeds = match self.seeds {
+            Some(0) => return Err("--seeds 0: expected at least one".into()),
+            Some(n) if n > 1 && !repeated => {
+                return Err("--seeds: several runs cannot be had with --eval, --max_steps or --resume FILE".into());
+            }
+            Some(n) => n,
+            None => {
+                if common.demo() && repeated {
+                    3
+                } else {
+                    1
+                }
+            }
+        };
         let compare = repeated && weights.is_some() && (self.compare || common.demo());
         if seeds == 1 && !compare {
             return Ok(train(&Run { weights, seed: common.seed, output })?.0);

@@ -135,7 +135,7 @@ pub fn weights_of(weights: Option<&str>, model: Option<&str>) -> Result<PathBuf>
 #[derive(clap::Args, Debug, Clone, Default)]
 #[command(rename_all = "snake_case")]
 pub struct BatchNormArgs {
-    /// Share of a batch in the running statistics of batch normalisations [default: the model's]
+    /// Share of a batch in the running statistics of batch normalisations; it acts in training [default: the model's]
     #[arg(long)]
     bn_momentum: Option<f64>,
     /// What batch normalisations add to variances [default: the model's]
@@ -240,7 +240,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         }
     };
     let mut config: ModelConfig = config;
-    config.batch_norm(asked.norm.bn_tf, asked.norm.bn_momentum, asked.norm.bn_eps);
+    config.batch_norm(asked.norm.bn_tf, asked.norm.bn_momentum, asked.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
     if asked.ema {

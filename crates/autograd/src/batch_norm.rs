@@ -86,12 +86,16 @@ pub fn batch_norm_then(
     let (mut mean, mut var) = (read("batch_norm", running.0)?.to_vec(), read("batch_norm", running.1)?.to_vec());
     if how.train {
         let old = (mean.clone(), var.clone());
-        bn::statistics(&xs, &mut mean, &mut var)?;
+        if rows > 0 {
+            bn::statistics(&xs, &mut mean, &mut var)?;
+        }
         let rows = match &all {
             Some(all) => joint(&**all, rows, &mut mean, &mut var)?,
             None => rows as f64,
         };
-        update_running(running, old, (&mean, &var), rows, how.momentum)?;
+        if !x.tape().repeats() {
+            update_running(running, old, (&mean, &var), rows, how.momentum)?;
+        }
     }
     let rstd: Vec<f32> = var.iter().map(|v| (1.0 / (f64::from(*v) + how.eps).sqrt()) as f32).collect();
     let (scale, beta) = match affine {
@@ -168,6 +172,9 @@ pub(crate) fn joint(all: &dyn AllReduce, rows: usize, mean: &mut [f32], var: &mu
     let mut sums: Vec<f64> = mean.iter().map(|m| own * f64::from(*m)).chain([own]).collect();
     all.sum(&mut sums)?;
     let total = sums.pop().unwrap_or(own);
+    if total < 2.0 {
+        return shape("batch_norm", "training statistics need more than one value a channel over all processes");
+    }
     let apart = |(v, (m, s)): (&f32, (&f32, &f64))| own * (f64::from(*v) + (f64::from(*m) - s / total).powi(2));
     let mut squares: Vec<f64> = var.iter().zip(mean.iter().zip(&sums)).map(apart).collect();
     all.sum(&mut squares)?;

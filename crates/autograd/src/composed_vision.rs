@@ -124,13 +124,14 @@ pub(crate) fn batch_norm(
         let mut var = flat.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
         if let Some(all) = &all {
             let host = |t: &Tensor| Ok::<_, crate::error::Error>(t.flatten_all()?.to_vec1::<f32>()?);
-            let (mut m, mut v) = (host(&mean)?, host(&var)?);
+            // A process without rows adds nothing, not the mean of nothing.
+            let (mut m, mut v) = if own == 0 { (vec![0.0; n], vec![0.0; n]) } else { (host(&mean)?, host(&var)?) };
             rows = joint(&**all, own, &mut m, &mut v)?;
             (mean, var) = (upload(m, (1, n), flat.device())?, upload(v, (1, n), flat.device())?);
         }
         let finite = (mean.sum_all()? + var.sum_all()?)?.to_scalar::<f32>()?.is_finite();
         for (t, new, factor) in [(running.0, &mean, 1.0), (running.1, &var, rows / (rows - 1.0))] {
-            if finite {
+            if finite && !tape.repeats() {
                 let new = ((t * (1.0 - how.momentum))? + (new.reshape(n)? * (how.momentum * factor))?)?;
                 Var::from_tensor(t)?.set(&new)?;
             }

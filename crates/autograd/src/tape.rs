@@ -109,11 +109,13 @@ struct How {
     precision: Precision,
     composed: bool,
     all_reduce: Option<Rc<dyn AllReduce>>,
+    /// A segment that ran before: what it changed then it leaves alone.
+    again: bool,
 }
 
 impl Default for How {
     fn default() -> Self {
-        How { precision: Precision::F32, composed: false, all_reduce: None }
+        How { precision: Precision::F32, composed: false, all_reduce: None, again: false }
     }
 }
 
@@ -234,7 +236,9 @@ impl Tape {
     }
 
     fn like(&self, recording: bool) -> Self {
-        let mut tape = Self::build(recording, self.0.params.clone(), self.0.how.clone());
+        // What is recorded under a backward pass ran forward before.
+        let how = How { again: self.0.how.again || recording, ..self.0.how.clone() };
+        let mut tape = Self::build(recording, self.0.params.clone(), how);
         if let (Some(inner), false) = (Rc::get_mut(&mut tape.0), recording) {
             inner.watched = Some(RefCell::default());
         }
@@ -244,6 +248,16 @@ impl Tape {
     /// True when operations are composed even where a kernel exists.
     pub(crate) fn composed(&self) -> bool {
         self.0.how.composed
+    }
+
+    /// True when this forward pass repeats an earlier one for its gradients: running statistics have seen the batch.
+    pub fn repeats(&self) -> bool {
+        self.0.how.again
+    }
+
+    /// Whether the tensor is a parameter that trains, also in segments that are not recorded at first.
+    pub fn trains(&self, tensor: &Tensor) -> bool {
+        self.0.params.contains_key(&tensor.id())
     }
 
     /// How processes share statistics, if they do.

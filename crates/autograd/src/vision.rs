@@ -46,7 +46,7 @@ pub fn conv2d(x: &Value, w: &Tensor, bias: Option<&Tensor>, how: Conv2d) -> Resu
     let (outputs, per_group, kh, kw) = w.dims4()?;
     let Conv2d { stride, padding, dilation, groups } = how;
     let c = conv::Conv { batch, height, width, inputs, outputs, kernel: (kh, kw), stride, padding, dilation, groups };
-    let (oh, ow) = c.output()?;
+    let (oh, ow, values) = c.sizes()?;
     if per_group * groups != inputs || bias.is_some_and(|b| b.dims() != [outputs]) {
         return shape("conv2d", format!("x {:?}, weight {:?}, {groups} groups", x.dims(), w.dims()));
     }
@@ -54,7 +54,7 @@ pub fn conv2d(x: &Value, w: &Tensor, bias: Option<&Tensor>, how: Conv2d) -> Resu
         return composed_vision::conv2d(x, w, bias, &c, (oh, ow));
     }
     let (tape, precision) = (x.tape(), x.tape().precision());
-    let mut y = buffer(batch * oh * ow * outputs);
+    let mut y = buffer(values);
     {
         let bias = bias.map(|b| read("conv2d", b)).transpose()?;
         conv::forward(precision, &c, &read("conv2d", x.tensor())?, &read("conv2d", w)?, bias.as_deref(), &mut y)?;

@@ -185,13 +185,17 @@ impl<T: Task> Trainer<T> {
         }
         let updates = c.record.position.updates;
         let optim = c.below("optim.");
-        if optim.is_empty() && updates > 0 {
-            return fail(
-                "weights without an optimizer's state: a run is continued from a checkpoint-*.safetensors".into(),
-            );
+        let without = optim.is_empty();
+        // Plain gradient descent has no state; what has one does not do without.
+        match self.optimizer.load_state(&optim.into_iter().collect(), updates) {
+            Err(_) if without => {
+                return fail(
+                    "weights without an optimizer's state: a run is continued from a checkpoint-*.safetensors".into(),
+                );
+            }
+            loaded => loaded?,
         }
         weights::load(self.task.params(), &c.below("model."), true)?;
-        self.optimizer.load_state(&optim.into_iter().collect(), updates)?;
         if let Some(ema) = &mut self.ema {
             let saved = c.below("ema.");
             if saved.is_empty() {

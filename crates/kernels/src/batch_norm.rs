@@ -6,6 +6,13 @@ use crate::par::{chunk_rows, fold_rows};
 use crate::simd::simd_fn;
 use rayon::prelude::*;
 
+fn whole_rows(op: &'static str, x: &[f32], channels: usize) -> Result<()> {
+    if channels == 0 {
+        return Err(crate::Error::Value { op, message: "no channels".into() });
+    }
+    expect_len(op, "x modulo channels", x.len() % channels, 0)
+}
+
 simd_fn! {
     /// Mean and sum of squared deviations of each channel of a few rows, which stay in cache between the two passes.
     fn moments(x: &[f32], mean: &mut [f32], m2: &mut [f32]) {
@@ -32,7 +39,7 @@ simd_fn! {
 pub fn statistics(x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     let n = mean.len();
     expect_len("batch_norm", "var", var.len(), n)?;
-    expect_len("batch_norm", "x modulo channels", x.len() % n.max(1), 0)?;
+    whole_rows("batch_norm", x, n)?;
     if x.is_empty() {
         return Err(crate::Error::Value { op: "batch_norm", message: "statistics of no sample".into() });
     }
@@ -114,7 +121,7 @@ pub fn forward(x: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], then: Then<
     let n = mean.len();
     expect_len("batch_norm", "scale", scale.len(), n)?;
     expect_len("batch_norm", "beta", beta.len(), n)?;
-    expect_len("batch_norm", "x modulo channels", x.len() % n.max(1), 0)?;
+    whole_rows("batch_norm", x, n)?;
     expect_len("batch_norm", "y", y.len(), x.len())?;
     let chunk = (chunk_rows(n) * n).max(1);
     let chunks = x.par_chunks(chunk).zip(y.par_chunks_mut(chunk));
@@ -234,7 +241,7 @@ pub fn backward(
     }
     expect_len("batch_norm backward", "dy", dy.len(), x.len())?;
     expect_len("batch_norm backward", "y", relu.map_or(x.len(), <[f32]>::len), x.len())?;
-    expect_len("batch_norm backward", "x modulo channels", x.len() % n.max(1), 0)?;
+    whole_rows("batch_norm backward", x, n)?;
     let chunk = (chunk_rows(n) * n).max(1);
     let mut partial = vec![0.0; x.len().div_ceil(chunk) * 2 * n];
     let chunks = partial.par_chunks_mut((2 * n).max(1)).zip(x.par_chunks(chunk)).zip(dy.par_chunks_mut(chunk));

@@ -1,7 +1,8 @@
 //! 2-D convolution over channels-last images (B, H, W, C) with PyTorch's weights (O, C / groups, kh, kw).
 //!
-//! A chunk of output pixels gathers its patches into a matrix that stays in cache (rows of a patch are contiguous runs of
-//! channels) and is multiplied with the kernel; 1 x 1 kernels are plain products. Chunks depend on the shape alone.
+//! 1 x 1 kernels are plain products. In f32 the product reads the padded image where it lies (`conv_direct`). In bf16, and for the
+//! gradient of the image where the stride is not 1, a chunk of output pixels gathers its patches into a matrix that stays in cache
+//! (rows of a patch are contiguous runs of channels) and is multiplied with the kernel. Chunks depend on the shape alone.
 
 use crate::conv_direct::Direct;
 use crate::conv_tile::COLUMNS;
@@ -54,7 +55,7 @@ impl Conv {
         let fail = |message: String| Err(Error::Value { op: "conv2d", message });
         let c = self;
         let sizes = [c.kernel.0, c.kernel.1, c.stride.0, c.stride.1, c.dilation.0, c.dilation.1, c.groups];
-        if sizes.contains(&0) || c.inputs == 0 || c.outputs == 0 {
+        if sizes.contains(&0) || [c.height, c.width, c.inputs, c.outputs].contains(&0) {
             return fail(format!("a size of 0: {c:?}"));
         }
         if c.inputs % c.groups != 0 || c.outputs % c.groups != 0 {
@@ -70,6 +71,27 @@ impl Conv {
                 c.kernel.0, c.kernel.1, c.dilation, c.height, c.width, c.padding
             )),
         }
+    }
+
+    /// Height, width and number of values of the result.
+    ///
+    /// # Errors
+    /// As [`Conv::output`], and when a number of values is larger than memory.
+    pub fn sizes(&self) -> Result<(usize, usize, usize)> {
+        let (h, w) = self.output()?;
+        let product = |of: [usize; 4]| of.into_iter().try_fold(4usize, usize::checked_mul);
+        let (kh, kw) = self.kernel;
+        let seen = |n: usize, padding: usize| n.checked_add(padding.checked_mul(2)?);
+        let padded = seen(self.height, self.padding.0).zip(seen(self.width, self.padding.1));
+        let all = [
+            padded.and_then(|(h, w)| product([self.batch.max(1), h, w, self.inputs])),
+            product([self.outputs.checked_next_multiple_of(COLUMNS).unwrap_or(usize::MAX), self.inputs, kh, kw]),
+            product([self.batch.max(1), h, w, self.outputs]),
+        ];
+        if all.iter().any(|n| n.is_none_or(|n| n > isize::MAX as usize)) {
+            return Err(Error::Value { op: "conv2d", message: format!("more values than memory can hold: {self:?}") });
+        }
+        Ok((h, w, self.batch * h * w * self.outputs))
     }
 
     /// Values of one kernel.
@@ -303,10 +325,10 @@ fn scatter(c: &Conv, out: (usize, usize), from: usize, c0: usize, cin: usize, ro
 }
 
 fn check(op: &'static str, c: &Conv, x: &[f32], w: &[f32], y: &[f32]) -> Result<(usize, usize)> {
-    let (oh, ow) = c.output()?;
+    let (oh, ow, values) = c.sizes()?;
     expect_len(op, "x", x.len(), c.batch * c.height * c.width * c.inputs)?;
     expect_len(op, "w", w.len(), c.weights())?;
-    expect_len(op, "y", y.len(), c.batch * oh * ow * c.outputs)?;
+    expect_len(op, "y", y.len(), values)?;
     Ok((oh, ow))
 }
 
@@ -325,6 +347,9 @@ pub fn forward(
     let out = check("conv2d", c, x, w, y)?;
     if let Some(b) = bias {
         expect_len("conv2d", "bias", b.len(), c.outputs)?;
+    }
+    if c.batch == 0 {
+        return Ok(());
     }
     if c.pointwise() {
         return linear::forward(precision, x, w, bias, c.inputs, y);
@@ -367,6 +392,9 @@ fn multiply(precision: Precision, window: &Window, blocks: &Blocks, kernel: &[f3
 /// When the lengths or sizes do not fit.
 pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<()> {
     let out = check("conv2d backward", c, dx, w, dy)?;
+    if c.batch == 0 {
+        return Ok(());
+    }
     if c.pointwise() {
         return linear::backward_input(precision, dy, w, c.inputs, dx);
     }
@@ -428,6 +456,12 @@ pub fn backward_weight(
     accumulate: bool,
 ) -> Result<()> {
     let out = check("conv2d backward", c, x, dw, dy)?;
+    if c.batch == 0 {
+        if !accumulate {
+            dw.fill(0.0);
+        }
+        return Ok(());
+    }
     if c.pointwise() {
         return linear::backward_weight(precision, dy, x, c.inputs, dw, accumulate);
     }
@@ -544,8 +578,9 @@ mod tests {
             let (x64, w64, b64) = (f64s(&x), f64s(&w), f64s(&bias));
             let want_dx = finite_difference(&x, |x| dot64(&reference(&c, x, &w64, &b64), &dy));
             let want_dw = finite_difference(&w, |w| dot64(&reference(&c, &x64, w, &b64), &dy));
+            let mut runs = vec![];
             for lv in levels() {
-                with_level(lv, || {
+                runs.push(with_level(lv, || {
                     let mut y = vec![f32::NAN; dy.len()];
                     forward(Precision::F32, &c, &x, &w, Some(&bias), &mut y).unwrap();
                     close("y", &y, &reference(&c, &x64, &w64, &b64), 1e-5);
@@ -558,9 +593,67 @@ mod tests {
                     backward_weight(Precision::F32, &c, &x, &dy, &mut dw, true).unwrap();
                     let twice: Vec<f64> = want_dw.iter().map(|v| 2.0 * v).collect();
                     close("2 dw", &dw, &twice, 1e-5);
-                });
+                    (y, dx, dw)
+                }));
+            }
+            assert!(runs.iter().all(|r| *r == runs[0]), "{c:?}: levels differ");
+        }
+    }
+
+    #[test]
+    fn images_cut_into_lines_and_kernels_into_panels_agree_with_f64() {
+        // Two chunks of lines and two panels; more weights than pixels; both with a stride.
+        for (height, width, inputs, outputs, stride) in
+            [(14, 40, 64, 40, (1, 1)), (5, 4, 24, 72, (1, 1)), (29, 40, 64, 33, (2, 2)), (5, 6, 24, 50, (2, 1))]
+        {
+            let c = Conv { batch: 2, height, width, inputs, outputs, stride, ..PLAIN };
+            let (oh, ow) = c.output().unwrap();
+            let x = random("x", c.batch * height * width * inputs);
+            let (w, dy) = (random("w", c.weights()), random("dy", c.batch * oh * ow * outputs));
+            let (x64, w64, zero) = (f64s(&x), f64s(&w), vec![0.0; outputs]);
+            let runs: Vec<_> = levels()
+                .map(|l| {
+                    with_level(l, || {
+                        let (mut y, mut dx) = (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()]);
+                        let mut dw = vec![f32::NAN; w.len()];
+                        forward(Precision::F32, &c, &x, &w, None, &mut y).unwrap();
+                        backward_input(Precision::F32, &c, &dy, &w, &mut dx).unwrap();
+                        backward_weight(Precision::F32, &c, &x, &dy, &mut dw, false).unwrap();
+                        (y, dx, dw)
+                    })
+                })
+                .collect();
+            assert!(runs.iter().all(|r| *r == runs[0]), "{c:?}: levels differ");
+            let (y, dx, dw) = &runs[0];
+            close("y", y, &reference(&c, &x64, &w64, &zero), 1e-5);
+            // A convolution is linear in the image and in the kernel: its gradients are known by their products.
+            for i in 0..3 {
+                let (u, v) = (f64s(&random(&format!("u{i}"), x.len())), f64s(&random(&format!("v{i}"), w.len())));
+                let near = |got: f64, want: f64, n: usize| {
+                    assert!((got - want).abs() < 1e-5 * (n as f64).sqrt() * 30.0, "{c:?}: {got} {want}");
+                };
+                near(dot64(&u, dx), dot64(&reference(&c, &u, &w64, &zero), &dy), x.len());
+                near(dot64(&v, dw), dot64(&reference(&c, &x64, &v, &zero), &dy), w.len());
             }
         }
+    }
+
+    #[test]
+    fn empty_batches_have_a_gradient_of_zero_and_absurd_sizes_are_refused() {
+        let c = Conv { batch: 0, ..PLAIN };
+        let w = random("w", c.weights());
+        for precision in [Precision::F32, Precision::Bf16] {
+            forward(precision, &c, &[], &w, None, &mut []).unwrap();
+            backward_input(precision, &c, &[], &w, &mut []).unwrap();
+            let mut dw = vec![f32::NAN; w.len()];
+            backward_weight(precision, &c, &[], &[], &mut dw, false).unwrap();
+            assert!(dw.iter().all(|v| *v == 0.0));
+        }
+        let one = Conv { batch: 1 << 62, height: 2, width: 2, inputs: 1, outputs: 1, ..PLAIN };
+        let e = forward(Precision::F32, &one, &[], &[0.0; 9], None, &mut []).unwrap_err().to_string();
+        assert!(e.contains("more values than memory"), "{e}");
+        assert!(Conv { padding: (1 << 31, 1 << 31), ..PLAIN }.sizes().is_err());
+        assert!(Conv { height: 0, padding: (2, 2), ..PLAIN }.output().unwrap_err().to_string().contains("size of 0"));
     }
 
     #[test]

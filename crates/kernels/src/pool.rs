@@ -34,7 +34,7 @@ impl Pool {
     pub fn output(&self) -> Result<(usize, usize)> {
         let fail = |message: String| Err(Error::Value { op: "pool2d", message });
         let p = self;
-        if [p.kernel.0, p.kernel.1, p.stride.0, p.stride.1, p.channels].contains(&0) {
+        if [p.kernel.0, p.kernel.1, p.stride.0, p.stride.1, p.height, p.width, p.channels].contains(&0) {
             return fail(format!("a size of 0: {p:?}"));
         }
         if p.padding.0 > p.kernel.0 / 2 || p.padding.1 > p.kernel.1 / 2 {

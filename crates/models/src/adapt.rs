@@ -100,7 +100,8 @@ pub struct Loaded {
 }
 
 /// Loads pretrained weights, of any family, into a classifier with parameters `params`: the backbone must be whole, positions
-/// are brought to the grid, a head of other classes is left out, and so is what belongs to pretraining alone.
+/// are brought to the grid, other input channels are adapted as timm does, a head of other classes is left out, and so is what
+/// belongs to pretraining alone.
 ///
 /// # Errors
 /// When the file holds no vision transformer, one of another size, or only a part of its backbone. Nothing is changed then.
@@ -124,7 +125,7 @@ pub fn backbone(
         let weight = tensors.iter().find(|(n, _)| n == "head.weight" || n == "head.1.weight");
         let classes = weight.map_or(0, |(_, t)| t.dim(0).unwrap_or(0));
         tensors.retain(|(n, _)| !n.starts_with("head."));
-        notes.push(format!("the file's head of {classes} classes is left out: a new one of {} starts", config.classes));
+        notes.push(left_out(classes, config.classes));
     }
     let before = tensors.len();
     tensors.retain(|(n, _)| !n.starts_with("decoder_") && n != "mask_token");
@@ -215,8 +216,7 @@ pub fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], conf
     let head = |n: &str| n.starts_with("fc.") || n.starts_with("linear.");
     let weight = tensors.iter().find(|(n, _)| head(n) && n.ends_with("weight"));
     if let Some((_, t)) = weight.filter(|(n, t)| dims(n).is_none_or(|d| d != t.dims())) {
-        let (theirs, ours) = (t.dim(0)?, config.classes);
-        notes.push(format!("the file's head of {theirs} classes is left out: a new one of {ours} starts"));
+        notes.push(left_out(t.dim(0)?, config.classes));
         tensors.retain(|(n, _)| !head(n));
     }
     for (name, _) in &model {
@@ -234,6 +234,11 @@ pub fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], conf
     whole(&incomplete)?;
     notes.extend(input_channels(&mut tensors, "conv1.weight", config.channels)?);
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
+}
+
+fn left_out(theirs: usize, ours: usize) -> String {
+    let instead = if ours > 0 { format!("a new one of {ours} starts") } else { "the model has none".into() };
+    format!("the file's head of {theirs} classes is left out: {instead}")
 }
 
 fn whole(missing: &[&str]) -> Result<()> {

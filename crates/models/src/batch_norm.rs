@@ -38,10 +38,11 @@ impl BatchNormConfig {
     /// Names what is out of range.
     pub fn check(&self) -> Result<()> {
         let &BatchNormConfig { eps, momentum, splits } = self;
-        if !(eps > 0.0 && eps.is_finite() && (0.0..=1.0).contains(&momentum)) {
-            return Err(Error::Config(format!(
-                "bn_eps {eps} is not above 0, or bn_momentum {momentum} is not in [0, 1]"
-            )));
+        if !(eps > 0.0 && eps.is_finite()) {
+            return Err(Error::Config(format!("bn_eps {eps} is not above 0")));
+        }
+        if !(0.0..=1.0).contains(&momentum) {
+            return Err(Error::Config(format!("bn_momentum {momentum} is not in [0, 1]")));
         }
         if splits == 0 {
             return Err(Error::Config("batch normalisation in 0 splits".into()));
@@ -80,13 +81,16 @@ impl Norm {
         Ok(Norm { affine, mean, var, seen })
     }
 
+    fn frozen(&self, x: &Value) -> bool {
+        self.affine.as_ref().is_some_and(|(g, _)| !x.tape().trains(g))
+    }
+
     fn forward(&self, config: &BatchNormConfig, x: &Value, train: bool, then: Then) -> Result<Value> {
-        let frozen = self.affine.as_ref().is_some_and(|(g, _)| x.tape().param(g).is_none());
-        let train = train && !frozen;
+        let train = train && !self.frozen(x);
         let how = ops::BatchNorm { eps: config.eps, momentum: config.momentum, train };
         let affine = self.affine.as_ref().map(|(g, b)| (g, b));
         let y = ops::batch_norm_then(x, affine, (&self.mean, &self.var), how, then)?;
-        if train {
+        if train && !x.tape().repeats() {
             Var::from_tensor(&self.seen)?.set(&(&self.seen.detach() + 1.0)?)?;
         }
         Ok(y)
@@ -122,7 +126,8 @@ impl BatchNorm {
     /// When a shape differs, or the splits do not divide a training batch.
     pub fn forward_then(&self, x: &Value, train: bool, then: Then) -> Result<Value> {
         let (n, batch) = (self.norms.len(), x.dims().first().copied().unwrap_or(0));
-        if n == 1 || !train {
+        // What is frozen evaluates, all of the batch with the first split's statistics.
+        if n == 1 || !train || self.norms[0].frozen(x) {
             return self.norms[0].forward(&self.config, x, train, then);
         }
         if batch % n != 0 {

@@ -20,7 +20,7 @@ pub mod transformers;
 pub mod vit;
 pub mod weights;
 
-pub use batch_norm::BatchNorm;
+pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use classifier::{Classifier, FeatureExtractor, Frozen};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};

@@ -63,15 +63,25 @@ impl ModelConfig {
         }
     }
 
-    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given. A vision
-    /// transformer has none.
-    pub fn batch_norm(&mut self, tf: bool, momentum: Option<f64>, eps: Option<f64>) {
-        let ModelConfig::ResNet(ResNetConfig { norm, .. }) = self else { return };
+    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given.
+    ///
+    /// # Errors
+    /// When a constant is out of range, or something is to be changed in a vision transformer, which has none to change.
+    pub fn batch_norm(&mut self, tf: bool, momentum: Option<f64>, eps: Option<f64>) -> Result<()> {
+        if !tf && momentum.is_none() && eps.is_none() {
+            return Ok(());
+        }
+        let ModelConfig::ResNet(ResNetConfig { norm, .. }) = self else {
+            return Err(Error::Config(
+                "a vision transformer has no batch normalisation whose constants could change".into(),
+            ));
+        };
         if tf {
             *norm = BatchNormConfig { splits: norm.splits, ..BatchNormConfig::TENSORFLOW };
         }
         norm.momentum = momentum.unwrap_or(norm.momentum);
         norm.eps = eps.unwrap_or(norm.eps);
+        norm.check()
     }
 
     /// Loads pretrained weights of any family's names into parameters built for this configuration, to train further: a head of
@@ -148,16 +158,16 @@ mod tests {
             ModelConfig::ResNet(c) => (c.norm.eps, c.norm.momentum),
             ModelConfig::Vit(_) => (0.0, 0.0),
         };
-        c.batch_norm(false, None, None);
+        c.batch_norm(false, None, None).unwrap();
         assert_eq!(norm(&c), (1e-5, 0.1));
-        c.batch_norm(true, None, None);
+        c.batch_norm(true, None, None).unwrap();
         assert_eq!(norm(&c), (1e-3, 0.01));
-        c.batch_norm(true, Some(0.2), Some(1e-4));
+        c.batch_norm(true, Some(0.2), Some(1e-4)).unwrap();
         assert_eq!(norm(&c), (1e-4, 0.2));
-        let vit = ModelConfig::named("vit_tiny_patch16").unwrap();
-        let mut same = vit.clone();
-        same.batch_norm(true, Some(0.2), None);
-        assert_eq!(vit, same);
+        assert!(c.batch_norm(false, Some(2.0), None).unwrap_err().to_string().contains("bn_momentum 2"));
+        let mut vit = ModelConfig::named("vit_tiny_patch16").unwrap();
+        vit.batch_norm(false, None, None).unwrap();
+        assert!(vit.batch_norm(true, None, None).unwrap_err().to_string().contains("no batch normalisation"));
     }
 
     #[test]

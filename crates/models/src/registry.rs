@@ -46,12 +46,9 @@ pub fn resnet(name: &str) -> Result<ResNetConfig> {
     Ok(find(resnet::VARIANTS, name)?())
 }
 
-/// Where the hub has ImageNet weights of a named classifier, or MAE's encoders, as `hf:OWNER/NAME`.
+/// Where the hub has ImageNet weights of a named classifier, head and all, as `hf:OWNER/NAME`.
 pub fn published(name: &str) -> Option<String> {
     let repository = match name {
-        "vit_base_patch16" => "vit_base_patch16_224.mae".into(),
-        "vit_large_patch16" => "vit_large_patch16_224.mae".into(),
-        "vit_huge_patch14" => "vit_huge_patch14_224.mae".into(),
         "resnetblur50" => "resnetblur50.bt_in1k".into(),
         "resnet18" | "resnet34" | "resnet50" | "resnet101" | "resnet152" | "resnext50_32x4d" | "resnext101_32x8d"
         | "resnext101_64x4d" | "wide_resnet50_2" | "wide_resnet101_2" => format!("{name}.tv_in1k"),
@@ -100,7 +97,7 @@ mod tests {
     fn published_weights_are_of_models_there_are() {
         let all = list("*");
         let with: Vec<_> = all.iter().filter_map(|n| published(n)).collect();
-        assert_eq!(with.len(), 14);
+        assert_eq!(with.len(), 11);
         assert!(with.contains(&"hf:timm/resnet18.tv_in1k".to_string()) && published("resnet20").is_none());
     }
 

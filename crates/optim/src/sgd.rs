@@ -13,7 +13,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SgdKind {
-    /// `v = momentum v + (1 - dampening) g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`; decay is added to the
+    /// `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`; decay is added to the
     /// gradient: `torch.optim.SGD`.
     Sgd {
         /// Decay of the velocity.
@@ -109,6 +109,9 @@ impl Sgd {
         let momentum = kind.momentum();
         if !(0.0..1.0).contains(&momentum) {
             return Err(Error::Config(format!("momentum {momentum} is not in [0, 1)")));
+        }
+        if kind == (SgdKind::Sgd { momentum: 0.0, nesterov: true }) {
+            return Err(Error::Config("Nesterov's update needs a momentum above 0".into()));
         }
         if let SgdKind::Lars { trust, .. } = kind
             && !(trust > 0.0 && trust.is_finite())
@@ -321,5 +324,11 @@ mod tests {
         assert_eq!(values(&params, "w"), values(&copy, "w"));
         assert!(again.load_state(&HashMap::new(), 1).unwrap_err().to_string().contains("w.velocity is missing"));
         assert!(Sgd::new(SgdKind::Sgd { momentum: 1.0, nesterov: false }, &rules, &params).is_err());
+        assert!(Sgd::new(SgdKind::Sgd { momentum: 0.0, nesterov: true }, &rules, &params).is_err());
+        // Without momentum there is no state, and none is missed.
+        let plain = SgdKind::Sgd { momentum: 0.0, nesterov: false };
+        let mut plain = Sgd::new(plain, &rules, &params).unwrap();
+        assert!(plain.state().unwrap().is_empty());
+        plain.load_state(&HashMap::new(), 3).unwrap();
     }
 }
