@@ -25,20 +25,8 @@ use support::{Result, every};
 struct Args {
     /// Class folders, a list, archives, IDX or CIFAR files
     data: PathBuf,
-    /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
-    #[arg(long)]
-    model: Option<String>,
-    /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
-    #[arg(long, required_unless_present = "pretrained")]
-    weights: Option<String>,
-    /// The hub's ImageNet weights of --model
-    #[arg(long, conflicts_with = "weights", requires = "model")]
-    pretrained: bool,
     #[command(flatten)]
-    norm: vision::BatchNormArgs,
-    /// Evaluate the averaged weights of our own checkpoint
-    #[arg(long)]
-    ema: bool,
+    from: vision::From,
     /// Which part of the data
     #[arg(long, default_value = "val")]
     split: String,
@@ -121,16 +109,9 @@ fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let device = support::device(args.device.as_deref())?;
-    let weights = vision::weights_of(args.weights.as_deref(), args.model.as_deref())?;
+    let weights = args.from.locate()?;
     let size = args.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
-    let asked = vision::Asked {
-        weights: &weights,
-        norm: args.norm.clone(),
-        model: args.model.as_deref(),
-        size,
-        positions: args.pos_interpolation,
-        ema: args.ema,
-    };
+    let asked = vision::Asked { weights: &weights, size, positions: args.pos_interpolation, from: &args.from };
     let vision::Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
     if args.test_pool && !matches!(model, Model::ResNet(_)) {
         return Err("--test_pool is for residual networks; a transformer's positions are brought to the size".into());

@@ -27,17 +27,8 @@ use support::{Result, draw};
 #[derive(Parser)]
 #[command(name = "predict", version, rename_all = "snake_case")]
 struct Args {
-    /// A checkpoint of ours, facebookresearch/mae, timm, torchvision or HuggingFace, or hf:OWNER/NAME
-    #[arg(long, required_unless_present = "pretrained")]
-    weights: Option<String>,
-    /// The hub's ImageNet weights of --model
-    #[arg(long, conflicts_with = "weights", requires = "model")]
-    pretrained: bool,
     #[command(flatten)]
-    norm: vision::BatchNormArgs,
-    /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
-    #[arg(long)]
-    model: Option<String>,
+    from: vision::From,
     /// An image, a folder, a glob such as 'photos/*.jpg', a list .txt, or - for an image or a list of paths on standard input
     #[arg(long)]
     source: String,
@@ -83,9 +74,6 @@ struct Args {
     /// Class names, a line each [default: the checkpoint's]
     #[arg(long, value_name = "FILE")]
     names: Option<PathBuf>,
-    /// Evaluate the averaged weights of our own checkpoint
-    #[arg(long)]
-    ema: bool,
 }
 
 const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif"];
@@ -213,14 +201,12 @@ fn unused(taken: &mut HashSet<String>, stem: &str) -> String {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let device = support::device(args.device.as_deref())?;
-    let weights = vision::weights_of(args.weights.as_deref(), args.model.as_deref())?;
+    let weights = args.from.locate()?;
     let asked = vision::Asked {
         weights: &weights,
-        norm: args.norm.clone(),
-        model: args.model.as_deref(),
         size: args.imgsz.as_deref().map(|s| (s[0], s[s.len() - 1])),
         positions: Interpolation::Mae,
-        ema: args.ema,
+        from: &args.from,
     };
     let Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
     let (known, channels) = (config.classes(), config.channels());

@@ -119,22 +119,44 @@ pub fn locate(name: &str) -> Result<PathBuf> {
     Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }
 
-/// The file of `--weights`, or with `--pretrained` the hub's weights of a named model.
-pub fn weights_of(weights: Option<&str>, model: Option<&str>) -> Result<PathBuf> {
-    match (weights, model) {
-        (Some(name), _) => locate(name),
-        (None, Some(model)) => match registry::published(model) {
-            Some(name) => locate(&name),
-            None => Err(format!("--pretrained: no published weights of {model} are known; give --weights").into()),
-        },
-        (None, None) => Err("--pretrained needs --model NAME".into()),
+/// Which weights, of which model.
+#[derive(clap::Args, Debug, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct From {
+    /// Architecture, such as vit_base_patch16 or resnet50 [default: the one our own checkpoint names]
+    #[arg(long)]
+    model: Option<String>,
+    /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
+    #[arg(long, required_unless_present = "pretrained")]
+    weights: Option<String>,
+    /// The hub's ImageNet weights of --model
+    #[arg(long, conflicts_with = "weights", requires = "model")]
+    pretrained: bool,
+    /// The averaged weights of our own checkpoint
+    #[arg(long)]
+    ema: bool,
+    #[command(flatten)]
+    norm: BatchNormArgs,
+}
+
+impl From {
+    /// The file: `--weights`, or with `--pretrained` the hub's.
+    pub fn locate(&self) -> Result<PathBuf> {
+        match (&self.weights, &self.model) {
+            (Some(name), _) => locate(name),
+            (None, Some(model)) => match registry::published(model) {
+                Some(name) => locate(&name),
+                None => Err(format!("--pretrained: no published weights of {model} are known; give --weights").into()),
+            },
+            (None, None) => Err("--pretrained needs --model NAME".into()),
+        }
     }
 }
 
 /// Constants of every batch normalisation.
-#[derive(clap::Args, Debug, Clone, Default)]
+#[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]
-pub struct BatchNormArgs {
+struct BatchNormArgs {
     /// Share of a batch in the running statistics of batch normalisations; it acts in training [default: the model's]
     #[arg(long)]
     bn_momentum: Option<f64>,
@@ -217,13 +239,9 @@ pub struct Trained {
 /// What is asked of a file of weights.
 pub struct Asked<'a> {
     pub weights: &'a Path,
-    /// Its architecture; may be left out for our own checkpoints.
-    pub model: Option<&'a str>,
+    pub from: &'a From,
     pub size: Option<(usize, usize)>,
     pub positions: Interpolation,
-    /// The averaged weights.
-    pub ema: bool,
-    pub norm: BatchNormArgs,
 }
 
 /// Loads a classifier of any family.
@@ -231,7 +249,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let path = asked.weights;
     let said = checkpoint::describe(path)?;
     let stored = said.as_ref().filter(|d| d.kind == "classify");
-    let config = match (asked.model, stored) {
+    let config = match (asked.from.model.as_deref(), stored) {
         (Some(name), _) => ModelConfig::named(name)?,
         (None, Some(d)) => serde_json::from_value(d.model.clone())
             .map_err(|e| format!("{}: the model in it is none of ours: {e}", path.display()))?,
@@ -240,10 +258,10 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         }
     };
     let mut config: ModelConfig = config;
-    config.batch_norm(asked.norm.bn_tf, asked.norm.bn_momentum, asked.norm.bn_eps)?;
+    config.batch_norm(asked.from.norm.bn_tf, asked.from.norm.bn_momentum, asked.from.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
-    if asked.ema {
+    if asked.from.ema {
         read = adapt::averaged(&read);
         if read.is_empty() {
             return Err(format!("{}: no averaged weights in it", path.display()).into());

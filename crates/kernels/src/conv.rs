@@ -4,14 +4,14 @@
 //! gradient of the image where the stride is not 1, a chunk of output pixels gathers its patches into a matrix that stays in cache
 //! (rows of a patch are contiguous runs of channels) and is multiplied with the kernel. Chunks depend on the shape alone.
 
+use crate::conv_blocks::Blocks;
 use crate::conv_direct::Direct;
+use crate::conv_gather::{self, Window};
 use crate::conv_tile::COLUMNS;
+use crate::elementwise::add_row;
 use crate::error::{Error, Result, expect_len};
-use crate::gemm::{MatMut, MatRef, Precision, gemm_serial};
+use crate::gemm::Precision;
 use crate::linear;
-use crate::mem::{buffer, scratch};
-use crate::par::Shared;
-use crate::simd::simd_fn;
 use rayon::prelude::*;
 
 /// Sizes of a convolution.
@@ -114,212 +114,13 @@ impl Conv {
     fn blocks(&self) -> Blocks {
         let merged = self.merged();
         let (inputs, outputs) = (self.inputs / self.groups, self.outputs / self.groups);
-        let taps = self.kernel.0 * self.kernel.1;
-        Blocks { count: self.groups / merged, merged, inputs, outputs, taps, panels: false }
-    }
-}
-
-/// Dense kernels, one a block of merged groups.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Blocks {
-    pub(crate) count: usize,
-    merged: usize,
-    /// Channels a group.
-    inputs: usize,
-    outputs: usize,
-    taps: usize,
-    /// Whether outputs are cut into panels; else a block is one matrix.
-    panels: bool,
-}
-
-impl Blocks {
-    /// Outputs whose weights are neighbours, padded with zeros.
-    pub(crate) fn panel(&self) -> usize {
-        let n = self.cout();
-        if !self.panels { n } else { n.next_multiple_of(16).min(COLUMNS) }
-    }
-
-    /// Values of a block.
-    fn size(&self) -> usize {
-        self.patch() * self.cout().next_multiple_of(self.panel())
-    }
-
-    pub(crate) fn cin(&self) -> usize {
-        self.merged * self.inputs
-    }
-
-    pub(crate) fn cout(&self) -> usize {
-        self.merged * self.outputs
-    }
-
-    /// Values of a patch.
-    pub(crate) fn patch(&self) -> usize {
-        self.taps * self.cin()
-    }
-
-    /// Index of tap 0 of input 0 of output `o`'s group in blocks (panel, tap, input, output).
-    fn base(&self, o: usize) -> usize {
-        let (block, o, panel) = (o / self.cout(), o % self.cout(), self.panel());
-        block * self.size() + o / panel * self.patch() * panel + o / self.outputs * self.inputs * panel + o % panel
-    }
-
-    /// (O, I, taps) -> blocks (panel, tap, input, output).
-    fn arrange(&self, w: &[f32]) -> Vec<f32> {
-        let kernel = self.inputs * self.taps;
-        let mut out = vec![0.0; self.count * self.size()];
-        let dst = Shared(out.as_mut_ptr());
-        // Some outputs at a time, whose values lie side by side.
-        w.par_chunks(SOME * kernel).enumerate().for_each(|(i, w)| {
-            self.visit(i, w.len() / kernel, |from, at| {
-                // SAFETY: `at` is inside `out`; each (output, input, tap) has its own place.
-                unsafe { *dst.ptr().add(at) = w[from] };
-            });
-        });
-        out
-    }
-
-    /// The blocks of the kernels turned around: (O, I, taps) -> (panel of inputs, tap from the last, output, input).
-    fn turn(&self, w: &[f32]) -> Vec<f32> {
-        let turned = Blocks { inputs: self.outputs, outputs: self.inputs, ..*self };
-        let (cout, panel, patch) = (self.cout(), turned.panel(), turned.patch());
-        let mut out = vec![0.0; self.count * turned.size()];
-        let dst = Shared(out.as_mut_ptr());
-        w.par_chunks(self.inputs * self.taps).enumerate().for_each(|(row, w)| {
-            let (block, o) = (row / cout, row % cout);
-            let (mut i, first) = (0, o / self.outputs * self.inputs);
-            while i < self.inputs {
-                let (p, column) = ((first + i) / panel, (first + i) % panel);
-                let run = (panel - column).min(self.inputs - i);
-                for t in 0..self.taps {
-                    let at = block * turned.size() + (p * patch + (self.taps - 1 - t) * cout + o) * panel + column;
-                    // SAFETY: a run of values inside `out`; no other output has the same.
-                    let to = unsafe { std::slice::from_raw_parts_mut(dst.ptr().add(at), run) };
-                    let from = w[i * self.taps + t..].iter().step_by(self.taps);
-                    to.iter_mut().zip(from).for_each(|(to, v)| *to = *v);
-                }
-                i += run;
-            }
-        });
-        out
-    }
-
-    /// The reverse of [`Blocks::arrange`] without flipping.
-    fn restore(&self, blocks: &[f32], w: &mut [f32], accumulate: bool) {
-        let kernel = self.inputs * self.taps;
-        w.par_chunks_mut(SOME * kernel).enumerate().for_each(|(i, w)| {
-            self.visit(i, w.len() / kernel, |to, at| {
-                w[to] = if accumulate { w[to] + blocks[at] } else { blocks[at] };
-            });
-        });
-    }
-
-    /// Calls `f(index in their weights, index in the blocks)` for the `n` outputs of the `i`-th [`SOME`].
-    #[inline(always)]
-    fn visit(&self, i: usize, n: usize, mut f: impl FnMut(usize, usize)) {
-        let (cin, panel, kernel) = (self.cin(), self.panel(), self.inputs * self.taps);
-        let mut bases = [0; SOME];
-        bases.iter_mut().take(n).enumerate().for_each(|(o, b)| *b = self.base(i * SOME + o));
-        for input in 0..self.inputs {
-            for t in 0..self.taps {
-                let place = (t * cin + input) * panel;
-                for (o, base) in bases.iter().enumerate().take(n) {
-                    f(o * kernel + input * self.taps + t, base + place);
-                }
-            }
-        }
-    }
-}
-
-/// Outputs whose weights are moved together: one line of cache.
-const SOME: usize = 16;
-
-/// Output pixels a chunk: the patches take about 200 KB, but never fewer than 96 rows, which a large kernel is read for.
-fn chunk_pixels(patch: usize) -> usize {
-    (49_152 / patch.max(1)).clamp(96, 384)
-}
-
-/// Where patches are gathered from.
-#[derive(Clone, Copy)]
-struct Window<'a> {
-    x: &'a [f32],
-    c: Conv,
-    out: (usize, usize),
-}
-
-simd_fn! {
-    /// The patches of output pixels `from ..` over channels `c0 .. c0 + cin`, one a row of `rows`.
-    fn gather(w: &Window<'_>, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
-        let (c, (oh, ow)) = (&w.c, w.out);
-        let (kh, kw) = c.kernel;
-        let run = kw * cin;
-        let whole = cin == c.inputs && c.dilation.1 == 1;
-        for (r, row) in rows.chunks_exact_mut(kh * run).enumerate() {
-            let p = from + r;
-            let (b, oy, ox) = (p / (oh * ow), p / ow % oh, p % ow);
-            let left = (ox * c.stride.1) as isize - c.padding.1 as isize;
-            for (ky, row) in row.chunks_exact_mut(run).enumerate() {
-                let y = (oy * c.stride.0 + ky * c.dilation.0) as isize - c.padding.0 as isize;
-                if y < 0 || y >= c.height as isize {
-                    row.fill(0.0);
-                    continue;
-                }
-                let line = &w.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
-                if whole {
-                    // The columns inside the image are one run.
-                    let first = (-left).clamp(0, kw as isize) as usize;
-                    let last = (c.width as isize - left).clamp(first as isize, kw as isize) as usize;
-                    row[..first * cin].fill(0.0);
-                    row[last * cin..].fill(0.0);
-                    if last > first {
-                        let at = (left + first as isize) as usize * cin;
-                        copy(&mut row[first * cin..last * cin], &line[at..at + (last - first) * cin]);
-                    }
-                    continue;
-                }
-                for (kx, part) in row.chunks_exact_mut(cin).enumerate() {
-                    let x = left + (kx * c.dilation.1) as isize;
-                    if x < 0 || x >= c.width as isize {
-                        part.fill(0.0);
-                    } else {
-                        copy(part, &line[x as usize * c.inputs + c0..][..cin]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A short copy without a call.
-#[inline(always)]
-fn copy(to: &mut [f32], from: &[f32]) {
-    let (mut t, mut f) = (to.chunks_exact_mut(16), from.chunks_exact(16));
-    // Of known length: a few moves.
-    for (t, f) in (&mut t).zip(&mut f) {
-        t.copy_from_slice(f);
-    }
-    t.into_remainder().iter_mut().zip(f.remainder()).for_each(|(t, f)| *t = *f);
-}
-
-simd_fn! {
-    pub(crate) fn add_run(x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
-        }
-    }
-}
-
-/// Adds the rows of patches back to where [`gather`] took them: one image's.
-fn scatter(c: &Conv, out: (usize, usize), from: usize, c0: usize, cin: usize, rows: &[f32], image: &mut [f32]) {
-    let ((_, ow), (kh, kw)) = (out, c.kernel);
-    for (r, row) in rows.chunks_exact(kh * kw * cin).enumerate() {
-        let p = from + r;
-        let (oy, ox) = (p / ow, p % ow);
-        for (t, part) in row.chunks_exact(cin).enumerate() {
-            let y = (oy * c.stride.0 + t / kw * c.dilation.0) as isize - c.padding.0 as isize;
-            let x = (ox * c.stride.1 + t % kw * c.dilation.1) as isize - c.padding.1 as isize;
-            if y >= 0 && x >= 0 && (y as usize) < c.height && (x as usize) < c.width {
-                add_run(part, &mut image[(y as usize * c.width + x as usize) * c.inputs + c0..][..cin]);
-            }
+        Blocks {
+            count: self.groups / merged,
+            merged,
+            inputs,
+            outputs,
+            taps: self.kernel.0 * self.kernel.1,
+            panels: false,
         }
     }
 }
@@ -359,31 +160,12 @@ pub fn forward(
         let blocks = Blocks { panels: true, ..blocks };
         Direct::new(c, out, blocks).forward(x, &blocks.arrange(w), y);
     } else {
-        multiply(precision, &Window { x, c: *c, out }, &blocks, &blocks.arrange(w), y)?;
+        conv_gather::multiply(precision, &Window { x, c: *c, out }, &blocks, &blocks.arrange(w), y)?;
     }
     if let Some(bias) = bias {
-        y.par_chunks_mut(c.outputs * 64).for_each(|y| y.chunks_exact_mut(c.outputs).for_each(|y| add_run(bias, y)));
+        y.par_chunks_mut(c.outputs * 64).for_each(|y| y.chunks_exact_mut(c.outputs).for_each(|y| add_row(bias, y)));
     }
     Ok(())
-}
-
-/// Patches times kernels (count, patch, outputs), chunk by chunk.
-fn multiply(precision: Precision, window: &Window, blocks: &Blocks, kernel: &[f32], y: &mut [f32]) -> Result<()> {
-    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
-    let outputs = cout * blocks.count;
-    let pixels = chunk_pixels(patch);
-    y.par_chunks_mut(pixels * outputs).enumerate().try_for_each(|(chunk, y)| {
-        let m = y.len() / outputs;
-        scratch(m * patch, |rows| {
-            for block in 0..blocks.count {
-                gather(window, chunk * pixels, block * cin, cin, rows);
-                let a = MatRef::row_major(rows, m, patch)?;
-                let b = MatRef::row_major(&kernel[block * patch * cout..][..patch * cout], patch, cout)?;
-                gemm_serial(precision, a, b, MatMut::new(&mut y[block * cout..], m, cout, outputs)?, false)?;
-            }
-            Ok(())
-        })
-    })
 }
 
 /// The gradient of the images: dy (B, H', W', O) -> dx (B, H, W, I), which is overwritten.
@@ -417,31 +199,10 @@ pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx:
             Direct::new(&back, out, Blocks { panels: true, ..turned }).forward(dy, &kernel, dx);
             return Ok(());
         }
-        return multiply(precision, &Window { x: dy, c: back, out }, &turned, &blocks.turn(w), dx);
+        return conv_gather::multiply(precision, &Window { x: dy, c: back, out }, &turned, &blocks.turn(w), dx);
     }
-    let kernel = blocks.arrange(w);
-    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
-    let (per, pixels) = (out.0 * out.1, chunk_pixels(patch));
-    dx.par_chunks_mut(c.height * c.width * c.inputs).zip(dy.par_chunks(per * c.outputs)).try_for_each(|(dx, dy)| {
-        dx.fill(0.0);
-        scratch(pixels.min(per) * patch, |rows| {
-            for (chunk, dy) in dy.chunks(pixels * c.outputs).enumerate() {
-                let m = dy.len() / c.outputs;
-                for block in 0..blocks.count {
-                    let a = MatRef::new(&dy[block * cout..], m, cout, c.outputs, 1)?;
-                    let b = MatRef::row_major(&kernel[block * patch * cout..][..patch * cout], patch, cout)?.t();
-                    let rows = &mut rows[..m * patch];
-                    gemm_serial(precision, a, b, MatMut::row_major(rows, m, patch)?, false)?;
-                    scatter(c, out, chunk * pixels, block * cin, cin, rows, dx);
-                }
-            }
-            Ok(())
-        })
-    })
+    conv_gather::backward_input(precision, c, out, &blocks, dy, w, dx)
 }
-
-/// Parts the pixels are cut into for the kernel's gradient: partial sums are added in order.
-const PARTS: usize = 4;
 
 /// The gradient of the kernel: `dw` (O, I / groups, kh, kw) is written, or added to when `accumulate`.
 ///
@@ -471,42 +232,8 @@ pub fn backward_weight(
         blocks.restore(&sums, dw, accumulate);
         return Ok(());
     }
-    let (patch, cin, cout) = (blocks.patch(), blocks.cin(), blocks.cout());
-    let (size, total) = (blocks.count * patch * cout, c.batch * out.0 * out.1);
-    let pixels = chunk_pixels(patch).max(192);
-    let part = total.div_ceil(PARTS).next_multiple_of(pixels).max(pixels);
-    let parts = total.div_ceil(part);
-    let mut sums = buffer(parts * size);
-    let window = Window { x, c: *c, out };
-    sums.par_chunks_mut(size).enumerate().try_for_each(|(i, sums)| -> Result<()> {
-        let (start, end) = (i * part, ((i + 1) * part).min(total));
-        scratch(pixels * patch, |rows| {
-            for from in (start..end).step_by(pixels) {
-                let m = pixels.min(end - from);
-                let rows = &mut rows[..m * patch];
-                for block in 0..blocks.count {
-                    gather(&window, from, block * cin, cin, rows);
-                    let a = MatRef::row_major(rows, m, patch)?.t();
-                    let b = MatRef::new(&dy[from * c.outputs + block * cout..], m, cout, c.outputs, 1)?;
-                    let sum = &mut sums[block * patch * cout..][..patch * cout];
-                    gemm_serial(precision, a, b, MatMut::row_major(sum, patch, cout)?, from > start)?;
-                }
-            }
-            Ok(())
-        })
-    })?;
-    let (first, rest) = sums.split_at_mut(size);
-    let rest = &*rest;
-    let shared = Shared(first.as_mut_ptr());
-    (0..size.div_ceil(16_384)).into_par_iter().for_each(|i| {
-        let (from, len) = (i * 16_384, 16_384.min(size - i * 16_384));
-        // SAFETY: the ranges are disjoint parts of `first`, which nothing else touches here.
-        let first = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(from), len) };
-        for part in rest.chunks_exact(size) {
-            add_run(&part[from..from + len], first);
-        }
-    });
-    blocks.restore(first, dw, accumulate);
+    let sums = conv_gather::backward_weight(precision, &Window { x, c: *c, out }, &blocks, dy)?;
+    blocks.restore(&sums, dw, accumulate);
     Ok(())
 }
 

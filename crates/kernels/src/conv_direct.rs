@@ -4,8 +4,10 @@
 //! images are worked through some lines at a time, with all kernels; where the kernels are larger than the images, each task
 //! takes a panel of 32 kernels through all images.
 
-use crate::conv::{Blocks, Conv};
+use crate::conv::Conv;
+use crate::conv_blocks::Blocks;
 use crate::conv_tile::{COLUMNS, Layout, Out, Stretch, product};
+use crate::elementwise::add_row;
 use crate::mem::{buffer, scratch};
 use crate::par::{Shared, each};
 use std::ops::Range;
@@ -199,7 +201,7 @@ impl Direct {
         });
         let (first, rest) = sums.split_at_mut(size);
         for part in rest.chunks_exact(size) {
-            crate::conv::add_run(part, first);
+            add_row(part, first);
         }
         sums.truncate(size);
         sums

@@ -90,7 +90,7 @@ pub fn sum_squares(x: &[f32]) -> f64 {
 }
 
 simd_fn! {
-    fn add_row(row: &[f32], acc: &mut [f32]) {
+    pub(crate) fn add_row(row: &[f32], acc: &mut [f32]) {
         for (a, r) in acc.iter_mut().zip(row) {
             *a += r;
         }
