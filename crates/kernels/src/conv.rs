@@ -1,7 +1,7 @@
 //! 2-D convolution over channels-last images (B, H, W, C) with PyTorch's weights (O, C / groups, kh, kw).
 //!
-//! 1 x 1 kernels are plain products. In f32 the product reads the padded image where it lies (`conv_direct`). In bf16, and for the
-//! gradient of the image where the stride is not 1, a chunk of output pixels gathers its patches into a matrix that stays in cache
+//! 1 x 1 kernels are plain products. In f32, and for few channels in bf16, the product reads the padded image where it lies
+//! (`conv_direct`). For more channels in bf16, and for the gradient of the image where the stride is not 1, a chunk of output pixels gathers its patches into a matrix that stays in cache
 //! (rows of a patch are contiguous runs of channels) and is multiplied with the kernel. Chunks depend on the shape alone.
 
 use crate::conv_blocks::Blocks;
@@ -133,6 +133,15 @@ fn check(op: &'static str, c: &Conv, x: &[f32], w: &[f32], y: &[f32]) -> Result<
     Ok((oh, ow))
 }
 
+/// Channels up to which products of bf16 operands are computed in f32, where the image lies: gathering and packing patches would cost
+/// more than the faster instruction gains.
+const NARROW: usize = 64;
+
+/// Whether a convolution reads the image in place.
+fn in_place(precision: Precision, blocks: &Blocks) -> bool {
+    precision == Precision::F32 || blocks.cin().min(blocks.cout()) <= NARROW
+}
+
 /// x (B, H, W, I), w (O, I / groups, kh, kw), bias (O) -> y (B, H', W', O).
 ///
 /// # Errors
@@ -156,9 +165,9 @@ pub fn forward(
         return linear::forward(precision, x, w, bias, c.inputs, y);
     }
     let blocks = c.blocks();
-    if precision == Precision::F32 {
+    if in_place(precision, &blocks) {
         let blocks = Blocks { panels: true, ..blocks };
-        Direct::new(c, out, blocks).forward(x, &blocks.arrange(w), y);
+        Direct::new(precision, c, out, blocks).forward(x, blocks.arrange(w), y);
     } else {
         conv_gather::multiply(precision, &Window { x, c: *c, out }, &blocks, &blocks.arrange(w), y)?;
     }
@@ -194,9 +203,9 @@ pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx:
         };
         let turned = Blocks { inputs: blocks.outputs, outputs: blocks.inputs, ..blocks };
         let out = (c.height, c.width);
-        if precision == Precision::F32 {
+        if in_place(precision, &blocks) {
             let kernel = Blocks { panels: true, ..blocks }.turn(w);
-            Direct::new(&back, out, Blocks { panels: true, ..turned }).forward(dy, &kernel, dx);
+            Direct::new(precision, &back, out, Blocks { panels: true, ..turned }).forward(dy, kernel, dx);
             return Ok(());
         }
         return conv_gather::multiply(precision, &Window { x: dy, c: back, out }, &turned, &blocks.turn(w), dx);
@@ -227,8 +236,8 @@ pub fn backward_weight(
         return linear::backward_weight(precision, dy, x, c.inputs, dw, accumulate);
     }
     let blocks = c.blocks();
-    if precision == Precision::F32 {
-        let sums = Direct::new(c, out, Blocks { panels: true, ..blocks }).backward_weight(x, dy);
+    if in_place(precision, &blocks) {
+        let sums = Direct::new(precision, c, out, Blocks { panels: true, ..blocks }).backward_weight(x, dy);
         blocks.restore(&sums, dw, accumulate);
         return Ok(());
     }
@@ -385,9 +394,14 @@ mod tests {
 
     #[test]
     fn larger_shapes_have_the_same_bits_for_any_threads_and_are_near_in_bf16() {
-        let c = Conv { batch: 3, height: 14, width: 14, inputs: 32, outputs: 48, ..PLAIN };
+        for (inputs, outputs) in [(32, 48), (72, 80)] {
+            larger(Conv { batch: 3, height: 14, width: 14, inputs, outputs, ..PLAIN });
+        }
+    }
+
+    fn larger(c: Conv) {
         let x = random("x", c.batch * c.height * c.width * c.inputs);
-        let (w, dy) = (random("w", c.weights()), random("dy", 3 * 14 * 14 * 48));
+        let (w, dy) = (random("w", c.weights()), random("dy", 3 * 14 * 14 * c.outputs));
         let run = |threads: usize, precision: Precision| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {

@@ -8,8 +8,11 @@ use crate::conv::Conv;
 use crate::conv_blocks::Blocks;
 use crate::conv_tile::{COLUMNS, Layout, Out, Stretch, product};
 use crate::elementwise::add_row;
+use crate::gemm::Precision;
 use crate::mem::{buffer, scratch};
-use crate::par::{Shared, each};
+use crate::pack_bf16::round;
+use crate::par::{SERIAL, Shared, each};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Floats of padded image a task has in cache.
@@ -20,6 +23,8 @@ const PARTS: usize = 4;
 /// A convolution and how it is cut up; all of it follows from the shape.
 pub(crate) struct Direct {
     c: Conv,
+    /// Whether operands are rounded to bf16.
+    rounded: bool,
     /// Height and width of the result.
     out: (usize, usize),
     blocks: Blocks,
@@ -39,13 +44,13 @@ struct Padded<'a> {
 }
 
 impl Direct {
-    pub(crate) fn new(c: &Conv, out: (usize, usize), blocks: Blocks) -> Self {
+    pub(crate) fn new(precision: Precision, c: &Conv, out: (usize, usize), blocks: Blocks) -> Self {
         let width = (out.1 - 1) * c.stride.1 + c.dilation.1 * (c.kernel.1 - 1) + 1;
         let line = width * c.inputs;
         let reach = c.dilation.0 * (c.kernel.0 - 1) + 1;
         let fit = (LINES / line.max(1)).saturating_sub(reach) / c.stride.0 + 1;
         let deep = blocks.count * blocks.patch() * blocks.cout() > c.batch * c.height * c.width * c.inputs;
-        Direct { c: *c, out, blocks, line, lines: fit.clamp(1, out.0), deep }
+        Direct { c: *c, rounded: precision == Precision::Bf16, out, blocks, line, lines: fit.clamp(1, out.0), deep }
     }
 
     /// Input lines that `lines` lines of the result see.
@@ -75,6 +80,9 @@ impl Direct {
             to[..left].fill(0.0);
             to[left..left + inside].copy_from_slice(&from[..inside]);
             to[left + inside..].fill(0.0);
+            if self.rounded {
+                round(&mut to[left..left + inside]);
+            }
         }
     }
 
@@ -122,7 +130,11 @@ impl Direct {
     }
 
     /// x (B, H, W, I), kernels in panels (block, panel, patch, column) -> y (B, H', W', O).
-    pub(crate) fn forward(&self, x: &[f32], kernels: &[f32], y: &mut [f32]) {
+    pub(crate) fn forward(&self, x: &[f32], mut kernels: Vec<f32>, y: &mut [f32]) {
+        if self.rounded {
+            kernels.par_chunks_mut(SERIAL).for_each(round);
+        }
+        let kernels = &kernels;
         let (count, panels) = (self.blocks.count, self.panels());
         let y = Shared(y.as_mut_ptr());
         if self.deep {
@@ -169,6 +181,15 @@ impl Direct {
 
     /// x (B, H, W, I), dy (B, H', W', O) -> gradients of the kernels, (block, patch, output).
     pub(crate) fn backward_weight(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        let mut copy = vec![];
+        if self.rounded {
+            copy = buffer(dy.len());
+            copy.par_chunks_mut(SERIAL).zip(dy.par_chunks(SERIAL)).for_each(|(to, from)| {
+                to.copy_from_slice(from);
+                round(to);
+            });
+        }
+        let dy = if self.rounded { &copy } else { dy };
         let (count, panels) = (self.blocks.count, self.panels());
         let size = count * self.blocks.patch() * self.blocks.cout();
         if self.deep {

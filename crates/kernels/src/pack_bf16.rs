@@ -37,6 +37,16 @@ pub(crate) fn pack_rows_contiguous(src: MatRef, r0: usize, dst: &mut [u32]) {
     contiguous_body(src, r0, dst);
 }
 
+simd_fn! {
+    /// Rounds to bf16 and back: operands of products that are computed in f32.
+    pub(crate) fn round(x: &mut [f32]) {
+        for x in x {
+            let y = f32::from_bits(bf16_bits(*x) << 16);
+            *x = if y.is_subnormal() { 0.0 } else { y };
+        }
+    }
+}
+
 /// bf16 bits of a float, nearest even; denormals become zero, NaN stays NaN.
 #[inline(always)]
 pub(crate) fn bf16_bits(x: f32) -> u32 {
