@@ -1,8 +1,9 @@
 //! 2-D convolution over channels-last images (B, H, W, C) with PyTorch's weights (O, C / groups, kh, kw).
 //!
 //! 1 x 1 kernels are plain products. In f32, and for few channels in bf16, the product reads the padded image where it lies
-//! (`conv_direct`). For more channels in bf16, and for the gradient of the image where the stride is not 1, a chunk of output pixels gathers its patches into a matrix that stays in cache
-//! (rows of a patch are contiguous runs of channels) and is multiplied with the kernel. Chunks depend on the shape alone.
+//! (`conv_direct`). For more channels in bf16, and for the gradient of the image where the stride is not 1, a chunk of output pixels
+//! gathers its patches into a matrix that stays in cache (rows of a patch are contiguous runs of channels) and is multiplied with
+//! the kernel (`conv_gather`). Chunks depend on the shape alone.
 
 use crate::conv_blocks::Blocks;
 use crate::conv_direct::Direct;
