@@ -4,15 +4,15 @@
 //! the seconds of N batches of 64, or of N resizes on one thread. `-- resume [SHARDS]` prints the seconds to the first batch at
 //! 90 % of an epoch, of a million samples without SHARDS.
 
+mod turns;
+
 use candlelight::data::{ClassOrder, Decode, Filter, Image, Label, Picture, Sample, decode};
 use candlelight::kernels::{mem, resize};
 use candlelight::prelude::*;
-use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use turns::{Result, Step};
 
 const BATCH: usize = 64;
 const SIZE: (usize, usize) = (224, 224);
@@ -29,33 +29,26 @@ struct Batches {
 }
 
 impl Batches {
-    fn take(&mut self, n: usize) -> Result<()> {
-        for _ in 0..n {
-            loop {
-                let loader = &self.loader;
-                let epoch = self.epoch;
-                match self.open.get_or_insert_with(|| loader.epoch(epoch, 0)).next() {
-                    Some(batch) => {
-                        self.loader.recycle(batch?.images);
-                        break;
-                    }
-                    None => (self.open, self.epoch) = (None, self.epoch + 1),
+    fn take(&mut self) -> Result<()> {
+        loop {
+            let (loader, epoch) = (&self.loader, self.epoch);
+            match self.open.get_or_insert_with(|| loader.epoch(epoch, 0)).next() {
+                Some(batch) => {
+                    self.loader.recycle(batch?.images);
+                    return Ok(());
                 }
+                None => (self.open, self.epoch) = (None, self.epoch + 1),
             }
         }
-        Ok(())
     }
 }
 
-/// Crops of 300 x 225 from each photo, resized without writing anything but the result.
-fn resizes(images: &[Image], n: usize) -> Result<()> {
-    let mut out = vec![0; 3 * SIZE.0 * SIZE.1];
-    for image in images.iter().cycle().take(n) {
-        let view = resize::View::new(&image.data, image.width, image.height, 3, 3 * image.width)?;
-        let part = view.crop(0, 0, image.width.min(300), image.height.min(225))?;
-        resize::resize(&part, SIZE.1, SIZE.0, resize::Filter::Bicubic, None, false, &mut out)?;
-        std::hint::black_box(&out);
-    }
+/// A crop of 300 x 225 from a photo, resized without writing anything but the result.
+fn resized(image: &Image, out: &mut [u8]) -> Result<()> {
+    let view = resize::View::new(&image.data, image.width, image.height, 3, 3 * image.width)?;
+    let part = view.crop(0, 0, image.width.min(300), image.height.min(225))?;
+    resize::resize(&part, SIZE.1, SIZE.0, resize::Filter::Bicubic, None, false, out)?;
+    std::hint::black_box(out);
     Ok(())
 }
 
@@ -89,40 +82,36 @@ fn resume(shards: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn serve(kind: &str, dir: &Path, workers: usize) -> Result<()> {
-    let mut run: Box<dyn FnMut(usize) -> Result<()>> = match kind {
-        "loader" => {
-            let data = candlelight::data::Repeat::new(ImageFolder::unlabelled(dir)?, 1);
-            let loader =
-                Loader::new(Arc::new(data), Pipeline::mae_pretrain(SIZE, Normalize::imagenet()), config(workers))?;
-            let mut batches = Batches { loader, epoch: 0, open: None };
-            Box::new(move |n| batches.take(n))
-        }
-        _ => {
-            let mut images = vec![];
-            for entry in std::fs::read_dir(dir)?.take(64) {
-                images.push(decode(&std::fs::read(entry?.path())?, &Decode::default())?);
-            }
-            Box::new(move |n| resizes(&images, n))
-        }
-    };
-    println!("ready");
-    for line in std::io::stdin().lock().lines() {
-        let n: usize = line?.trim_start_matches("run ").parse()?;
-        let start = Instant::now();
-        run(n)?;
-        println!("{}", start.elapsed().as_secs_f64());
+/// What is timed: a batch, or a resize.
+fn step(kind: &str, dir: &Path, workers: usize) -> Result<Step> {
+    if kind == "loader" {
+        let data = candlelight::data::Repeat::new(ImageFolder::unlabelled(dir)?, 1);
+        let loader = Loader::new(Arc::new(data), Pipeline::mae_pretrain(SIZE, Normalize::imagenet()), config(workers))?;
+        let mut batches = Batches { loader, epoch: 0, open: None };
+        return Ok(Box::new(move || batches.take()));
     }
-    Ok(())
+    let mut images = vec![];
+    for entry in std::fs::read_dir(dir)?.take(64) {
+        images.push(decode(&std::fs::read(entry?.path())?, &Decode::default())?);
+    }
+    let (mut out, mut next) = (vec![0; 3 * SIZE.0 * SIZE.1], 0);
+    Ok(Box::new(move || {
+        next += 1;
+        resized(&images[next % images.len()], &mut out)
+    }))
 }
 
 fn main() -> Result<()> {
     mem::keep_freed_memory();
-    let args: Vec<String> = std::env::args().filter(|a| a != "--bench").collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
-        ["serve", kind, dir] => serve(kind, dir.as_ref(), 0),
-        ["serve", kind, dir, workers] => serve(kind, dir.as_ref(), workers.parse()?),
-        ["resume", dir] => resume(Some(dir)),
-        _ => resume(None),
+    if let Some(args) = turns::served() {
+        let words: Vec<&str> = args.iter().map(String::as_str).collect();
+        let step = match words[..] {
+            [kind, dir] => step(kind, dir.as_ref(), 0)?,
+            [kind, dir, workers] => step(kind, dir.as_ref(), workers.parse()?)?,
+            _ => return Err("serve loader|resize DIR [WORKERS]".into()),
+        };
+        return turns::serve(step, |_, _| Ok(None));
     }
+    let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
+    resume(if args.next().as_deref() == Some("resume") { args.next() } else { None }.as_deref())
 }

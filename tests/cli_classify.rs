@@ -38,6 +38,13 @@ fn finetuning_and_probing_run_their_demo_and_print_a_table() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     refused(d, "mae_finetune", &[], &["no checkpoint in output_dir", "run mae_pretrain first"]);
+    refused(d, "mae_finetune", &["--from_scratch", "--seeds", "0"], &["--seeds 0"]);
+    refused(
+        d,
+        "mae_linprobe",
+        &["--from_scratch", "--seeds", "2", "--max_steps", "1"],
+        &["several runs cannot be had"],
+    );
     let (code, text) = run(d, "mae_pretrain", &["--max-steps", "2", "--batch_size", "16"]);
     assert_eq!(code, Some(0), "{text}");
     for (name, other, folder) in [

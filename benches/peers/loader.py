@@ -5,12 +5,9 @@ Decode, RandomResizedCrop(0.2, 1) to 224 bicubic, flip, normalise, batches of 64
 Needs the packages of requirements.txt and a Rust toolchain. Prints `BAR name ratio` last: above 1, candlelight is better.
 """
 
-import argparse
-import json
-import statistics
+import itertools
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,8 @@ from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-ROOT = Path(__file__).resolve().parents[2]
+from turns import Ours, Timed, arguments, build, compare, report
+
 MEAN, STD, BATCH = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64
 
 
@@ -61,7 +59,7 @@ def one_thread(_):
     torch.set_num_threads(1)
 
 
-class Loading:
+class Loading(Timed):
     def __init__(self, data, workers):
         # Forked workers can hang on the locks of the parent's threads.
         self.loader = DataLoader(
@@ -76,54 +74,23 @@ class Loading:
         )
         self.batches = iter(self.loader)
 
-    def run(self, n):
-        start = time.perf_counter()
-        for _ in range(n):
-            try:
-                next(self.batches)
-            except StopIteration:
-                self.batches = iter(self.loader)
-                next(self.batches)
-        return time.perf_counter() - start
+    def step(self):
+        try:
+            next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            next(self.batches)
 
 
-class PilResize:
+class PilResize(Timed):
     def __init__(self, files):
         self.images = [Image.open(f).convert("RGB") for f in files[:64]]
         self.images = [i.crop((0, 0, min(i.width, 300), min(i.height, 225))) for i in self.images]
 
-    def run(self, n):
-        start = time.perf_counter()
-        for k in range(n):
-            self.images[k % len(self.images)].resize((224, 224), Image.Resampling.BICUBIC)
-        return time.perf_counter() - start
+        self.next = itertools.cycle(self.images).__next__
 
-
-class Ours:
-    def __init__(self, binary, *command):
-        self.process = subprocess.Popen(
-            [binary, "serve", *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def run(self, n):
-        self.process.stdin.write(f"run {n}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def build():
-    command = ["cargo", "bench", "--bench", "loader", "--no-run", "--message-format=json"]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for line in out.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "loader":
-            return message["executable"]
-    raise SystemExit("cargo built no loader")
+    def step(self):
+        self.next().resize((224, 224), Image.Resampling.BICUBIC)
 
 
 def made(folder, count=256):
@@ -137,41 +104,30 @@ def made(folder, count=256):
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(f"{folder}/{i:03}.jpg", quality=90)
 
 
-def compare(name, ours, theirs, per_round, unit, rounds):
-    ours.run(per_round), theirs.run(per_round)
-    times = {"ours": [], "theirs": []}
-    for _ in range(rounds):
-        for side, peer in (("ours", ours), ("theirs", theirs), ("theirs", theirs), ("ours", ours)):
-            times[side].append(peer.run(per_round) / per_round)
-    a, b = (statistics.median(times[k]) for k in ("ours", "theirs"))
-    print(f"{name}: ours {unit / a:.0f} img/s, peer {unit / b:.0f} img/s", flush=True)
-    ours.close()
-    return name, b / a
-
-
 def main():
-    parser = argparse.ArgumentParser()
+    parser = arguments(5)
     parser.add_argument("--data")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    binary = build()
+    binary, bars, w = build("loader"), [], args.workers
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.data or temporary
         if not args.data:
             made(folder)
         files = sorted(str(p) for p in Path(folder).iterdir())
-        w = args.workers
-        bars = [
-            compare("resize_vs_pillow", Ours(binary, "resize", folder), PilResize(files), 500, 1, args.rounds),
-            compare("loader_vs_pil", Ours(binary, "loader", folder, w), Loading(WithPil(files), w), 6, BATCH, args.rounds),
-            compare(
-                "loader_vs_torchvision", Ours(binary, "loader", folder, w), Loading(WithTorchvision(files), w), 6, BATCH, args.rounds
-            ),
+        # bar, our words, peer, steps a turn, images a step
+        cases = [
+            ("resize_vs_pillow", ("resize", folder), lambda: PilResize(files), 500, 1),
+            ("loader_vs_pil", ("loader", folder, w), lambda: Loading(WithPil(files), w), 6, BATCH),
+            ("loader_vs_torchvision", ("loader", folder, w), lambda: Loading(WithTorchvision(files), w), 6, BATCH),
         ]
+        for bar, words, peer, n, images in cases:
+            if args.only in bar:
+                ours = Ours(binary, *words, threads=args.threads)
+                bars.append(compare(bar, ours, peer(), n, images, args.rounds, "peer"))
+                ours.close()
     print(subprocess.run([binary, "resume"], check=True, capture_output=True, text=True).stdout.strip())
-    for name, ratio in bars:
-        print(f"BAR {name} {ratio:.2f}")
+    report(bars)
 
 
 if __name__ == "__main__":

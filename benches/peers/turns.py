@@ -64,13 +64,13 @@ class Timed:
 
 def compare(bar, ours, peer, n, batch, rounds, name="PyTorch"):
     """Both sides by turns, A B B A; the ratio of the medians."""
-    ours.run(2), peer.run(2)
+    ours.run(max(2, n)), peer.run(max(2, n))
     times = {"ours": [], "peer": []}
     for _ in range(rounds):
         for side, x in (("ours", ours), ("peer", peer), ("peer", peer), ("ours", ours)):
             times[side].append(x.run(n) / n)
     a, b = (statistics.median(times[k]) for k in ("ours", "peer"))
-    print(f"{bar}: ours {a:.3f} s ({batch / a:.2f} img/s), {name} {b:.3f} s ({batch / b:.2f} img/s)", flush=True)
+    print(f"{bar}: ours {a:.3g} s ({batch / a:.4g} img/s), {name} {b:.3g} s ({batch / b:.4g} img/s)", flush=True)
     return bar, b / a
 
 

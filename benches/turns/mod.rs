@@ -1,5 +1,7 @@
 //! What the benches share: timing steps, and answering a peer script on standard input.
 
+#![allow(dead_code)] // each bench uses a part
+
 use std::io::BufRead;
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! Blur pool, R. Zhang, arXiv 1904.11486: a binomial filter over reflected borders, then every `stride`-th pixel, channel by channel.
 
 use crate::error::{Error, Result, expect_len};
-use crate::simd::simd_fn;
+use crate::pool::add_scaled;
 use rayon::prelude::*;
 
 /// Sizes of a blur pool over channels-last images.
@@ -86,14 +86,6 @@ impl Blur {
                     }
                 }
             }
-        }
-    }
-}
-
-simd_fn! {
-    fn add_scaled(x: &[f32], factor: f32, y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = x.mul_add(factor, *y);
         }
     }
 }

@@ -134,6 +134,9 @@ fn check(op: &'static str, c: &Conv, x: &[f32], w: &[f32], y: &[f32]) -> Result<
     Ok((oh, ow))
 }
 
+/// Parts an image batch is cut into for the kernel's gradient: partial sums are added in order.
+pub(crate) const PARTS: usize = 4;
+
 /// Channels up to which products of bf16 operands are computed in f32, where the image lies: gathering and packing patches would cost
 /// more than the faster instruction gains.
 const NARROW: usize = 64;

@@ -4,21 +4,18 @@
 //! images are worked through some lines at a time, with all kernels; where the kernels are larger than the images, each task
 //! takes a panel of 32 kernels through all images.
 
-use crate::conv::Conv;
+use crate::conv::{Conv, PARTS};
 use crate::conv_blocks::Blocks;
 use crate::conv_tile::{COLUMNS, Layout, Out, Stretch, product};
-use crate::elementwise::add_row;
 use crate::gemm::Precision;
 use crate::mem::{buffer, scratch};
 use crate::pack_bf16::round;
-use crate::par::{SERIAL, Shared, each};
+use crate::par::{SERIAL, Shared, each, sum_parts};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Floats of padded image a task has in cache.
 const LINES: usize = 32 << 10;
-/// Parts the lines are cut into for the kernel's gradient: partial sums are added in order.
-const PARTS: usize = 4;
 
 /// A convolution and how it is cut up; all of it follows from the shape.
 pub(crate) struct Direct {
@@ -36,7 +33,7 @@ pub(crate) struct Direct {
     deep: bool,
 }
 
-/// Padded lines of an image, for the result's lines from `first` on.
+/// Padded lines of an image, which some lines of the result see.
 struct Padded<'a> {
     data: &'a [f32],
     image: usize,
@@ -220,12 +217,7 @@ impl Direct {
                 });
             }
         });
-        let (first, rest) = sums.split_at_mut(size);
-        for part in rest.chunks_exact(size) {
-            add_row(part, first);
-        }
-        sums.truncate(size);
-        sums
+        sum_parts(sums, size)
     }
 
     fn weight_panel(&self, seen: &Padded<'_>, block: usize, p: usize, dy: &[f32], sums: Shared, add: bool) {

@@ -1,13 +1,12 @@
 //! Convolution by gathered patches: a chunk of them stays in cache.
 
-use crate::conv::Conv;
+use crate::conv::{Conv, PARTS};
 use crate::conv_blocks::Blocks;
 use crate::elementwise::add_row;
 use crate::error::Result;
 use crate::gemm::{MatMut, MatRef, Precision, gemm_serial};
 use crate::mem::{buffer, scratch};
-use crate::par::Shared;
-use crate::simd::simd_fn;
+use crate::par::sum_parts;
 use rayon::prelude::*;
 
 /// Output pixels a chunk: the patches take about 200 KB, but never fewer than 96 rows, which a large kernel is read for.
@@ -23,58 +22,45 @@ pub(crate) struct Window<'a> {
     pub(crate) out: (usize, usize),
 }
 
-simd_fn! {
-    /// The patches of output pixels `from ..` over channels `c0 .. c0 + cin`, one a row of `rows`.
-    fn gather(w: &Window<'_>, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
-        let (c, (oh, ow)) = (&w.c, w.out);
-        let (kh, kw) = c.kernel;
-        let run = kw * cin;
-        let whole = cin == c.inputs && c.dilation.1 == 1;
-        for (r, row) in rows.chunks_exact_mut(kh * run).enumerate() {
-            let p = from + r;
-            let (b, oy, ox) = (p / (oh * ow), p / ow % oh, p % ow);
-            let left = (ox * c.stride.1) as isize - c.padding.1 as isize;
-            for (ky, row) in row.chunks_exact_mut(run).enumerate() {
-                let y = (oy * c.stride.0 + ky * c.dilation.0) as isize - c.padding.0 as isize;
-                if y < 0 || y >= c.height as isize {
-                    row.fill(0.0);
-                    continue;
+/// The patches of output pixels `from ..` over channels `c0 .. c0 + cin`, one a row of `rows`.
+fn gather(w: &Window<'_>, from: usize, c0: usize, cin: usize, rows: &mut [f32]) {
+    let (c, (oh, ow)) = (&w.c, w.out);
+    let (kh, kw) = c.kernel;
+    let run = kw * cin;
+    let whole = cin == c.inputs && c.dilation.1 == 1;
+    for (r, row) in rows.chunks_exact_mut(kh * run).enumerate() {
+        let p = from + r;
+        let (b, oy, ox) = (p / (oh * ow), p / ow % oh, p % ow);
+        let left = (ox * c.stride.1) as isize - c.padding.1 as isize;
+        for (ky, row) in row.chunks_exact_mut(run).enumerate() {
+            let y = (oy * c.stride.0 + ky * c.dilation.0) as isize - c.padding.0 as isize;
+            if y < 0 || y >= c.height as isize {
+                row.fill(0.0);
+                continue;
+            }
+            let line = &w.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
+            if whole {
+                // The columns inside the image are one run.
+                let first = (-left).clamp(0, kw as isize) as usize;
+                let last = (c.width as isize - left).clamp(first as isize, kw as isize) as usize;
+                row[..first * cin].fill(0.0);
+                row[last * cin..].fill(0.0);
+                if last > first {
+                    let at = (left + first as isize) as usize * cin;
+                    row[first * cin..last * cin].copy_from_slice(&line[at..at + (last - first) * cin]);
                 }
-                let line = &w.x[(b * c.height + y as usize) * c.width * c.inputs..][..c.width * c.inputs];
-                if whole {
-                    // The columns inside the image are one run.
-                    let first = (-left).clamp(0, kw as isize) as usize;
-                    let last = (c.width as isize - left).clamp(first as isize, kw as isize) as usize;
-                    row[..first * cin].fill(0.0);
-                    row[last * cin..].fill(0.0);
-                    if last > first {
-                        let at = (left + first as isize) as usize * cin;
-                        copy(&mut row[first * cin..last * cin], &line[at..at + (last - first) * cin]);
-                    }
-                    continue;
-                }
-                for (kx, part) in row.chunks_exact_mut(cin).enumerate() {
-                    let x = left + (kx * c.dilation.1) as isize;
-                    if x < 0 || x >= c.width as isize {
-                        part.fill(0.0);
-                    } else {
-                        copy(part, &line[x as usize * c.inputs + c0..][..cin]);
-                    }
+                continue;
+            }
+            for (kx, part) in row.chunks_exact_mut(cin).enumerate() {
+                let x = left + (kx * c.dilation.1) as isize;
+                if x < 0 || x >= c.width as isize {
+                    part.fill(0.0);
+                } else {
+                    part.copy_from_slice(&line[x as usize * c.inputs + c0..][..cin]);
                 }
             }
         }
     }
-}
-
-/// A short copy without a call.
-#[inline(always)]
-fn copy(to: &mut [f32], from: &[f32]) {
-    let (mut t, mut f) = (to.chunks_exact_mut(16), from.chunks_exact(16));
-    // Of known length: a few moves.
-    for (t, f) in (&mut t).zip(&mut f) {
-        t.copy_from_slice(f);
-    }
-    t.into_remainder().iter_mut().zip(f.remainder()).for_each(|(t, f)| *t = *f);
 }
 
 /// Adds the rows of patches back to where [`gather`] took them: one image's.
@@ -149,9 +135,6 @@ pub(crate) fn backward_input(
     })
 }
 
-/// Parts the pixels are cut into for the kernel's gradient: partial sums are added in order.
-const PARTS: usize = 4;
-
 /// The gradient of the kernels, (block, patch, output).
 pub(crate) fn backward_weight(precision: Precision, window: &Window, blocks: &Blocks, dy: &[f32]) -> Result<Vec<f32>> {
     let (c, out) = (&window.c, window.out);
@@ -178,17 +161,5 @@ pub(crate) fn backward_weight(precision: Precision, window: &Window, blocks: &Bl
             Ok(())
         })
     })?;
-    let (first, rest) = sums.split_at_mut(size);
-    let rest = &*rest;
-    let shared = Shared(first.as_mut_ptr());
-    (0..size.div_ceil(16_384)).into_par_iter().for_each(|i| {
-        let (from, len) = (i * 16_384, 16_384.min(size - i * 16_384));
-        // SAFETY: the ranges are disjoint parts of `first`, which nothing else touches here.
-        let first = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(from), len) };
-        for part in rest.chunks_exact(size) {
-            add_row(&part[from..from + len], first);
-        }
-    });
-    sums.truncate(size);
-    Ok(sums)
+    Ok(sum_parts(sums, size))
 }

@@ -23,6 +23,19 @@ pub(crate) fn fold_rows(partial: &[f32], out: &mut [f32], accumulate: bool) {
     }
 }
 
+/// The sum of parts of `size` values each, in order.
+pub(crate) fn sum_parts(mut parts: Vec<f32>, size: usize) -> Vec<f32> {
+    let (first, rest) = parts.split_at_mut(size);
+    let rest = &*rest;
+    first.par_chunks_mut(SERIAL).enumerate().for_each(|(i, to)| {
+        for part in rest.chunks_exact(size) {
+            crate::elementwise::add_row(&part[i * SERIAL..][..to.len()], to);
+        }
+    });
+    parts.truncate(size);
+    parts
+}
+
 /// Calls `f` for every index, in parallel when there is more than one.
 pub(crate) fn each(n: usize, f: impl Fn(usize) + Sync + Send) {
     if n <= 1 {

@@ -146,7 +146,7 @@ pub fn max_backward(p: &Pool, dy: &[f32], from: &[u32], dx: &mut [f32]) -> Resul
 }
 
 simd_fn! {
-    fn add_scaled(x: &[f32], share: f32, y: &mut [f32]) {
+    pub(crate) fn add_scaled(x: &[f32], share: f32, y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = x.mul_add(share, *y);
         }
