@@ -9,3 +9,7 @@ demo:
 # candlelight beside PyTorch; needs benches/peers/requirements.txt.
 bars:
     python benches/peers/mae_step.py
+
+# Trains the demos at commit BASE and here and compares every tensor of the checkpoints.
+compare BASE:
+    python3 tests/compare.py {{BASE}}

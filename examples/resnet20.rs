@@ -1,0 +1,46 @@
+//! Trains a ResNet-20 on the shipped images with a loop of its own and saves it:
+//! `cargo run --release --example resnet20 -- [STEPS] [FILE]`.
+
+use candlelight::data::{ClassOrder, open};
+use candlelight::engine::batch;
+use candlelight::models::{ResNet, ResNetConfig, weights};
+use candlelight::optim::{Group, Rule, Sgd, SgdKind};
+use candlelight::prelude::*;
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    candlelight::kernels::mem::keep_freed_memory();
+    let mut args = std::env::args().skip(1);
+    let steps: usize = args.next().map_or(Ok(200), |n| n.parse())?;
+    let file = args.next().unwrap_or_else(|| "resnet20.safetensors".into());
+
+    let (size, normalize) = ((28, 28), Normalize { mean: vec![0.286], std: vec![0.353] });
+    let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train", ClassOrder::Lexicographic)?;
+    let load = LoaderConfig { batch_size: 64, size, seed: 0, shuffle: true, drop_last: true, workers: 1, max_bad: 0.0 };
+    let loader = Loader::new(data, Pipeline::mae_pretrain(size, normalize.clone()), load)?;
+
+    let params = ParamStore::new();
+    let config = ResNetConfig { image: size, channels: 1, dropout: 0.1, ..registry::resnet("resnet20")? };
+    let model = ResNet::new(&config, params.builder(Key::new(0)))?;
+    let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
+    let mut optimizer = Sgd::new(SgdKind::Sgd { momentum: 0.9, nesterov: true }, &rules, &params)?;
+    let schedule = WarmupCosine { lr: 0.1, min_lr: 0.0, warmup_epochs: 20.0, epochs: steps as f64 };
+    let mut grads = Gradients::new(&params);
+    let batches = (0..).flat_map(|epoch| loader.epoch(epoch, 0));
+    for (step, next) in batches.take(steps).enumerate() {
+        let mut next = next?;
+        let images = batch::images(&mut next, &normalize, &params.device())?;
+        let tape = Tape::new(&params);
+        let logits = model.forward(&tape.constant(&images), Some(&Key::new(1).index(step as u64)))?;
+        let loss = ops::cross_entropy(&logits, &next.labels, 0.1)?;
+        grads.zero();
+        tape.backward(&loss, &mut grads)?;
+        optimizer.step(&grads, schedule.at(step as f64))?;
+        if step % 20 == 0 {
+            println!("step {step}: loss {:.4}", loss.scalar()?);
+        }
+    }
+    weights::write_safetensors(Path::new(&file), &params.state_dict(), None)?;
+    println!("saved {file}");
+    Ok(())
+}
