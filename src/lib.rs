@@ -3,6 +3,7 @@
 
 pub use candlelight_autograd as autograd;
 pub use candlelight_data as data;
+pub use candlelight_dist as dist;
 pub use candlelight_engine as engine;
 pub use candlelight_kernels as kernels;
 pub use candlelight_models as models;

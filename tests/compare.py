@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WORK = ROOT / "target" / "compare"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+WORK = TARGET / "compare"
 PROGRAMS = ["mae_pretrain", "mae_finetune", "mae_linprobe", "resnet20"]
 COMMON = ["--batch_size=64", "--max_steps=100", "--num_workers=1", "--seed=3", "--warmup_epochs=0.2", "--epochs=1"]
 EVERY = ["--data_path={data}", *COMMON]
@@ -72,8 +73,8 @@ def main():
         if tree.exists():
             git("worktree", "remove", "--force", str(tree))
         git("worktree", "add", "--force", "--detach", str(tree), base)
-        train(tree, ROOT / "target", theirs)
-    train(ROOT, ROOT / "target", ours)
+        train(tree, TARGET, theirs)
+    train(ROOT, TARGET, ours)
     files = sorted(p.relative_to(theirs) for p in theirs.rglob("*.safetensors"))
     if len(files) < 6:
         sys.exit(f"{theirs} has {len(files)} files, expected one of every run at least")

@@ -3,7 +3,8 @@
 mod goldens;
 
 use candle_core::Tensor;
-use candlelight::autograd::{AllReduce, tensor_from};
+use candlelight::autograd::tensor_from;
+use candlelight::dist::{Comm, Solo};
 use candlelight::kernels::drop_block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
@@ -12,36 +13,37 @@ use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
 use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 #[test]
 fn single_operations_are_pytorchs() {
     let g = golden("conv");
-    let once =
-        |name: &str, f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>, params: &ParamStore, tape: Tape| {
-            let x = tape.leaf(&g[&format!("{name}.x")]);
-            let y = ops::channels_first(&f(&ops::channels_last(&x).unwrap()).unwrap()).unwrap();
-            close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
-            let mut grads = Gradients::new(params);
-            let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[x], &mut grads).unwrap();
-            close(&format!("{name} dx"), dx[0].as_deref().unwrap(), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
-            for (p, d) in grads.iter() {
-                close(&format!("{name} d{p}"), d, &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
-            }
-        };
+    let once = |name: &str,
+                f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>,
+                params: &ParamStore,
+                tape: Tape| {
+        let x = tape.leaf(&g[&format!("{name}.x")]);
+        let y = ops::channels_first(&f(&ops::channels_last(&x).unwrap()).unwrap()).unwrap();
+        close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
+        let mut grads = Gradients::new(params);
+        let dx = tape.backward_with(&y, &g[&format!("{name}.g")], &[&x], &mut grads).unwrap();
+        close(&format!("{name} dx"), &values(dx[0].as_ref().unwrap()), &values(&g[&format!("{name}.dx")]), 1e-5, 0.0);
+        for (p, d) in grads.iter() {
+            close(&format!("{name} d{p}"), d, &values(&g[&format!("{name}.d{p}")]), 1e-5, 0.0);
+        }
+    };
     let run = |name: &str, f: &dyn Fn(&Value) -> candlelight::autograd::Result<Value>, params: &ParamStore| {
         once(name, f, params, Tape::new(params));
         once(name, f, params, Tape::new(params).with_composed_ops());
     };
-    let plain = ops::Conv2d::new;
+    let plain = ops::Conv2dConfig::new;
     for (name, how) in [
         ("conv3x3", plain(1, 1)),
         ("conv7x7_s2", plain(2, 3)),
         ("conv1x1", plain(1, 0)),
         ("conv1x1_s2", plain(2, 0)),
-        ("conv_groups", ops::Conv2d { groups: 2, ..plain(2, 1) }),
-        ("conv_dilated", ops::Conv2d { stride: (1, 2), padding: (2, 1), dilation: (2, 1), groups: 1 }),
+        ("conv_groups", ops::Conv2dConfig { groups: 2, ..plain(2, 1) }),
+        ("conv_dilated", ops::Conv2dConfig { stride: (1, 2), padding: (2, 1), dilation: (2, 1), groups: 1 }),
     ] {
         let params = ParamStore::new();
         let vb = params.builder(Key::new(0));
@@ -53,8 +55,8 @@ fn single_operations_are_pytorchs() {
         run(name, &|x| ops::conv2d(x, &var("w"), Some(&var("b")), how), &params);
     }
     let none = ParamStore::new();
-    let ceil = ops::Pool2d { ceil: true, ..ops::Pool2d::new(3, 2, 1) };
-    run("max_pool", &|x| ops::max_pool2d(x, ops::Pool2d::new(3, 2, 1)), &none);
+    let ceil = ops::Pool2dConfig { ceil: true, ..ops::Pool2dConfig::new(3, 2, 1) };
+    run("max_pool", &|x| ops::max_pool2d(x, ops::Pool2dConfig::new(3, 2, 1)), &none);
     run("max_pool_ceil", &|x| ops::max_pool2d(x, ceil), &none);
     run("avg_pool_ceil", &|x| ops::avg_pool2d(x, ceil), &none);
     run("adaptive", &|x| ops::adaptive_avg_pool2d(x, (4, 3)), &none);
@@ -138,6 +140,7 @@ fn blurred_networks_with_split_statistics_are_timms() {
 }
 
 /// Sums over threads that meet.
+#[derive(Debug)]
 struct Meeting {
     barrier: std::sync::Barrier,
     sums: std::sync::Mutex<Vec<f64>>,
@@ -149,10 +152,20 @@ impl Meeting {
     }
 }
 
-struct Member(Arc<Meeting>);
+/// One of two threads: batch normalisation asks for sums alone.
+#[derive(Debug)]
+struct Member(Arc<Meeting>, usize);
 
-impl AllReduce for Member {
-    fn sum(&self, values: &mut [f64]) -> candlelight::autograd::Result<()> {
+impl Comm for Member {
+    fn rank(&self) -> usize {
+        self.1
+    }
+
+    fn world(&self) -> usize {
+        2
+    }
+
+    fn all_reduce(&self, values: &mut [f64]) -> candlelight::dist::Result<()> {
         {
             let mut sums = self.0.sums.lock().unwrap();
             sums.resize(values.len(), 0.0);
@@ -166,6 +179,28 @@ impl AllReduce for Member {
         self.0.barrier.wait();
         Ok(())
     }
+
+    fn all_gather(&self, own: &[u8]) -> candlelight::dist::Result<Vec<Vec<u8>>> {
+        Solo.all_gather(own)
+    }
+
+    fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> candlelight::dist::Result<()> {
+        Solo.broadcast(root, bytes)
+    }
+
+    fn send(&self, to: usize, bytes: &[u8]) -> candlelight::dist::Result<()> {
+        Solo.send(to, bytes)
+    }
+
+    fn receive(&self, from: usize) -> candlelight::dist::Result<Vec<u8>> {
+        Solo.receive(from)
+    }
+
+    fn barrier(&self) -> candlelight::dist::Result<()> {
+        Solo.barrier()
+    }
+
+    fn deadline(&self, _: std::time::Duration) {}
 }
 
 #[test]
@@ -179,7 +214,7 @@ fn synchronised_statistics_are_those_of_the_whole_batch() {
         let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
         let mut tape = Tape::new(&params);
         if let Some(all) = all {
-            tape = tape.with_all_reduce(Rc::new(Member(all)));
+            tape = tape.with_comm(Arc::new(Member(all, usize::from(from > 0))));
         }
         if composed {
             tape = tape.with_composed_ops();
@@ -220,7 +255,7 @@ fn a_single_row_over_all_processes_is_refused() {
     for composed in [false, true] {
         let params = ParamStore::new();
         let norm = BatchNorm::new(2, Some(1.0), Default::default(), params.builder(Key::new(0))).unwrap();
-        let tape = Tape::new(&params).with_all_reduce(Rc::new(Member(Meeting::new(1))));
+        let tape = Tape::new(&params).with_comm(Arc::new(Member(Meeting::new(1), 0)));
         let tape = if composed { tape.with_composed_ops() } else { tape };
         let x = tape.constant(&tensor_from(vec![1.0, 2.0], (1, 2)).unwrap());
         assert!(norm.forward(&x, true).unwrap_err().to_string().contains("over all processes"));
@@ -246,9 +281,9 @@ fn a_checkpointed_normalisation_is_the_plain_one_and_sees_each_batch_once() {
         };
         let mut grads = Gradients::new(&params);
         let seed = tensor_from(Key::new(2).normal(12), (6, 2)).unwrap();
-        let dx = tape.backward_with(&y, &seed, &[leaf], &mut grads).unwrap();
+        let dx = tape.backward_with(&y, &seed, &[&leaf], &mut grads).unwrap();
         let state: Vec<Vec<f32>> = params.state_dict().iter().map(|(_, t)| values(t)).collect();
-        (values(y.tensor()), dx[0].as_deref().unwrap().to_vec(), grads.get("weight").unwrap().to_vec(), state)
+        (values(y.tensor()), values(dx[0].as_ref().unwrap()), grads.get("weight").unwrap().to_vec(), state)
     };
     for composed in [false, true] {
         assert_eq!(run(true, composed), run(false, composed));

@@ -53,6 +53,10 @@ impl CustomOp3 for LayerNorm {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, g, b) = (slice(x, lx)?, slice(g, lg)?, slice(b, lb)?);
+        let last = &lx.dims()[lx.dims().len().saturating_sub(1)..];
+        if last.is_empty() || lg.dims() != last || lb.dims() != last {
+            bail!("layer_norm: x {:?}, weight {:?}, bias {:?}", lx.dims(), lg.dims(), lb.dims());
+        }
         let rows = x.len() / g.len().max(1);
         let (mut y, mut mean, mut rstd) = (buffer(x.len()), buffer(rows), buffer(rows));
         kernel(ln::forward(x, g, b, self.0, &mut y, &mut mean, &mut rstd))?;

@@ -25,6 +25,9 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// From another process.
+    #[error(transparent)]
+    Dist(#[from] candlelight_dist::Error),
     /// From a kernel.
     #[error(transparent)]
     Kernel(#[from] candlelight_kernels::Error),

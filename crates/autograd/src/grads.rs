@@ -4,16 +4,27 @@ use crate::error::{Result, shape};
 use crate::params::ParamStore;
 use crate::tensor::tensor_from;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candlelight_kernels::elementwise;
 
-/// Called with a parameter's name and gradient as soon as the backward pass has added the last contribution to it.
-pub type Hook = Box<dyn FnMut(&str, &mut [f32])>;
+/// A finished gradient, where its parameter is.
+#[derive(Debug)]
+pub enum Gradient<'a> {
+    /// Of a parameter on the CPU.
+    Host(&'a mut [f32]),
+    /// Of a parameter on a device.
+    Device(&'a mut Tensor),
+}
 
-/// One gradient a parameter, in the store's order: a buffer for parameters on the CPU, a tensor beside those on a device.
+/// Called with a parameter's name and gradient as soon as the backward pass has added the last contribution to it.
+type Hook = Box<dyn FnMut(&str, Gradient<'_>) + Send>;
+
+/// One gradient per parameter, in the store's order: a buffer for parameters on the CPU, a tensor beside those on a device.
 pub struct Gradients {
     slots: Vec<Slot>,
     hooks: Vec<Hook>,
+    /// More micro-batches will be added: no gradient is final yet.
+    unfinished: bool,
 }
 
 struct Slot {
@@ -67,7 +78,7 @@ impl Gradients {
                 filled: false,
             })
             .collect();
-        Gradients { slots, hooks: Vec::new() }
+        Gradients { slots, hooks: Vec::new(), unfinished: false }
     }
 
     /// Forgets what was accumulated; the buffers stay.
@@ -75,16 +86,38 @@ impl Gradients {
         self.slots.iter_mut().for_each(|s| s.filled = false);
     }
 
-    /// Calls `hook` whenever a backward pass has finished the gradient of a parameter on the CPU.
-    pub fn on_ready(&mut self, hook: impl FnMut(&str, &mut [f32]) + 'static) {
+    /// Calls `hook` once per backward pass and parameter that has a gradient, after its last contribution: from then on the gradient
+    /// does not change in that pass.
+    pub fn on_ready(&mut self, hook: impl FnMut(&str, Gradient<'_>) + Send + 'static) {
         self.hooks.push(Box::new(hook));
     }
 
-    pub(crate) fn ready(&mut self, p: usize) {
-        let Slot { name, place: Place::Host(buf), filled: true, .. } = &mut self.slots[p] else { return };
-        for hook in &mut self.hooks {
-            hook(name, buf);
+    /// Says whether further micro-batches follow: hooks wait for the backward pass of the last one, which makes gradients final.
+    pub fn accumulating(&mut self, more: bool) {
+        self.unfinished = more;
+    }
+
+    pub(crate) fn ready(&mut self, p: usize) -> Result<()> {
+        let Slot { name, place, filled: true, .. } = &mut self.slots[p] else { return Ok(()) };
+        if self.unfinished {
+            return Ok(());
         }
+        for hook in &mut self.hooks {
+            match place {
+                Place::Host(buf) => hook(name, Gradient::Host(buf)),
+                Place::Device(Some(t)) => {
+                    hook(name, Gradient::Device(t));
+                    *t = t.detach();
+                }
+                Place::Device(None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether parameter `p` lies on the CPU.
+    pub(crate) fn on_host(&self, p: usize) -> bool {
+        matches!(self.slots[p].place, Place::Host(_))
     }
 
     pub(crate) fn take_hooks(&mut self) -> Vec<Hook> {
@@ -95,8 +128,8 @@ impl Gradients {
         self.hooks = hooks;
     }
 
-    /// The buffer of parameter `p` and whether it already holds something; it is marked filled. Empty on a device, where
-    /// kernels do not run.
+    /// The buffer of parameter `p` and whether it already holds something; it is marked filled. Empty on a device, where kernels
+    /// do not run.
     pub(crate) fn slot(&mut self, p: usize) -> (&mut [f32], bool) {
         let slot = &mut self.slots[p];
         let had = slot.fill();
@@ -125,16 +158,17 @@ impl Gradients {
         }
     }
 
+    /// Adds a tensor. What is held has no graph of candle's: an optimizer that read one would keep every step alive.
     pub(crate) fn add_tensor(&mut self, p: usize, g: Tensor) -> Result<()> {
         let Slot { place: Place::Device(held), .. } = &mut self.slots[p] else {
-            return self.add(p, &g.flatten_all()?.to_vec1::<f32>()?);
+            return self.add(p, &g.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
         };
         let sum = match held.take() {
             Some(old) if self.slots[p].filled => (old + g)?,
             _ => g.reshape(self.slots[p].dims.as_slice())?,
         };
         self.slots[p].fill();
-        self.slots[p].place = Place::Device(Some(sum));
+        self.slots[p].place = Place::Device(Some(sum.detach()));
         Ok(())
     }
 
@@ -206,7 +240,7 @@ impl Gradients {
         for s in self.slots.iter_mut().filter(|s| s.filled) {
             match &mut s.place {
                 Place::Host(buf) => elementwise::scale(factor, buf),
-                Place::Device(Some(t)) => *t = (&*t * f64::from(factor))?,
+                Place::Device(Some(t)) => *t = (t.detach() * f64::from(factor))?,
                 Place::Device(None) => {}
             }
         }

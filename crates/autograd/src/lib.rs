@@ -1,25 +1,21 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
-mod batch_norm;
+pub mod backend;
 pub mod bridge;
-mod composed;
-mod composed_vision;
 mod error;
 mod grads;
-mod layout;
-mod losses;
+mod op;
 pub mod ops;
 mod params;
-mod pooling;
-mod stochastic;
 mod tape;
 mod tensor;
-mod vision;
 
+pub use candlelight_dist::{Comm, Solo};
 pub use candlelight_kernels::{Key, Precision};
 pub use error::{Error, Result};
-pub use grads::Gradients;
-pub use params::{ParamStore, STATISTICS, glob};
-pub use tape::{AllReduce, Backward, Grad, Source, Tape, Value};
+pub use grads::{Gradient, Gradients};
+pub use op::{Attr, Attrs, Back, Call, Done, Inputs, Op};
+pub use params::{Entry, ParamStore, STATISTICS, glob};
+pub use tape::{Backward, Grad, Source, Tape, Value};
 pub use tensor::{CpuSlice, tensor_from};

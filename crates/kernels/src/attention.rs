@@ -123,8 +123,15 @@ pub fn dropout_mask(words: [u32; 2], rate: f32, heads: usize, tokens: usize, mas
 }
 
 fn check(op: &'static str, d: &Dims, dropout: Option<Dropout>, qkv: usize, lse: usize) -> Result<()> {
-    expect_len(op, "qkv", qkv, d.batch * d.tokens * 3 * d.heads * d.head_dim)?;
-    expect_len(op, "lse", lse, d.batch * d.heads * d.tokens)?;
+    let product = |of: &[usize]| of.iter().try_fold(1usize, |n, v| n.checked_mul(*v));
+    // Sizes that wrap around would pass as small ones, and rows are written where they say.
+    let (Some(all), Some(rows)) =
+        (product(&[d.batch, d.tokens, 3, d.heads, d.head_dim]), product(&[d.batch, d.heads, d.tokens]))
+    else {
+        return Err(Error::Value { op, message: format!("sizes that no memory holds: {d:?}") });
+    };
+    expect_len(op, "qkv", qkv, all)?;
+    expect_len(op, "lse", lse, rows)?;
     if d.tokens == 0 {
         return Err(Error::Value { op, message: "no tokens".into() });
     }
@@ -313,6 +320,9 @@ mod tests {
     fn lengths_are_checked() {
         let d = Dims { batch: 1, tokens: 2, heads: 1, head_dim: 2, scale: 1.0, precision: Precision::F32 };
         assert!(forward(&d, &[0.0; 11], None, &mut [0.0; 4], &mut [0.0; 2]).is_err());
+        let wraps = Dims { batch: 1 << 32, tokens: 1 << 31, heads: 2, ..d };
+        let e = forward(&wraps, &[], None, &mut [], &mut []).unwrap_err().to_string();
+        assert!(e.contains("no memory holds"), "{e}");
         let bad = Some(Dropout { words: [0; 2], rate: 1.5 });
         assert!(forward(&d, &[0.0; 12], bad, &mut [0.0; 4], &mut [0.0; 2]).is_err());
     }

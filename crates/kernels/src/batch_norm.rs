@@ -160,7 +160,7 @@ simd_fn! {
         let db = &mut db[..n];
         for ((x, dy), y) in x.chunks_exact(n).zip(dy.chunks_exact_mut(n)).zip(y.chunks_exact(n)) {
             for i in 0..n {
-                let d = if y[i] > 0.0 { dy[i] } else { 0.0 };
+                let d = if y[i] <= 0.0 { 0.0 } else { dy[i] };
                 dg[i] = d.mul_add(x[i] - mean[i], dg[i]);
                 db[i] += d;
                 dy[i] = d;

@@ -44,7 +44,7 @@ impl Blur {
     }
 
     /// The binomial filter, whose sum is 1.
-    fn filter(&self) -> Vec<f32> {
+    pub fn filter(&self) -> Vec<f32> {
         let mut row = vec![1.0f64];
         for _ in 1..self.size {
             let shifted = std::iter::once(0.0).chain(row.iter().copied());
@@ -54,7 +54,7 @@ impl Blur {
     }
 
     /// The pixel that place `i` of a line of `n`, with its border, reflects.
-    fn reflected(&self, i: usize, n: usize) -> usize {
+    pub fn reflected(&self, i: usize, n: usize) -> usize {
         let i = i as isize - self.border() as isize;
         let n = n as isize;
         (if i < 0 {

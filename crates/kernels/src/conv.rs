@@ -6,6 +6,7 @@
 //! the kernel (`conv_gather`). Chunks depend on the shape alone.
 
 use crate::conv_blocks::Blocks;
+use crate::conv_depthwise as depthwise;
 use crate::conv_direct::Direct;
 use crate::conv_gather::{self, Window};
 use crate::conv_tile::COLUMNS;
@@ -105,6 +106,11 @@ impl Conv {
         self.kernel == (1, 1) && self.stride == (1, 1) && self.padding == (0, 0) && self.groups == 1
     }
 
+    /// One kernel per channel.
+    fn depthwise(&self) -> bool {
+        self.groups > 1 && self.inputs == self.groups && self.outputs == self.groups
+    }
+
     /// Groups that are multiplied together as one block-diagonal kernel: products with very few columns waste more than the
     /// zeros between groups do.
     fn merged(&self) -> usize {
@@ -169,7 +175,9 @@ pub fn forward(
         return linear::forward(precision, x, w, bias, c.inputs, y);
     }
     let blocks = c.blocks();
-    if in_place(precision, &blocks) {
+    if c.depthwise() {
+        depthwise::forward(c, out, x, w, y);
+    } else if in_place(precision, &blocks) {
         let blocks = Blocks { panels: true, ..blocks };
         Direct::new(precision, c, out, blocks).forward(x, blocks.arrange(w), y);
     } else {
@@ -192,6 +200,10 @@ pub fn backward_input(precision: Precision, c: &Conv, dy: &[f32], w: &[f32], dx:
     }
     if c.pointwise() {
         return linear::backward_input(precision, dy, w, c.inputs, dx);
+    }
+    if c.depthwise() {
+        depthwise::backward_input(c, out, dy, w, dx);
+        return Ok(());
     }
     let blocks = c.blocks();
     let reach = (c.dilation.0 * (c.kernel.0 - 1), c.dilation.1 * (c.kernel.1 - 1));
@@ -238,6 +250,10 @@ pub fn backward_weight(
     }
     if c.pointwise() {
         return linear::backward_weight(precision, dy, x, c.inputs, dw, accumulate);
+    }
+    if c.depthwise() {
+        depthwise::backward_weight(c, out, x, dy, dw, accumulate);
+        return Ok(());
     }
     let blocks = c.blocks();
     if in_place(precision, &blocks) {
@@ -308,6 +324,7 @@ mod tests {
             Conv { kernel: (2, 2), padding: (3, 2), ..PLAIN },
             Conv { inputs: 4, outputs: 6, groups: 2, ..PLAIN },
             Conv { inputs: 4, outputs: 4, groups: 4, stride: (2, 2), ..PLAIN },
+            Conv { inputs: 5, outputs: 5, groups: 5, kernel: (3, 2), dilation: (2, 1), padding: (1, 1), ..PLAIN },
             Conv { inputs: 40, outputs: 20, groups: 20, batch: 1, height: 3, width: 3, ..PLAIN },
         ];
         for c in cases {

@@ -82,8 +82,103 @@ pub(crate) unsafe fn product(stretches: &[Stretch], l: Layout, a: &[f32], b: &[f
             r += rows;
             continue;
         }
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx2 {
+            let rows = [6, 4, 2, 1].into_iter().find(|n| *n <= left).unwrap_or(1);
+            // SAFETY: `level` says the CPU has AVX2 and FMA; the stretches were checked against the operands.
+            unsafe {
+                match rows {
+                    6 => halves::<6>(stretches, l, a, b, part(6)),
+                    4 => halves::<4>(stretches, l, a, b, part(4)),
+                    2 => halves::<2>(stretches, l, a, b, part(2)),
+                    _ => halves::<1>(stretches, l, a, b, part(1)),
+                }
+            }
+            r += rows;
+            continue;
+        }
         rows_any(stretches, l, a, b, part(rows));
         r += rows;
+    }
+}
+
+/// A panel in halves of 16 columns: 6 rows of two vectors each are what 16 registers hold.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn halves<const R: usize>(stretches: &[Stretch], l: Layout, a: &[f32], b: &[f32], out: Out) {
+    for from in (0..out.cols).step_by(16) {
+        let cols = (out.cols - from).min(16);
+        // SAFETY: columns `from ..` of what the caller gives.
+        unsafe {
+            let out = Out { ptr: out.ptr.add(from), cols, ..out };
+            if cols == 16 {
+                tile_256::<R, true>(stretches, l, a, &b[from..], out);
+            } else {
+                tile_256::<R, false>(stretches, l, a, &b[from..], out);
+            }
+        }
+    }
+}
+
+/// R rows of at most 16 columns, `WHOLE` if of just so many.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_256<const R: usize, const WHOLE: bool>(
+    stretches: &[Stretch],
+    l: Layout,
+    a: &[f32],
+    b: &[f32],
+    out: Out,
+) {
+    use std::arch::x86_64::{
+        __m256, __m256i, _mm256_broadcast_ss, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_set1_epi32, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let mask = |v: usize| _mm256_cmpgt_epi32(_mm256_set1_epi32(out.cols as i32 - 8 * v as i32), lanes);
+    let masks: [__m256i; 2] = [mask(0), mask(1)];
+    // SAFETY of the three: the mask keeps a vector inside the columns that the callers of `product` own, or that `b` has.
+    let load = |p: *const f32, v: usize| -> __m256 {
+        unsafe {
+            if WHOLE { _mm256_loadu_ps(p.add(8 * v)) } else { _mm256_maskload_ps(p.wrapping_add(8 * v), masks[v]) }
+        }
+    };
+    let store = |p: *mut f32, v: usize, x: __m256| unsafe {
+        if WHOLE {
+            _mm256_storeu_ps(p.add(8 * v), x);
+        } else {
+            _mm256_maskstore_ps(p.wrapping_add(8 * v), masks[v], x);
+        }
+    };
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    // SAFETY: R rows of `out.cols` columns are the caller's; the stretches were checked against both operands.
+    unsafe {
+        if out.add {
+            for r in 0..R {
+                for v in 0..2 {
+                    acc[r][v] = load(out.ptr.add(r * out.ld), v);
+                }
+            }
+        }
+        for s in stretches {
+            let (mut pa, mut pb) = (a.as_ptr().add(s.a), b.as_ptr().wrapping_add(s.b));
+            for _ in 0..s.steps {
+                let bv = [load(pb, 0), load(pb, 1)];
+                for r in 0..R {
+                    let x = _mm256_broadcast_ss(&*pa.add(r * l.row));
+                    for v in 0..2 {
+                        acc[r][v] = _mm256_fmadd_ps(x, bv[v], acc[r][v]);
+                    }
+                }
+                pa = pa.wrapping_add(l.step);
+                pb = pb.wrapping_add(l.ldb);
+            }
+        }
+        for r in 0..R {
+            for v in 0..2 {
+                store(out.ptr.add(r * out.ld), v, acc[r][v]);
+            }
+        }
     }
 }
 

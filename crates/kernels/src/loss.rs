@@ -63,7 +63,10 @@ fn rows(logits: &[f32], batch: usize, d: &mut [f32], target: impl Fn(usize, usiz
             let (mut loss, mut mass) = (0.0, 0.0);
             for (k, v) in x.iter().enumerate() {
                 let t = f64::from(target(row, k));
-                loss += t * (log_sum - f64::from(*v));
+                // A class without mass has no part in the loss, even where its logit is -inf: a masked class.
+                if t != 0.0 {
+                    loss += t * (log_sum - f64::from(*v));
+                }
                 mass += t;
             }
             let p = (mass / f64::from(sum)) as f32;
@@ -177,6 +180,17 @@ mod tests {
         let far = binary_cross_entropy(&[1e4, -1e4], &[0.0, 1.0], 1, false, &mut d).unwrap();
         assert!((far - 1e4).abs() < 1.0 && d == [0.5, -0.5]);
         assert!(binary_cross_entropy(&[1.0], &[0.0, 1.0], 1, false, &mut d).is_err());
+    }
+
+    #[test]
+    fn a_masked_class_takes_no_part() {
+        let mut d = vec![0.0; 3];
+        let loss = cross_entropy(&[1.0, f32::NEG_INFINITY, 1.0], &[2], 0.0, &mut d).unwrap();
+        assert!((loss - 2f32.ln()).abs() < 1e-6 && d == [0.5, 0.0, -0.5], "{loss} {d:?}");
+        let loss = soft_cross_entropy(&[1.0, f32::NEG_INFINITY, 1.0], &[0.5, 0.0, 0.5], 1, &mut d).unwrap();
+        assert!((loss - 2f32.ln()).abs() < 1e-6 && d == [0.0; 3], "{loss} {d:?}");
+        // A masked class that is the target: an infinite loss, as PyTorch says.
+        assert_eq!(cross_entropy(&[1.0, f32::NEG_INFINITY], &[1], 0.0, &mut d[..2]).unwrap(), f32::INFINITY);
     }
 
     #[test]

@@ -274,7 +274,8 @@ pub fn relu(x: &mut [f32]) {
 simd_fn! {
     fn relu_backward_body(y: &[f32], d: &mut [f32]) {
         for (d, y) in d.iter_mut().zip(y) {
-            *d = if *y > 0.0 { *d } else { 0.0 };
+            // Not `> 0`: where the value is NaN the gradient passes, as in PyTorch.
+            *d = if *y <= 0.0 { 0.0 } else { *d };
         }
     }
 }

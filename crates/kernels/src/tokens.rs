@@ -1,6 +1,6 @@
 //! Rows of a token sequence: gather, scatter, class token, and the decoder's un-shuffle with mask tokens.
 
-use crate::error::{Result, expect_len};
+use crate::error::{Error, Result, expect_len};
 use crate::patch::check_ids;
 use rayon::prelude::*;
 
@@ -45,11 +45,33 @@ pub fn scatter_add(d: &[f32], ids: &[u32], batch: usize, width: usize, out: &mut
 /// When the lengths do not fit.
 pub fn prepend(first: &[f32], x: &[f32], batch: usize, out: &mut [f32]) -> Result<()> {
     let (width, per) = (first.len(), x.len() / batch.max(1));
+    expect_len("prepend", "x", x.len(), batch * per)?;
     expect_len("prepend", "out", out.len(), batch * (per + width))?;
-    out.par_chunks_mut((per + width).max(1)).zip(x.par_chunks(per.max(1))).for_each(|(out, x)| {
+    // By number: a sample without tokens still gets its class token.
+    out.par_chunks_mut((per + width).max(1)).enumerate().for_each(|(b, out)| {
         out[..width].copy_from_slice(first);
-        out[width..].copy_from_slice(x);
+        out[width..].copy_from_slice(&x[b * per..(b + 1) * per]);
     });
+    Ok(())
+}
+
+/// Checks that `restore` (B, L) orders the L tokens of every sample: each place occurs once.
+///
+/// # Errors
+/// When it does not.
+pub fn check_order(restore: &[u32], batch: usize) -> Result<()> {
+    let l = restore.len() / batch.max(1);
+    expect_len("unshuffle", "restore", restore.len(), batch * l)?;
+    check_ids("unshuffle", restore, l)?;
+    let mut seen = vec![usize::MAX; l];
+    for (b, row) in restore.chunks_exact(l.max(1)).enumerate() {
+        for &place in row {
+            if std::mem::replace(&mut seen[place as usize], b) == b {
+                let message = format!("sample {b} restores two tokens from place {place}");
+                return Err(Error::Value { op: "unshuffle", message });
+            }
+        }
+    }
     Ok(())
 }
 
@@ -57,7 +79,7 @@ pub fn prepend(first: &[f32], x: &[f32], batch: usize, out: &mut [f32]) -> Resul
 /// it was masked), pos (1 + L, D) is added -> (B, 1 + L, D).
 ///
 /// # Errors
-/// When the lengths do not fit.
+/// When the lengths do not fit or `restore` is no order.
 pub fn unshuffle(
     x: &[f32],
     mask_token: &[f32],
@@ -68,6 +90,7 @@ pub fn unshuffle(
 ) -> Result<()> {
     let (width, l) = (mask_token.len(), restore.len() / batch.max(1));
     let k1 = x.len() / (batch * width).max(1);
+    check_order(restore, batch)?;
     expect_len("unshuffle", "x", x.len(), batch * k1 * width)?;
     expect_len("unshuffle", "pos", pos.len(), (l + 1) * width)?;
     expect_len("unshuffle", "out", out.len(), batch * (l + 1) * width)?;
@@ -101,8 +124,10 @@ pub fn unshuffle_backward(
     let mut partial = vec![0.0; batch * width];
     dx.par_chunks_mut((k1 * width).max(1))
         .zip(d.par_chunks(((l + 1) * width).max(1)))
-        .zip(restore.par_chunks(l.max(1)).zip(partial.par_chunks_mut(width.max(1))))
-        .for_each(|((dx, d), (restore, dmask))| {
+        .zip(partial.par_chunks_mut(width.max(1)))
+        .enumerate()
+        .for_each(|(b, ((dx, d), dmask))| {
+            let restore = &restore[b * l..(b + 1) * l];
             dx.fill(0.0);
             for (j, d) in d.chunks_exact(width).enumerate() {
                 let from = if j == 0 { 0 } else { restore[j - 1] as usize + 1 };
@@ -166,5 +191,24 @@ mod tests {
         let mut out = vec![0.0; 8];
         prepend(&[9.0, 8.0], &[1.0, 2.0, 3.0, 4.0], 2, &mut out).unwrap();
         assert_eq!(out, [9.0, 8.0, 1.0, 2.0, 9.0, 8.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn nothing_is_left_unwritten_without_tokens_or_patches() {
+        let mut out = [f32::NAN; 4];
+        prepend(&[9.0, 8.0], &[], 2, &mut out).unwrap();
+        assert_eq!(out, [9.0, 8.0, 9.0, 8.0]);
+        let (mut dx, mut dm) = ([f32::NAN; 4], [f32::NAN; 2]);
+        unshuffle_backward(&[1.0, 2.0, 3.0, 4.0], &[], 2, &mut dx, &mut dm, false).unwrap();
+        assert_eq!((dx, dm), ([1.0, 2.0, 3.0, 4.0], [0.0, 0.0]));
+    }
+
+    #[test]
+    fn an_order_names_each_place_once() {
+        let (x, mut out) = ([0.0; 4], [0.0; 6]);
+        for (restore, word) in [([0, 0], "two tokens"), ([0, 2], "index 2")] {
+            let e = unshuffle(&x, &[0.0; 2], &restore, &[0.0; 6], 1, &mut out).unwrap_err().to_string();
+            assert!(e.contains(word), "{e}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use candle_core::{Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::Value;
-use candlelight_autograd::ops::{self, Then};
+use candlelight_autograd::ops::{self, Then, Weight};
 use serde::{Deserialize, Serialize};
 
 /// Constants of batch normalisation.
@@ -87,8 +87,8 @@ impl Norm {
 
     fn forward(&self, config: &BatchNormConfig, x: &Value, train: bool, then: Then) -> Result<Value> {
         let train = train && !self.frozen(x);
-        let how = ops::BatchNorm { eps: config.eps, momentum: config.momentum, train };
-        let affine = self.affine.as_ref().map(|(g, b)| (g, b));
+        let how = ops::BatchNormConfig { eps: config.eps, momentum: config.momentum, train };
+        let affine = self.affine.as_ref().map(|(g, b)| (g as &dyn Weight, b as &dyn Weight));
         let y = ops::batch_norm_then(x, affine, (&self.mean, &self.var), how, then)?;
         if train && !x.tape().repeats() {
             Var::from_tensor(&self.seen)?.set(&(&self.seen.detach() + 1.0)?)?;

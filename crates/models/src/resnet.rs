@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use candle_core::{Module, Tensor};
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 use candle_nn::{Init, VarBuilder};
-use candlelight_autograd::ops::{Conv2d, GlobalPool, Pool2d, Then};
+use candlelight_autograd::ops::{Conv2dConfig, GlobalPool, Pool2dConfig, Then};
 use candlelight_autograd::{Key, Tape, Value, ops};
 use serde::{Deserialize, Serialize};
 
@@ -205,7 +205,7 @@ fn conv(outputs: usize, inputs: usize, kernel: usize, vb: VarBuilder) -> Result<
 #[derive(Debug, Clone)]
 struct ConvNorm {
     weight: Tensor,
-    how: Conv2d,
+    how: Conv2dConfig,
     norm: BatchNorm,
 }
 
@@ -272,7 +272,7 @@ impl Residual {
 
 /// Option A: every `stride`-th pixel, as many channels as the block's result, the new ones zeros on both sides.
 fn zeros(x: &Value, stride: usize, channels: usize) -> Result<Value> {
-    let x = if stride > 1 { ops::avg_pool2d(x, Pool2d::new(1, stride, 0))? } else { x.clone() };
+    let x = if stride > 1 { ops::avg_pool2d(x, Pool2dConfig::new(1, stride, 0))? } else { x.clone() };
     let have = x.dims().last().copied().unwrap_or(0);
     Ok(ops::pad_channels(&x, (channels - have) / 2, channels - have - (channels - have) / 2)?)
 }
@@ -296,7 +296,8 @@ impl ResNet {
         let c = config;
         let norm =
             |n: usize, zero: bool, vb: VarBuilder| BatchNorm::new(n, Some(if zero { 0.0 } else { 1.0 }), c.norm, vb);
-        let (kernel, how) = if c.stem == Stem::Large { (7, Conv2d::new(2, 3)) } else { (3, Conv2d::new(1, 1)) };
+        let (kernel, how) =
+            if c.stem == Stem::Large { (7, Conv2dConfig::new(2, 3)) } else { (3, Conv2dConfig::new(1, 1)) };
         let stem = ConvNorm {
             weight: conv(c.widths[0], c.channels, kernel, vb.pp("conv1"))?,
             how,
@@ -315,16 +316,16 @@ impl ResNet {
                 // (kernel, inputs, outputs, how)
                 let shapes = match c.block {
                     Block::Basic => {
-                        vec![(3, inputs, width, Conv2d::new(step, 1)), (3, width, width, Conv2d::new(1, 1))]
+                        vec![(3, inputs, width, Conv2dConfig::new(step, 1)), (3, width, width, Conv2dConfig::new(1, 1))]
                     }
                     Block::Bottleneck => vec![
-                        (1, inputs, middle, Conv2d::new(1, 0)),
-                        (3, middle, middle, Conv2d { groups: c.groups, ..Conv2d::new(step, 1) }),
-                        (1, middle, outputs, Conv2d::new(1, 0)),
+                        (1, inputs, middle, Conv2dConfig::new(1, 0)),
+                        (3, middle, middle, Conv2dConfig { groups: c.groups, ..Conv2dConfig::new(step, 1) }),
+                        (1, middle, outputs, Conv2dConfig::new(1, 0)),
                     ],
                 };
                 let last = shapes.len() - 1;
-                let conv_norm = |(j, (k, i, o, how)): (usize, (usize, usize, usize, Conv2d))| {
+                let conv_norm = |(j, (k, i, o, how)): (usize, (usize, usize, usize, Conv2dConfig))| {
                     Ok(ConvNorm {
                         weight: conv(o, i / how.groups, k, vb.pp(format!("conv{}", j + 1)))?,
                         how,
@@ -339,7 +340,7 @@ impl ResNet {
                         .then(|| {
                             Ok::<_, Error>(ConvNorm {
                                 weight: conv(outputs, inputs, 1, vb.pp("downsample.0"))?,
-                                how: Conv2d::new(stride, 0),
+                                how: Conv2dConfig::new(stride, 0),
                                 norm: norm(outputs, false, vb.pp("downsample.1"))?,
                             })
                         })
@@ -386,8 +387,10 @@ impl ResNet {
 
     fn stem_pool(&self, x: &Value) -> Result<Value> {
         match self.config.stem {
-            Stem::Large if self.config.blur => Ok(ops::blur_pool2d(&ops::max_pool2d(x, Pool2d::new(3, 1, 1))?, 3, 2)?),
-            Stem::Large => Ok(ops::max_pool2d(x, Pool2d::new(3, 2, 1))?),
+            Stem::Large if self.config.blur => {
+                Ok(ops::blur_pool2d(&ops::max_pool2d(x, Pool2dConfig::new(3, 1, 1))?, 3, 2)?)
+            }
+            Stem::Large => Ok(ops::max_pool2d(x, Pool2dConfig::new(3, 2, 1))?),
             Stem::Small => Ok(x.clone()),
         }
     }
@@ -483,7 +486,7 @@ impl ResNet {
         let down = if self.config.stem == Stem::Large { 32 } else { 4 };
         let window = (self.config.image.0.div_ceil(down), self.config.image.1.div_ceil(down));
         let x = self.forward_features(images, None)?;
-        let pool = Pool2d { kernel: window, stride: (1, 1), padding: (0, 0), ceil: false };
+        let pool = Pool2dConfig { kernel: window, stride: (1, 1), padding: (0, 0), ceil: false };
         let logits = ops::linear(&ops::avg_pool2d(&x, pool)?, w, Some(b))?; // (B, h, w, classes)
         Ok(ops::global_pool2d(&logits, GlobalPool::AvgMax)?)
     }

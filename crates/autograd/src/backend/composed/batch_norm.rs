@@ -1,0 +1,104 @@
+//! Batch normalisation.
+
+use super::reduce::finite;
+use super::{column_sum, upload};
+use crate::error::{Error, Result};
+use crate::op::{Done, Inputs};
+use crate::ops::{BatchNormConfig, BatchNormOp, joint, joint_sums};
+use candle_core::{DType, Tensor, Var};
+use std::sync::Arc;
+
+pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> {
+    let BatchNormConfig { eps, momentum, train } = op.config;
+    let (tape, x, n) = (inputs.tape(), inputs.tensor(0), op.channels());
+    let dims = x.dims().to_vec();
+    let own = dims[..dims.len() - 1].iter().product::<usize>();
+    let flat = x.reshape((own, n))?; // (R, C)
+    let all = tape.comm().filter(|_| train);
+    let mut rows = own as f64;
+    let running = |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(x.dtype())?.reshape((1, n))?) };
+    let (mean, var) = if train {
+        // A process without rows adds nothing, not the mean of nothing.
+        let (mut mean, mut var) = if own == 0 {
+            let zeros = Tensor::zeros((1, n), x.dtype(), x.device())?;
+            (zeros.clone(), zeros)
+        } else {
+            let mean = flat.mean_keepdim(0)?;
+            let var = flat.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
+            (mean, var)
+        };
+        if let Some(all) = &all {
+            // Numbers of all processes meet on the host.
+            let host = |t: &Tensor| Ok::<_, Error>(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+            let (mut m, mut v) = (host(&mean)?, host(&var)?);
+            rows = joint(&**all, own, &mut m, &mut v)?;
+            (mean, var) = (upload(m, (1, n), x)?, upload(v, (1, n), x)?);
+        }
+        if !tape.repeats() {
+            let fine = finite(&Tensor::cat(&[&mean, &var], 1)?)?;
+            for (t, new, factor) in [(&op.mean, &mean, 1.0), (&op.var, &var, rows / (rows - 1.0))] {
+                let old = t.detach();
+                let new = new.reshape(n)?.to_dtype(old.dtype())?;
+                let mixed = ((&old * (1.0 - momentum))? + (new * (momentum * factor))?)?;
+                let fine = fine.broadcast_as(n)?.contiguous()?;
+                Var::from_tensor(t)?.set(&fine.where_cond(&mixed, &old)?)?;
+            }
+        }
+        (mean, var)
+    } else {
+        (running(&op.mean)?, running(&op.var)?)
+    };
+    let rstd = (var + eps)?.sqrt()?.recip()?; // (1, C)
+    let centred = flat.broadcast_sub(&mean)?.broadcast_mul(&rstd)?; // (R, C)
+    let (gamma, beta) = if op.affine { (inputs.get(1).cloned(), inputs.get(2)) } else { (None, None) };
+    let mut y = match (&gamma, beta) {
+        (Some(gamma), Some(beta)) => centred.broadcast_mul(gamma)?.broadcast_add(beta)?,
+        _ => centred.clone(),
+    };
+    let residual = op.residual_at();
+    if let Some(i) = residual {
+        y = (y + inputs.tensor(i).reshape((own, n))?)?;
+    }
+    let open = op.relu.then(|| y.le(0.0)).transpose()?;
+    if let Some(closed) = &open {
+        y = closed.where_cond(&y.zeros_like()?, &y)?;
+    }
+    let (input_dims, relu_closed) = (dims.clone(), open);
+    Ok(Done::tensor(y.reshape(dims)?, move |g, b| {
+        let mut g = g.reshape((own, n))?;
+        if let Some(closed) = &relu_closed {
+            g = closed.where_cond(&g.zeros_like()?, &g)?;
+        }
+        if let Some(i) = residual {
+            b.give(i, || Ok(g.reshape(input_dims.as_slice())?))?;
+        }
+        let (dbeta, dgamma) = (column_sum(&g)?, column_sum(&(&g * &centred)?)?);
+        if gamma.is_some() {
+            b.give(2, || Ok(dbeta.clone()))?;
+            b.give(1, || Ok(dgamma.clone()))?;
+        }
+        let (dbeta, dgamma) = match &all {
+            Some(all) => {
+                let both = Tensor::cat(&[&dbeta, &dgamma], 0)?;
+                let mut sums = both.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                joint_sums(Arc::as_ref(all), own, &mut sums)?;
+                let both = upload(sums, 2 * n, &g)?;
+                (both.narrow(0, 0, n)?, both.narrow(0, n, n)?)
+            }
+            None => (dbeta, dgamma),
+        };
+        b.give(0, || {
+            let d = if train {
+                let mean_part = g.broadcast_sub(&(dbeta.unsqueeze(0)? / rows)?)?;
+                (mean_part - centred.broadcast_mul(&(dgamma.unsqueeze(0)? / rows)?)?)?
+            } else {
+                g.clone()
+            };
+            let d = match &gamma {
+                Some(gamma) => d.broadcast_mul(gamma)?,
+                None => d,
+            };
+            Ok(d.broadcast_mul(&rstd)?.reshape(input_dims)?)
+        })
+    }))
+}

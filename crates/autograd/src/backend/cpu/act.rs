@@ -1,0 +1,33 @@
+//! Activations.
+
+use crate::error::Result;
+use crate::op::{Done, Inputs};
+use crate::tape::Grad;
+use crate::tensor::{CpuSlice, tensor_from};
+use candlelight_kernels::gelu::{self as kernel, Gelu};
+use candlelight_kernels::mem::buffer;
+use candlelight_kernels::pool;
+
+pub(super) fn relu(x: &Inputs<'_>) -> Result<Done> {
+    let mut y = x.slice("relu", 0)?.to_vec();
+    pool::relu(&mut y);
+    let y = tensor_from(y, x.tensor(0).shape())?;
+    let kept = y.clone();
+    Ok(Done::host(y, move |g, b| {
+        if !b.wants(0) {
+            return Ok(());
+        }
+        let mut d = g.into_vec();
+        pool::relu_backward(&CpuSlice::new("relu", &kept)?, &mut d)?;
+        b.add(0, Grad::new(d))
+    }))
+}
+
+pub(super) fn gelu(kind: Gelu, x: &Inputs<'_>) -> Result<Done> {
+    let mut y = buffer(x.tensor(0).elem_count());
+    kernel::forward(kind, &x.slice("gelu", 0)?, &mut y)?;
+    let kept = x.tensor(0).clone();
+    Ok(Done::host(tensor_from(y, kept.shape())?, move |g, b| {
+        b.write(0, g.len(), |d| Ok(kernel::backward(kind, &CpuSlice::new("gelu", &kept)?, &g, d)?))
+    }))
+}

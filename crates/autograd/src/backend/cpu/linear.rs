@@ -1,0 +1,59 @@
+//! Linear layers.
+
+use crate::error::Result;
+use crate::op::{Done, Inputs};
+use crate::ops::LinearOp;
+use crate::tape::Grad;
+use crate::tensor::{CpuSlice, tensor_from};
+use candlelight_kernels::linear as kernel;
+use candlelight_kernels::mem::buffer;
+
+pub(super) fn linear(op: &LinearOp, inputs: &Inputs<'_>) -> Result<Done> {
+    let (precision, kind) = (inputs.precision(), op.gelu);
+    let (x, w) = (inputs.tensor(0), inputs.tensor(1));
+    let (outputs, features) = LinearOp::sizes(w.dims());
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    let rows: usize = dims.iter().product();
+    dims.push(outputs);
+    let mut y = buffer(rows * outputs);
+    let pre = {
+        let (xs, ws) = (inputs.slice("linear", 0)?, inputs.slice("linear", 1)?);
+        let bias = inputs.get(2).map(|b| CpuSlice::new("linear", b)).transpose()?;
+        match (kind, bias) {
+            (Some(kind), Some(bias)) => {
+                let mut pre = buffer(rows * outputs);
+                kernel::forward_gelu(precision, kind, &xs, &ws, &bias, features, &mut pre, &mut y)?;
+                Some((kind, pre))
+            }
+            (Some(kind), None) => {
+                let mut pre = buffer(rows * outputs);
+                kernel::forward(precision, &xs, &ws, None, features, &mut pre)?;
+                candlelight_kernels::gelu::forward(kind, &pre, &mut y)?;
+                Some((kind, pre))
+            }
+            (None, bias) => {
+                kernel::forward(precision, &xs, &ws, bias.as_deref(), features, &mut y)?;
+                None
+            }
+        }
+    };
+    let (xt, wt) = (inputs.keep(0, 1), inputs.keep(1, 0));
+    Ok(Done::host(tensor_from(y, dims)?, move |g, b| {
+        let g = match pre {
+            Some((kind, pre)) => Grad::new(kernel::backward_gelu(kind, &pre, &g)?),
+            None => g,
+        };
+        b.accumulate(2, outputs, |db, add| kernel::backward_bias(&g, db, add))?;
+        if let Some(x) = &xt {
+            let x = CpuSlice::new("linear", x)?;
+            b.accumulate(1, outputs * features, |dw, add| {
+                kernel::backward_weight(precision, &g, &x, features, dw, add)
+            })?;
+        }
+        let Some(w) = &wt else { return Ok(()) };
+        b.write(0, rows * features, |dx| {
+            Ok(kernel::backward_input(precision, &g, &CpuSlice::new("linear", w)?, features, dx)?)
+        })
+    }))
+}

@@ -1,0 +1,98 @@
+//! Differentiable operations. Each is described here - name, attributes, shapes - and computed by a backend.
+//!
+//! Functions take weights as [`Weight`]s: the tensor that a `VarBuilder` gave, of which the tape knows whether it trains, or a
+//! computed [`Value`], through which gradients flow on.
+
+mod act;
+mod arithmetic;
+mod attention;
+mod batch_norm;
+mod candle;
+mod conv;
+mod drop;
+mod index;
+mod linear;
+mod loss;
+mod matmul;
+mod norm;
+mod patch;
+mod pool;
+mod reduce;
+mod shape;
+mod tokens;
+
+pub use act::*;
+pub use arithmetic::*;
+pub use attention::*;
+pub use batch_norm::*;
+pub use candle::candle;
+pub use conv::*;
+pub use drop::*;
+pub use index::*;
+pub use linear::*;
+pub use loss::*;
+pub use matmul::*;
+pub use norm::*;
+pub use patch::*;
+pub use pool::*;
+pub use reduce::*;
+pub use shape::*;
+pub use tokens::*;
+
+use crate::error::{Result, shape as wrong};
+use crate::op::Op;
+use crate::tape::{Tape, Value};
+use candle_core::Tensor;
+
+/// What an operation takes as a weight: a tensor, whose gradient goes to the parameter that it is, or a computed value.
+pub trait Weight {
+    /// The weight as a value of `tape`.
+    fn on(&self, tape: &Tape) -> Value;
+}
+
+impl Weight for Tensor {
+    fn on(&self, tape: &Tape) -> Value {
+        tape.value(self)
+    }
+}
+
+impl Weight for candle_core::Var {
+    fn on(&self, tape: &Tape) -> Value {
+        tape.value(self)
+    }
+}
+
+impl Weight for Value {
+    fn on(&self, _: &Tape) -> Value {
+        self.clone()
+    }
+}
+
+/// Applies an operation to a value and weights.
+fn apply(op: &dyn Op, x: &Value, weights: &[Option<&dyn Weight>]) -> Result<Value> {
+    let tape = x.tape();
+    let weights: Vec<Value> = weights.iter().flatten().map(|w| w.on(tape)).collect();
+    let inputs: Vec<&Value> = std::iter::once(x).chain(&weights).collect();
+    tape.apply(op, &inputs)
+}
+
+/// Elements of a shape.
+fn count(dims: &[usize]) -> usize {
+    dims.iter().product()
+}
+
+/// (B, H, W, C), or an error.
+pub(crate) fn image(op: &'static str, dims: &[usize]) -> Result<[usize; 4]> {
+    match *dims {
+        [b, h, w, c] => Ok([b, h, w, c]),
+        _ => wrong(op, format!("x {dims:?}, expected (B, H, W, C)")),
+    }
+}
+
+/// (B, N, D), or an error.
+fn sequence(op: &'static str, dims: &[usize]) -> Result<[usize; 3]> {
+    match *dims {
+        [b, n, d] => Ok([b, n, d]),
+        _ => wrong(op, format!("x {dims:?}, expected (B, N, D)")),
+    }
+}

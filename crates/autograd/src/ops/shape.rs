@@ -1,0 +1,258 @@
+//! The order of values: other shapes, permutations, parts and joins, zeros around.
+
+use super::{apply, count, image};
+use crate::backend::Backend;
+use crate::error::{Result, shape};
+use crate::op::{Attr, Attrs, Done, Inputs, Op};
+use crate::tape::Value;
+
+/// A change of order. Input x, or several for a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrange {
+    /// The same values in another shape.
+    Reshape(Vec<usize>),
+    /// Dimensions in another order: dimension i of the result is dimension `order[i]` of x.
+    Permute(Vec<usize>),
+    /// `len` entries of dimension `dim`, from `from` on.
+    Narrow {
+        /// The dimension.
+        dim: usize,
+        /// First entry.
+        from: usize,
+        /// Number of entries.
+        len: usize,
+    },
+    /// Zeros before and behind the entries of dimension `dim`.
+    Pad {
+        /// The dimension.
+        dim: usize,
+        /// Zeros before.
+        before: usize,
+        /// Zeros behind.
+        behind: usize,
+    },
+    /// Entries of size 1 repeated to this shape.
+    Expand(Vec<usize>),
+    /// Values one after the other along a dimension.
+    Cat(usize),
+}
+
+impl Op for Arrange {
+    fn name(&self) -> &'static str {
+        match self {
+            Arrange::Reshape(_) => "reshape",
+            Arrange::Permute(_) => "permute",
+            Arrange::Narrow { .. } => "narrow",
+            Arrange::Pad { .. } => "pad",
+            Arrange::Expand(_) => "expand",
+            Arrange::Cat(_) => "cat",
+        }
+    }
+
+    fn attributes(&self) -> Attrs {
+        match self {
+            Arrange::Reshape(dims) | Arrange::Expand(dims) => vec![("shape", dims.as_slice().into())],
+            Arrange::Permute(order) => vec![("dims", order.as_slice().into())],
+            Arrange::Narrow { dim, from, len } => {
+                vec![("dim", (*dim).into()), ("start", (*from).into()), ("length", (*len).into())]
+            }
+            Arrange::Pad { dim, before, behind } => {
+                vec![("dim", (*dim).into()), ("pad", Attr::Ints(vec![*before as i64, *behind as i64]))]
+            }
+            Arrange::Cat(dim) => vec![("dim", (*dim).into())],
+        }
+    }
+
+    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
+        let Some(&x) = inputs.first() else { return shape(self.name(), "nothing to join") };
+        let mut out = x.to_vec();
+        match self {
+            Arrange::Reshape(dims) if count(dims) == count(x) => out.clone_from(dims),
+            Arrange::Permute(order) => {
+                let mut seen = order.clone();
+                seen.sort_unstable();
+                if seen != (0..x.len()).collect::<Vec<_>>() {
+                    return shape("permute", format!("{order:?} is no order of the dimensions of {x:?}"));
+                }
+                out = order.iter().map(|i| x[*i]).collect();
+            }
+            Arrange::Narrow { dim, from, len } => {
+                let have = x.get(*dim).copied().unwrap_or(0);
+                if *dim >= x.len() || from.checked_add(*len).is_none_or(|end| end > have) {
+                    return shape("narrow", format!("entries {from} to {from} + {len} of dimension {dim} of {x:?}"));
+                }
+                out[*dim] = *len;
+            }
+            Arrange::Pad { dim, before, behind } if *dim < x.len() => out[*dim] += before + behind,
+            Arrange::Expand(dims) => {
+                let fits = super::arithmetic::broadcast("expand", x, dims)?;
+                if fits != *dims {
+                    return shape("expand", format!("{x:?} does not expand to {dims:?}"));
+                }
+                out = fits;
+            }
+            Arrange::Cat(dim) => {
+                let same = |d: &[usize]| d.len() == x.len() && (0..x.len()).all(|i| i == *dim || d[i] == x[i]);
+                if *dim >= x.len() || !inputs.iter().all(|d| same(d)) {
+                    return shape("cat", format!("{inputs:?} do not join along dimension {dim}"));
+                }
+                out[*dim] = inputs.iter().map(|d| d[*dim]).sum();
+            }
+            _ => return shape(self.name(), format!("{x:?} does not fit {self:?}")),
+        }
+        Ok(out)
+    }
+
+    fn run(&self, backend: &dyn Backend, x: &Inputs<'_>) -> Result<Done> {
+        backend.arrange(self, x)
+    }
+}
+
+/// Images (B, C, H, W) -> (B, H, W, C).
+///
+/// # Errors
+/// When they have other dimensions.
+pub fn channels_last(x: &Value) -> Result<Value> {
+    image("channels_last", x.dims())?;
+    x.permute(&[0, 2, 3, 1])
+}
+
+/// Images (B, H, W, C) -> (B, C, H, W).
+///
+/// # Errors
+/// When they have other dimensions.
+pub fn channels_first(x: &Value) -> Result<Value> {
+    image("channels_first", x.dims())?;
+    x.permute(&[0, 3, 1, 2])
+}
+
+/// Channels of zeros before and behind those of x (.., C) -> (.., before + C + behind).
+///
+/// # Errors
+/// When x is a scalar.
+pub fn pad_channels(x: &Value, before: usize, behind: usize) -> Result<Value> {
+    x.pad(-1, before, behind)
+}
+
+/// `len` entries of dimension `dim`, from `from` on.
+///
+/// # Errors
+/// When x has fewer.
+pub fn narrow(x: &Value, dim: usize, from: usize, len: usize) -> Result<Value> {
+    apply(&Arrange::Narrow { dim, from, len }, x, &[])
+}
+
+/// Values one after the other along dimension `dim`.
+///
+/// # Errors
+/// When there are none, or another dimension differs.
+pub fn cat(values: &[Value], dim: usize) -> Result<Value> {
+    let Some(first) = values.first() else { return shape("cat", "nothing to join") };
+    first.tape().apply(&Arrange::Cat(dim), &values.iter().collect::<Vec<_>>())
+}
+
+/// Values of one shape along a new dimension `dim`.
+///
+/// # Errors
+/// When there are none, or their shapes differ.
+pub fn stack(values: &[Value], dim: usize) -> Result<Value> {
+    let raised = values.iter().map(|v| v.unsqueeze(dim as i64)).collect::<Result<Vec<_>>>()?;
+    cat(&raised, dim)
+}
+
+/// # Shapes
+impl Value {
+    /// The same values in another shape.
+    ///
+    /// # Errors
+    /// When the number of values differs.
+    pub fn reshape(&self, dims: impl Into<candle_core::Shape>) -> Result<Value> {
+        apply(&Arrange::Reshape(dims.into().into_dims()), self, &[])
+    }
+
+    /// Dimensions in another order: dimension i of the result is dimension `order[i]` of this value.
+    ///
+    /// # Errors
+    /// When `order` does not name every dimension once.
+    pub fn permute(&self, order: &[usize]) -> Result<Value> {
+        apply(&Arrange::Permute(order.to_vec()), self, &[])
+    }
+
+    /// Two dimensions change places.
+    ///
+    /// # Errors
+    /// When there is no such dimension.
+    pub fn transpose(&self, a: i64, b: i64) -> Result<Value> {
+        let (a, b) = (self.axis("transpose", a)?, self.axis("transpose", b)?);
+        let mut order: Vec<usize> = (0..self.rank()).collect();
+        order.swap(a, b);
+        self.permute(&order)
+    }
+
+    /// `len` entries of dimension `dim`, from `from` on.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn narrow(&self, dim: i64, from: usize, len: usize) -> Result<Value> {
+        narrow(self, self.axis("narrow", dim)?, from, len)
+    }
+
+    /// Zeros before and behind the entries of dimension `dim`.
+    ///
+    /// # Errors
+    /// When there is no such dimension.
+    pub fn pad(&self, dim: i64, before: usize, behind: usize) -> Result<Value> {
+        let dim = self.axis("pad", dim)?;
+        if before + behind == 0 {
+            return Ok(self.clone());
+        }
+        apply(&Arrange::Pad { dim, before, behind }, self, &[])
+    }
+
+    /// Entries of size 1 repeated: PyTorch's `expand`.
+    ///
+    /// # Errors
+    /// When the shape does not broadcast to `dims`.
+    pub fn expand(&self, dims: &[usize]) -> Result<Value> {
+        apply(&Arrange::Expand(dims.to_vec()), self, &[])
+    }
+
+    /// A new dimension of size 1 at `dim`.
+    ///
+    /// # Errors
+    /// When `dim` is past the end.
+    pub fn unsqueeze(&self, dim: i64) -> Result<Value> {
+        let rank = self.rank() as i64;
+        let at = if dim < 0 { dim + rank + 1 } else { dim };
+        if !(0..=rank).contains(&at) {
+            return shape("unsqueeze", format!("dimension {dim} of a value of shape {:?}", self.dims()));
+        }
+        let mut dims = self.dims().to_vec();
+        dims.insert(at as usize, 1);
+        self.reshape(dims)
+    }
+
+    /// Without dimension `dim`, which has size 1.
+    ///
+    /// # Errors
+    /// When it has another size.
+    pub fn squeeze(&self, dim: i64) -> Result<Value> {
+        let at = self.axis("squeeze", dim)?;
+        let mut dims = self.dims().to_vec();
+        if dims.remove(at) != 1 {
+            return shape("squeeze", format!("dimension {dim} of {:?} is not 1", self.dims()));
+        }
+        self.reshape(dims)
+    }
+
+    /// Dimensions from `dim` on as one.
+    ///
+    /// # Errors
+    /// When there is no such dimension.
+    pub fn flatten_from(&self, dim: i64) -> Result<Value> {
+        let at = self.axis("flatten", dim)?;
+        let mut dims = self.dims()[..at].to_vec();
+        dims.push(count(&self.dims()[at..]));
+        self.reshape(dims)
+    }
+}

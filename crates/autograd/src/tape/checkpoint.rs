@@ -1,0 +1,56 @@
+//! Segments that keep their inputs alone and run again in the backward pass.
+
+use super::{Source, Tape, Value};
+use crate::error::{Result, shape};
+use crate::op::{Back, Way};
+use candle_core::Tensor;
+
+impl Tape {
+    /// Runs `f` keeping only its inputs; the backward pass runs it again. `f` must give the same result each time: it draws random
+    /// numbers only from keys it captured, and reads values only from its argument.
+    ///
+    /// # Errors
+    /// Those of `f`, and when `f` reads or returns a value that is not its own.
+    pub fn checkpoint(&self, inputs: &[&Value], f: impl Fn(&[Value]) -> Result<Value> + 'static) -> Result<Value> {
+        if inputs.iter().any(|v| !v.tape.is(self)) {
+            return shape("checkpoint", "an input is a value of another tape");
+        }
+        let quiet = self.segment(false);
+        let constants: Vec<Value> = inputs.iter().map(|v| quiet.constant(&v.tensor)).collect();
+        let out = own(f(&constants)?, &quiet)?.tensor;
+        if !self.0.recording {
+            if let (Some(mine), Some(seen)) = (&self.0.watched, &quiet.0.watched) {
+                mine.borrow_mut().extend(seen.borrow().iter());
+            }
+            return Ok(self.constant(&out));
+        }
+        let mut params = quiet.0.watched.as_ref().map(|w| w.borrow().clone()).unwrap_or_default();
+        params.extend(inputs.iter().filter_map(|v| if let Some(Source::Param(p)) = v.source { Some(p) } else { None }));
+        params.sort_unstable();
+        params.dedup();
+        let to: Vec<Option<Source>> = inputs.iter().map(|v| v.source).collect();
+        if params.is_empty() && to.iter().all(Option::is_none) {
+            return Ok(self.constant(&out));
+        }
+        let saved: Vec<(Tensor, bool)> = inputs.iter().map(|v| (v.tensor.clone(), v.source.is_some())).collect();
+        let (dims, outer) = (out.dims().to_vec(), self.clone());
+        let again = move |g, b: &mut Back<'_, '_>| {
+            let inner = outer.segment(true);
+            let leaf = |(t, tracked): &(Tensor, bool)| if *tracked { inner.leaf(t) } else { inner.constant(t) };
+            let leaves: Vec<Value> = saved.iter().map(leaf).collect();
+            let again = own(f(&leaves)?, &inner)?;
+            if again.dims() != dims {
+                return shape("checkpoint", format!("the segment gave {dims:?}, then {:?}", again.dims()));
+            }
+            b.segment(&inner, &again, g, &leaves)
+        };
+        Ok(self.record(out, to, params, Way::Segment(Box::new(again))))
+    }
+}
+
+fn own(v: Value, tape: &Tape) -> Result<Value> {
+    if v.tape.is(tape) {
+        return Ok(v);
+    }
+    shape("checkpoint", "the segment returned a value that is not its own: pass it as one of the segment's inputs")
+}
