@@ -73,7 +73,7 @@ def main():
         if tree.exists():
             git("worktree", "remove", "--force", str(tree))
         git("worktree", "add", "--force", "--detach", str(tree), base)
-        train(tree, TARGET, theirs)
+        train(tree, WORK / "target", theirs)
     train(ROOT, TARGET, ours)
     files = sorted(p.relative_to(theirs) for p in theirs.rglob("*.safetensors"))
     if len(files) < 6:
