@@ -10,14 +10,15 @@ use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::vit as theirs;
 use candlelight::autograd::tensor_from;
 use candlelight::data::{Batch, Collate, Mix, Moment, Pixels};
-use candlelight::optim::{Ema, layer_decay_mae};
+use candlelight::models::Model;
+use candlelight::optim::{Ema, LayerDecay};
 use candlelight::prelude::*;
 use turns::{Result, Step};
 
 struct Finetune {
     params: ParamStore,
     model: Vit,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     ema: Ema,
     grads: Gradients,
     mix: Mix,
@@ -33,8 +34,11 @@ impl Finetune {
         let params = ParamStore::new();
         let model = Vit::new(&config, params.builder(Key::new(0)))?;
         let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8 };
+        let parts = model.anatomy();
+        let decay = LayerDecay { decay: 0.65, timm: false };
+        let rules = decay.rules(&parts.layers, &parts.no_decay, &parts.final_norm, 0.05);
         Ok(Finetune {
-            optimizer: AdamW::new(adamw, &layer_decay_mae(config.depth, 0.65, 0.05), &params)?,
+            optimizer: Optimizer::new(adamw, &rules, &params)?,
             ema: Ema::new(&params, 0.9998, true)?,
             grads: Gradients::new(&params),
             mix: Mix::mae_finetune(config.classes),
@@ -70,7 +74,7 @@ impl Finetune {
         let loss = ops::soft_cross_entropy(&logits, &targets)?;
         self.grads.zero();
         tape.backward(&loss, &mut self.grads)?;
-        self.optimizer.step(&self.grads, 1e-4)?;
+        self.optimizer.update(&self.grads, 1e-4)?;
         self.ema.update(&self.params)?;
         loss.scalar()?;
         Ok(())

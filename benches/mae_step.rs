@@ -12,7 +12,7 @@ use turns::{Result, Step};
 struct Bench {
     params: ParamStore,
     model: Mae,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     grads: Gradients,
     images: candle_core::Tensor,
     batch: usize,
@@ -25,7 +25,7 @@ impl Bench {
         let config = MaeConfig { norm_pix_loss: true, ..registry::mae(name)? };
         let params = ParamStore::new();
         let model = Mae::init(&config, &params, Key::new(0))?;
-        let optimizer = AdamW::new(AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 }, &mae_rules(0.05), &params)?;
+        let optimizer = Optimizer::new(AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 }, &mae_rules(0.05), &params)?;
         let n = batch * config.grid().image_len();
         let images = tensor_from(Key::new(1).normal(n), (batch, config.channels, config.image.0, config.image.1))?;
         let grads = Gradients::new(&params);
@@ -40,7 +40,7 @@ impl Bench {
         let (loss, _) = self.model.forward(&tape.constant(&self.images), &mask)?;
         self.grads.zero();
         tape.backward(&loss, &mut self.grads)?;
-        self.optimizer.step(&self.grads, 1e-4)?;
+        self.optimizer.update(&self.grads, 1e-4)?;
         loss.scalar()?;
         Ok(())
     }

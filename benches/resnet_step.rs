@@ -10,7 +10,6 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Linear, Module, ModuleT, Optimizer as _, VarBuilder, VarMap};
 use candlelight::autograd::tensor_from;
 use candlelight::models::ResNet;
-use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
 use turns::{Result, Step};
 
@@ -22,9 +21,8 @@ fn ours(name: &str, batch: usize, precision: Precision) -> Result<Step> {
     let config = registry::resnet(name)?;
     let params = ParamStore::new();
     let model = ResNet::new(&config, params.builder(Key::new(0)))?;
-    let kind = SgdKind::Sgd { momentum: 0.9, nesterov: false };
     let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
-    let mut optimizer = Sgd::new(kind, &rules, &params)?;
+    let mut optimizer = Optimizer::new(SgdConfig::default(), &rules, &params)?;
     let mut grads = Gradients::new(&params);
     let images = images(batch, config.image)?;
     let labels: Vec<u32> = (0..batch as u32).map(|i| i % config.classes as u32).collect();
@@ -35,7 +33,7 @@ fn ours(name: &str, batch: usize, precision: Precision) -> Result<Step> {
         let loss = ops::cross_entropy(&logits, &labels, 0.0)?;
         grads.zero();
         tape.backward(&loss, &mut grads)?;
-        optimizer.step(&grads, 1e-3)?;
+        optimizer.update(&grads, 1e-3)?;
         loss.scalar()?;
         Ok(())
     }))

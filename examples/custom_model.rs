@@ -10,11 +10,11 @@ mod support;
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init};
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss, OptimizerKind};
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::train::{Plan, Resume, Trainer};
-use candlelight::models::Classifier;
+use candlelight::models::{Classifier, Model};
 use candlelight::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
@@ -53,6 +53,8 @@ impl SmallCnn {
     }
 }
 
+impl Model for SmallCnn {}
+
 impl Classifier for SmallCnn {
     fn forward(&self, images: &Value, _: Option<&Key>) -> candlelight::models::Result<Value> {
         let mut x = images.clone(); // (B, C, H, W)
@@ -74,16 +76,10 @@ fn run() -> Result<ExitCode> {
     // Candle's convolution wants equal remainders of height and width where it strides: 32 x 32 divides all the way.
     let size = (32, 32);
     let plan = Plan {
-        batch_size: 64,
-        accum_iter: 1,
-        schedule: WarmupCosine { lr: 2e-3, min_lr: 1e-5, warmup_epochs: 0.5, epochs: 4.0 },
-        seed: 0,
-        precision: "f32".into(),
+        epochs: 4,
+        schedule: CosineConfig { lr: 2e-3, min_lr: 1e-5, warmup: Span::Epochs(0.5) }.into(),
         clip_grad: Some(1.0),
-        max_steps: None,
-        save_every: 1,
-        keep: 2,
-        max_non_finite: 10,
+        ..Plan::default()
     };
     let load = LoaderConfig {
         batch_size: plan.batch_size,
@@ -103,7 +99,7 @@ fn run() -> Result<ExitCode> {
     let config = ClassifyConfig {
         classes: model.classes,
         loss: Loss::CrossEntropy { smoothing: 0.1 },
-        optimizer: OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+        optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
         layer_decay: None,
         trained: None,
@@ -113,7 +109,7 @@ fn run() -> Result<ExitCode> {
         model,
     };
     let task = Classify::new(config, params, Box::new(cnn))?.evaluating(test, Precision::F32);
-    let mut trainer = Trainer::new(plan, task)?;
+    let mut trainer = Trainer::new(plan.check()?, task)?;
     let output = std::path::Path::new("./output_dir/custom_model");
     let resume = if std::env::args().any(|a| a == "--resume") { Resume::Auto } else { Resume::No };
     let folder = RunDir::open(output, resume != Resume::No)?;

@@ -113,9 +113,6 @@ fn run(args: &Args) -> Result<ExitCode> {
     let size = args.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
     let asked = vision::Asked { weights: &weights, size, positions: args.pos_interpolation, from: &args.from };
     let vision::Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
-    if args.test_pool && !matches!(model, Model::ResNet(_)) {
-        return Err("--test_pool is for residual networks; a transformer's positions are brought to the size".into());
-    }
     let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
     let data = open(&args.data, &args.split, order)?;
     vision::same_classes(&classes, data.classes(), config.classes())?;
@@ -162,10 +159,7 @@ fn run(args: &Args) -> Result<ExitCode> {
             let images = candlelight::engine::batch::images(&mut batch, &loader.pipeline().normalize, &device)?;
             let tape = Tape::off().with_precision(args.precision);
             let x = tape.constant(&images);
-            let logits = match &model {
-                Model::ResNet(net) if args.test_pool => net.forward_test_pool(&x)?,
-                model => model.forward(&x, None)?,
-            };
+            let logits = if args.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
             let logits = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
             if sum.is_empty() {
                 sum = vec![0.0; logits.len()];

@@ -8,16 +8,17 @@
 mod support;
 
 use candlelight::data::{Dataset, RandomErasing, Transform};
-use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDecay, Loss, OptimizerKind};
+use candlelight::engine::checkpoint;
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
 use candlelight::engine::train::{Plan, Resume, Trainer};
-use candlelight::engine::{checkpoint, memory};
+use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{adapt, vit::Pool};
-use candlelight::optim::SgdKind;
+use candlelight::optim::{EmaConfig, LayerDecay};
 use candlelight::prelude::*;
 use clap::Parser;
 use std::path::Path;
@@ -194,12 +195,12 @@ impl Args {
                 _ => Loss::CrossEntropy { smoothing },
             },
             optimizer: match self.opt.as_str() {
-                "sgd" => OptimizerKind::Sgd(SgdKind::Sgd { momentum: 0.9, nesterov: false }),
-                "lars" => OptimizerKind::Sgd(SgdKind::mae_lars()),
-                _ => OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+                "sgd" => SgdConfig::default().into(),
+                "lars" => LarsConfig::default().into(),
+                _ => AdamWConfig::default().into(),
             },
             weight_decay: self.common.weight_decay.unwrap_or(0.05),
-            layer_decay: Some(LayerDecay { decay, depth: model.depth, timm: self.layer_rule == "timm" }),
+            layer_decay: Some(LayerDecay { decay, timm: self.layer_rule == "timm" }),
             trained: self.trained.clone(),
             ema: self.ema.map(|decay| EmaConfig { decay, warmup: self.ema_warmup }),
             mix: mixing.mix(smoothing, model.classes)?,
@@ -222,7 +223,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     let params = ParamStore::on(&device);
     let key = Key::new(v.seed).child("init");
     let vit = Vit::new(&config.model, params.builder(key))?;
-    adapt::init_head(&params, 2e-5, &Key::new(v.seed).child("head"))?;
+    adapt::init_head(&params, &vit.anatomy(), 2e-5, &Key::new(v.seed).child("head"))?;
     if let Some(path) = v.weights {
         vision::load(path, &params, &config.model, args.pos_interpolation)?;
     }
@@ -250,10 +251,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     }
     let held_out = Loader::new(data.held_out.clone(), Pipeline::evaluation(size, data.normalize.clone()), all)?;
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
-    let (vit_config, counts) = (config.model.clone(), params.clone());
-    let needs = move |batch| memory::vit(&vit_config, batch, counts.count().0, counts.count().1);
-    let precision = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
-    let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision).needing(needs);
+    let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, plan.precision);
     vision::count(task.params(), &device);
     if args.eval {
         let path = match (common.resume(), v.weights) {
@@ -264,7 +262,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         };
         return Ok((ExitCode::SUCCESS, Some(evaluate(&path, &task, args.pos_interpolation)?)));
     }
-    let mut trainer = Trainer::new(plan, task)?;
+    let mut trainer = Trainer::new(plan.check()?, task)?;
     let folder = RunDir::open(&v.output, common.resume() != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&loader, &folder, signals, &common.resume(), &log_dir)?;

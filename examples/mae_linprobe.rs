@@ -7,20 +7,18 @@
 
 mod support;
 
-use candlelight::autograd::Precision as P;
 use candlelight::data::Dataset;
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss, OptimizerKind};
+use candlelight::engine::checkpoint;
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
 use candlelight::engine::features::{Features, HeadOnly, fingerprint};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Batches;
 use candlelight::engine::train::{Resume, Trainer};
-use candlelight::engine::{checkpoint, memory};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::vit::{Head, Pool};
-use candlelight::models::{Classifier, adapt};
-use candlelight::optim::SgdKind;
+use candlelight::models::{Classifier, Model, adapt};
 use candlelight::prelude::*;
 use clap::Parser;
 use std::process::ExitCode;
@@ -98,13 +96,13 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     if let Some(path) = v.weights {
         vision::load(path, &params, &model, args.pos_interpolation)?;
     }
-    adapt::init_head(&params, 0.01, &Key::new(v.seed).child("head"))?;
+    adapt::init_head(&params, &vit.anatomy(), 0.01, &Key::new(v.seed).child("head"))?;
     let trained =
         if args.global_pool { Trained::Matching(vec!["head.*".into(), "fc_norm.*".into()]) } else { Trained::Head };
     let config = ClassifyConfig {
         classes: model.classes,
         loss: Loss::CrossEntropy { smoothing: 0.0 },
-        optimizer: OptimizerKind::Sgd(SgdKind::mae_lars()),
+        optimizer: LarsConfig::default().into(),
         weight_decay: common.weight_decay.unwrap_or(0.0),
         layer_decay: None,
         trained: Some(trained),
@@ -135,7 +133,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?;
     let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?;
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
-    let precision: P = plan.precision.parse().map_err(candlelight::autograd::Error::from)?;
+    let precision = plan.precision;
     let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
 
     // Where batches come from, and what they go through.
@@ -143,7 +141,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         // Images in shards have no names of their own, so the folder is part of what features are made from.
         let folder = common.data_path.as_deref().map(std::fs::canonicalize).transpose()?;
         let prepared = serde_json::to_string(&evaluation)?;
-        let made_from = format!("{} {prepared} {} {folder:?}", fingerprint(&params)?, v.seed);
+        let made_from = format!("{} {prepared} {} {folder:?}", fingerprint(&params, &vit.anatomy())?, v.seed);
         let transform = evaluation.clone();
         let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
             let path = v.output.join(format!("features-{part}.safetensors"));
@@ -167,10 +165,8 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         let task = Classify::new(config, params, model)?.evaluating_on(Box::new(test), precision);
         (Box::new(train), task.prepared_by(transform))
     } else {
-        let (config_of, all) = (model.clone(), params.count().0);
         let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, precision);
-        let trained = task.params().count().1;
-        (Box::new(loader.clone()), task.needing(move |batch| memory::vit(&config_of, batch, all, trained)))
+        (Box::new(loader.clone()), task)
     };
     vision::count(task.params(), &device);
     let Some(folder) = folder else {
@@ -186,7 +182,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         runs::print(&s);
         return Ok((ExitCode::SUCCESS, Some(s.top1)));
     };
-    let mut trainer = Trainer::new(plan, task)?;
+    let mut trainer = Trainer::new(plan.check()?, task)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
     let outcome = trainer.run(&*batches, &folder, signals, &common.resume(), &log_dir)?;
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))

@@ -130,7 +130,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let held_out = Loader::new(test, Pipeline::evaluation(size, normalize.clone()), one_look)?;
     let signals = Signals::install()?;
     let shown = Shown::new(&held_out, &config.model, config.mask_ratio, normalize)?;
-    let mut trainer = Trainer::new(plan.clone(), Pretrain::new(config, shown, plan.seed, &device)?)?;
+    let mut trainer = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &device)?)?;
     support::vision::count(trainer.task().params(), &device);
     tracing::info!("{} steps an epoch; writing to {}", loader.steps(), output.display());
     let resume = common.resume();

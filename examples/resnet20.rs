@@ -4,7 +4,6 @@
 use candlelight::data::{ClassOrder, open};
 use candlelight::engine::batch;
 use candlelight::models::{ResNet, ResNetConfig, weights};
-use candlelight::optim::{Group, Rule, Sgd, SgdKind};
 use candlelight::prelude::*;
 use std::path::Path;
 
@@ -23,19 +22,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = ResNetConfig { image: size, channels: 1, dropout: 0.1, ..registry::resnet("resnet20")? };
     let model = ResNet::new(&config, params.builder(Key::new(0)))?;
     let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
-    let mut optimizer = Sgd::new(SgdKind::Sgd { momentum: 0.9, nesterov: true }, &rules, &params)?;
-    let schedule = WarmupCosine { lr: 0.1, min_lr: 0.0, warmup_epochs: 20.0, epochs: steps as f64 };
-    let mut grads = Gradients::new(&params);
+    let mut optimizer = Optimizer::new(SgdConfig { momentum: 0.9, nesterov: true }, &rules, &params)?;
+    let schedule = CosineConfig { lr: 0.1, min_lr: 0.0, warmup: Span::Steps(20.0) };
+    let run = Length { epochs: steps as f64, steps: 1, samples: 64 };
     let batches = (0..).flat_map(|epoch| loader.epoch(epoch, 0));
     for (step, next) in batches.take(steps).enumerate() {
         let mut next = next?;
         let images = batch::images(&mut next, &normalize, &params.device())?;
         let tape = Tape::new(&params);
         let logits = model.forward(&tape.constant(&images), Some(&Key::new(1).index(step as u64)))?;
-        let loss = ops::cross_entropy(&logits, &next.labels, 0.1)?;
-        grads.zero();
-        tape.backward(&loss, &mut grads)?;
-        optimizer.step(&grads, schedule.at(step as f64))?;
+        let loss = logits.cross_entropy(&next.labels, 0.1)?;
+        optimizer.step(&loss, schedule.at_step(step, &run))?;
         if step % 20 == 0 {
             println!("step {step}: loss {:.4}", loss.scalar()?);
         }

@@ -104,7 +104,7 @@ fn vit_logits_loss_and_every_gradient_are_timms() {
 fn train(g: &Golden, precision: Precision) -> (Vec<f32>, f64) {
     let (model, params) = model(g, true);
     let config = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
-    let mut opt = AdamW::new(config, &mae_rules(0.05), &params).unwrap();
+    let mut opt = Optimizer::new(config, &mae_rules(0.05), &params).unwrap();
     let mut grads = Gradients::new(&params);
     let mut losses = vec![];
     let mut cosine = 0.0;
@@ -125,7 +125,7 @@ fn train(g: &Golden, precision: Precision) -> (Vec<f32>, f64) {
             }
             cosine = xy / (xx * yy).sqrt();
         }
-        opt.step(&grads, 1e-3).unwrap();
+        opt.update(&grads, 1e-3).unwrap();
     }
     (losses, cosine)
 }

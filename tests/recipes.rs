@@ -5,15 +5,16 @@ mod goldens;
 
 use candle_core::{Device, Tensor};
 use candlelight::data::{Batch, Mix, Normalize, Pixels, Stats, Subset};
-use candlelight::engine::classify::{Classify, ClassifyConfig, EmaConfig, LayerDecay, Loss, OptimizerKind};
+use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
 use candlelight::engine::features::{Features, HeadOnly};
 use candlelight::engine::task::Batches;
 use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
 use candlelight::engine::{checkpoint, run_dir::RunDir, signals::Signals};
+use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::vit::{Head, Pool};
 use candlelight::models::{Classifier, adapt, weights};
-use candlelight::optim::{SgdKind, assign, layer_decay_timm};
+use candlelight::optim::{EmaConfig, LayerDecay, assign};
 use candlelight::prelude::*;
 use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
@@ -39,9 +40,10 @@ fn plan(epochs: usize, lr: f64, min_lr: f64) -> Plan {
     Plan {
         batch_size: 8,
         accum_iter: 1,
-        schedule: WarmupCosine { lr, min_lr, warmup_epochs: 5.0, epochs: epochs as f64 },
+        epochs,
+        schedule: CosineConfig { lr, min_lr, warmup: Span::Epochs(5.0) }.into(),
         seed: 0,
-        precision: "f32".into(),
+        precision: Precision::F32,
         clip_grad: None,
         max_steps: None,
         save_every: 50,
@@ -120,7 +122,8 @@ fn fifty(
     weights::load(&params, &theirs, true).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let run = RunDir::open(dir.path(), false).unwrap();
-    let mut trainer = Trainer::new(plan, Classify::new(config, params, Box::new(model)).unwrap()).unwrap();
+    let mut trainer =
+        Trainer::new(plan.check().unwrap(), Classify::new(config, params, Box::new(model)).unwrap()).unwrap();
     let outcome = trainer.run(&fixed(g, soft), &run, &Signals::default(), &Resume::No, dir.path()).unwrap();
     let Outcome::Finished { checkpoint, .. } = outcome else { panic!("interrupted") };
     let text = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
@@ -139,9 +142,9 @@ fn fifty_steps_of_finetuning_are_pytorchs() {
             model: small(Pool::Avg, Head::Linear),
             classes: 5,
             loss,
-            optimizer: OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+            optimizer: AdamWConfig::default().into(),
             weight_decay: 0.05,
-            layer_decay: Some(LayerDecay { decay: 0.75, depth: 2, timm: false }),
+            layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
             trained: None,
             ema: Some(EmaConfig { decay: 0.95, warmup: true }),
             mix: None,
@@ -190,7 +193,7 @@ fn probe_config() -> ClassifyConfig<VitConfig> {
         model: small(Pool::Token, Head::Probe),
         classes: 5,
         loss: Loss::CrossEntropy { smoothing: 0.0 },
-        optimizer: OptimizerKind::Sgd(SgdKind::mae_lars()),
+        optimizer: LarsConfig::default().into(),
         weight_decay: 0.0,
         layer_decay: None,
         trained: Some(Trained::Head),
@@ -205,8 +208,11 @@ fn timms_layer_groups() {
     let g = golden("recipes");
     let config = VitConfig { depth: 3, ..small(Pool::Token, Head::Linear) };
     let params = ParamStore::new();
-    Vit::new(&config, params.builder(Key::new(0))).unwrap();
-    let groups = assign(&layer_decay_timm(3, 0.7, 0.05), &params).unwrap();
+    let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
+    let parts = model.anatomy();
+    let timm = LayerDecay { decay: 0.7, timm: true };
+    let rules = timm.rules(&parts.layers, &parts.no_decay, &parts.final_norm, 0.05);
+    let groups = assign(&rules, &params).unwrap();
     assert_eq!(groups.len(), g.keys().filter(|k| k.starts_with("timm_group.")).count());
     for (name, group) in groups {
         let want = values(&g[&format!("timm_group.{name}")]);
@@ -291,9 +297,9 @@ fn everything() -> ClassifyConfig<VitConfig> {
         model: tiny(Pool::Avg, Head::Linear),
         classes: 10,
         loss: Loss::CrossEntropy { smoothing: 0.1 },
-        optimizer: OptimizerKind::AdamW { betas: (0.9, 0.999), eps: 1e-8 },
+        optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
-        layer_decay: Some(LayerDecay { decay: 0.75, depth: 2, timm: false }),
+        layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
         trained: None,
         ema: Some(EmaConfig { decay: 0.9, warmup: true }),
         mix: Some(Mix::mae_finetune(10)),
@@ -315,13 +321,12 @@ fn go(
     }
     let task = Classify::new(config, params, Box::new(model))?.evaluating(loader(30, false), Precision::F32);
     let run = RunDir::open(dir, resume != Resume::No)?;
-    Trainer::new(plan, task)?.run(&train, &run, &Signals::default(), &resume, dir)
+    Trainer::new(plan.check()?, task)?.run(&train, &run, &Signals::default(), &resume, dir)
 }
 
 fn short(epochs: usize) -> Plan {
-    let mut p = Plan { accum_iter: 2, save_every: 1, ..plan(epochs, 5e-3, 1e-6) };
-    p.schedule.warmup_epochs = 0.5;
-    p
+    let schedule = CosineConfig { lr: 5e-3, min_lr: 1e-6, warmup: Span::Epochs(0.5) }.into();
+    Plan { accum_iter: 2, save_every: 1, schedule, ..plan(epochs, 5e-3, 1e-6) }
 }
 
 fn files(dir: &Path) -> [Vec<u8>; 3] {
@@ -364,7 +369,7 @@ fn cached_features_train_the_same_head() {
     let fresh = || {
         let params = ParamStore::new();
         let model = Vit::new(&config().model, params.builder(Key::new(3))).unwrap();
-        adapt::init_head(&params, 0.01, &Key::new(4)).unwrap();
+        adapt::init_head(&params, &model.anatomy(), 0.01, &Key::new(4)).unwrap();
         (params, model)
     };
     let in_order = |n| loader(n, false);
@@ -373,7 +378,7 @@ fn cached_features_train_the_same_head() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::open(dir.path(), false).unwrap();
         let task = Classify::new(config(), params, model).unwrap().evaluating_on(held_out, Precision::F32);
-        let mut trainer = Trainer::new(plan.clone(), task).unwrap();
+        let mut trainer = Trainer::new(plan.clone().check().unwrap(), task).unwrap();
         trainer.run(data, &run, &Signals::default(), &Resume::No, dir.path()).unwrap();
         let saved = candle_core::safetensors::load(checkpoint::list(dir.path()).pop().unwrap(), &Device::Cpu).unwrap();
         let scores = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
@@ -420,7 +425,7 @@ fn what_does_not_fit_is_refused_before_training() {
     assert!(e.contains("10 classes") && e.contains("head 7") && e.contains("--nb_classes 10"), "{e}");
     let e = text(ClassifyConfig { loss: Loss::CrossEntropy { smoothing: 1.5 }, ..everything() });
     assert!(e.contains("smoothing 1.5"), "{e}");
-    let decay = LayerDecay { decay: 1.5, depth: 2, timm: false };
+    let decay = LayerDecay { decay: 1.5, timm: false };
     assert!(text(ClassifyConfig { layer_decay: Some(decay), ..everything() }).contains("layer_decay 1.5"));
     let e = text(ClassifyConfig { trained: Some("nonsense.*".parse().unwrap()), ..everything() });
     assert!(e.contains("`nonsense.*` matches no parameter"), "{e}");

@@ -9,7 +9,7 @@ use candlelight::kernels::drop_block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
 use candlelight::models::{BatchNorm, BatchNormConfig};
-use candlelight::optim::{Group, Rule, Sgd, SgdKind};
+use candlelight::optim::{Group, Optimizer, Rule, SgdConfig};
 use candlelight::prelude::*;
 use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
@@ -254,7 +254,7 @@ fn synchronised_statistics_are_those_of_the_whole_batch() {
 fn a_single_row_over_all_processes_is_refused() {
     for composed in [false, true] {
         let params = ParamStore::new();
-        let norm = BatchNorm::new(2, Some(1.0), Default::default(), params.builder(Key::new(0))).unwrap();
+        let norm = BatchNorm::with(2, Some(1.0), Default::default(), params.builder(Key::new(0))).unwrap();
         let tape = Tape::new(&params).with_comm(Arc::new(Member(Meeting::new(1), 0)));
         let tape = if composed { tape.with_composed_ops() } else { tape };
         let x = tape.constant(&tensor_from(vec![1.0, 2.0], (1, 2)).unwrap());
@@ -268,7 +268,7 @@ fn a_checkpointed_normalisation_is_the_plain_one_and_sees_each_batch_once() {
     let x = tensor_from(Key::new(1).normal(12), (6, 2)).unwrap();
     let run = |segment: bool, composed: bool| {
         let params = ParamStore::new();
-        let norm = BatchNorm::new(2, Some(1.5), Default::default(), params.builder(Key::new(0))).unwrap();
+        let norm = BatchNorm::with(2, Some(1.5), Default::default(), params.builder(Key::new(0))).unwrap();
         let tape = Tape::new(&params);
         let tape = if composed { tape.with_composed_ops() } else { tape };
         let leaf = tape.leaf(&x);
@@ -294,7 +294,7 @@ fn a_checkpointed_normalisation_is_the_plain_one_and_sees_each_batch_once() {
 fn frozen_splits_evaluate_with_the_first() {
     let params = ParamStore::new();
     let config = BatchNormConfig { splits: 2, ..Default::default() };
-    let norm = BatchNorm::new(2, Some(1.0), config, params.builder(Key::new(0))).unwrap();
+    let norm = BatchNorm::with(2, Some(1.0), config, params.builder(Key::new(0))).unwrap();
     params.set("aux_bn.0.running_mean", &tensor_from(vec![5.0, 5.0], 2).unwrap()).unwrap();
     params.freeze("*");
     // Three rows: not whole splits either.
@@ -364,7 +364,7 @@ fn fifty_steps_of_resnet18_and_resnext50_are_pytorchs() {
             params.set(&key, &new).unwrap();
         }
         let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
-        let mut sgd = Sgd::new(SgdKind::Sgd { momentum: 0.9, nesterov: false }, &rules, &params).unwrap();
+        let mut sgd = Optimizer::new(SgdConfig::default(), &rules, &params).unwrap();
         let mut grads = Gradients::new(&params);
         let images: Vec<Tensor> = (0..4).map(|i| filled(&format!("images{i}"), &[8, 3, 64, 64], 1.0)).collect();
         for (step, want) in want.iter().enumerate() {
@@ -378,7 +378,7 @@ fn fifty_steps_of_resnet18_and_resnext50_are_pytorchs() {
             assert!((value - want).abs() <= 1e-3 * want.max(1.0), "{name} step {step}: {value}, PyTorch {want}");
             grads.zero();
             tape.backward(&loss, &mut grads).unwrap();
-            sgd.step(&grads, if name == "resnet18" { 3e-4 } else { 1e-4 }).unwrap();
+            sgd.update(&grads, if name == "resnet18" { 3e-4 } else { 1e-4 }).unwrap();
         }
         assert_eq!(want.len(), 50);
     }

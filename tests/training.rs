@@ -44,9 +44,10 @@ fn plan(epochs: usize) -> Plan {
     Plan {
         batch_size: 8,
         accum_iter: 2,
-        schedule: WarmupCosine { lr: 5e-3, min_lr: 0.0, warmup_epochs: 0.5, epochs: epochs as f64 },
+        epochs,
+        schedule: CosineConfig { lr: 5e-3, min_lr: 0.0, warmup: Span::Epochs(0.5) }.into(),
         seed: 0,
-        precision: "f32".into(),
+        precision: Precision::F32,
         clip_grad: None,
         max_steps: None,
         save_every: 1,
@@ -63,7 +64,7 @@ fn go_with(
     resume: Resume,
 ) -> candlelight::engine::Result<Outcome> {
     let shown = Shown::new(loader, &config.model, 0.5, normalize())?;
-    let mut run = Trainer::new(plan.clone(), Pretrain::new(config, shown, plan.seed, &Device::Cpu)?)?;
+    let mut run = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &Device::Cpu)?)?;
     let folder = RunDir::open(dir, resume != Resume::No)?;
     run.run(loader, &folder, &Signals::default(), &resume, dir)
 }
@@ -123,7 +124,7 @@ fn threads_do_not_change_a_trained_model() {
         let run = |threads: usize| {
             let dir = tempfile::tempdir().unwrap();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let plan = Plan { precision: precision.into(), max_steps: Some(4), ..plan(1) };
+            let plan = Plan { precision: precision.parse().unwrap(), max_steps: Some(4), ..plan(1) };
             pool.install(|| go(dir.path(), plan, &loader(50, 0), Resume::No).unwrap());
             last(dir.path())
         };
@@ -137,8 +138,7 @@ fn threads_do_not_change_a_trained_model() {
 fn losses_that_are_not_finite_are_skipped_and_then_end_the_run_with_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let mut c = plan(2);
-    c.schedule.lr = 1e30;
-    c.schedule.warmup_epochs = 0.0;
+    c.schedule = CosineConfig { lr: 1e30, min_lr: 0.0, warmup: Span::default() }.into();
     let e = go(dir.path(), c, &loader(200, 0), Resume::No).unwrap_err();
     assert!(matches!(e, Error::NonFinite { count: 3, .. }), "{e}");
     assert!(e.to_string().contains("epoch 0 step") && checkpoint::list(dir.path()).len() == 1, "{e}");
@@ -195,9 +195,8 @@ fn settings_and_files_that_do_not_fit_are_refused() {
     assert!(text(PretrainConfig { mask_ratio: 1.0, ..tiny() }).contains("mask_ratio 1"));
     let odd = MaeConfig { image: (30, 28), ..tiny().model };
     assert!(text(PretrainConfig { model: odd, ..tiny() }).contains("30x28"));
-    let text =
-        |p: Plan| Trainer::new(p, Pretrain::new(tiny(), shown(), 0, &Device::Cpu).unwrap()).unwrap_err().to_string();
-    assert!(text(Plan { precision: "fp8".into(), ..plan(1) }).contains("fp8"));
+    let text = |p: Plan| p.check().unwrap_err().to_string();
+    assert!(serde_json::from_str::<Plan>(r#"{"precision":"fp8"}"#).unwrap_err().to_string().contains("fp8"));
     assert!(text(Plan { batch_size: 0, ..plan(1) }).contains("batch_size"));
     assert!(text(Plan { clip_grad: Some(0.0), ..plan(1) }).contains("clip_grad"));
     let huge = Plan { accum_iter: 100, ..plan(1) };

@@ -2,10 +2,11 @@
 
 use super::{device, device_name};
 use candle_core::Device;
+use candlelight::autograd::Precision;
 use candlelight::data::Loader;
 use candlelight::engine::train::{Outcome, Plan, Resume};
 use candlelight::kernels::cpu;
-use candlelight::sched::{WarmupCosine, scaled_lr};
+use candlelight::sched::{CosineConfig, Span, scaled_lr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,7 +45,7 @@ pub struct Common {
     pub weight_decay: Option<f64>,
     /// Precision of the products: f32 or bf16
     #[arg(long, default_value = "f32", help_heading = "Optimisation")]
-    pub precision: String,
+    pub precision: Precision,
     /// Stop after this many steps
     #[arg(long, help_heading = "Optimisation")]
     pub max_steps: Option<usize>,
@@ -146,14 +147,15 @@ impl Common {
         Plan {
             batch_size,
             accum_iter: self.accum_iter,
-            schedule: WarmupCosine {
+            epochs: self.epochs.unwrap_or(preset.epochs),
+            schedule: CosineConfig {
                 lr: self.lr.unwrap_or_else(|| scaled_lr(blr, batch_size * self.accum_iter)),
                 min_lr: self.min_lr.unwrap_or(preset.min_lr),
-                warmup_epochs: self.warmup_epochs.unwrap_or(preset.warmup_epochs),
-                epochs: self.epochs.unwrap_or(preset.epochs) as f64,
-            },
+                warmup: Span::Epochs(self.warmup_epochs.unwrap_or(preset.warmup_epochs)),
+            }
+            .into(),
             seed: self.seed,
-            precision: self.precision.clone(),
+            precision: self.precision,
             clip_grad,
             max_steps: self.max_steps,
             save_every: self.save_every.unwrap_or(preset.save_every),
@@ -183,10 +185,14 @@ impl Common {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         match device.is_cpu() {
             true => {
-                tracing::info!("kernels: {} on {threads} threads, products in {}", cpu::level().name(), self.precision)
+                tracing::info!(
+                    "kernels: {} on {threads} threads, products in {:?}",
+                    cpu::level().name(),
+                    self.precision
+                )
             }
             false => {
-                tracing::info!("on {}: candle's operations, products in {}", device_name(&device), self.precision)
+                tracing::info!("on {}: candle's operations, products in {:?}", device_name(&device), self.precision)
             }
         }
         Ok(device)

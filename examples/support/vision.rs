@@ -8,7 +8,7 @@ use candlelight::data::{
 };
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{MaeConfig, Model, ModelConfig, VitConfig, adapt, registry, weights};
+use candlelight::models::{Classifier, MaeConfig, ModelConfig, VitConfig, adapt, registry, weights};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -228,7 +228,7 @@ pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpola
 
 /// A trained classifier and what its file says about itself.
 pub struct Trained {
-    pub model: Model,
+    pub model: Box<dyn Classifier>,
     pub config: ModelConfig,
     /// Names of the classes, from a checkpoint of ours.
     pub classes: Vec<String>,
@@ -258,7 +258,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         }
     };
     let mut config: ModelConfig = config;
-    config.batch_norm(asked.from.norm.bn_tf, asked.from.norm.bn_momentum, asked.from.norm.bn_eps)?;
+    config.set_batch_norm(asked.from.norm.bn_tf, asked.from.norm.bn_momentum, asked.from.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
     if asked.from.ema {
@@ -267,18 +267,12 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
             return Err(format!("{}: no averaged weights in it", path.display()).into());
         }
     }
-    let (tensors, config) = match config {
-        ModelConfig::Vit(mut c) => {
-            c.image = asked.size.unwrap_or(c.image);
-            let adapted = adapt::classifier(&read, &c, grid(path)?, asked.positions).map_err(named)?;
-            adapted.notes.iter().for_each(|n| tracing::info!("{n}"));
-            (adapted.tensors, ModelConfig::Vit(adapted.config))
-        }
-        ModelConfig::ResNet(c) => {
-            let (tensors, c) = adapt::residual(&read, &c).map_err(named)?;
-            (tensors, ModelConfig::ResNet(c))
-        }
-    };
+    let architecture = config.architecture_mut();
+    if let Some(size) = asked.size {
+        architecture.set_image(size);
+    }
+    let (tensors, notes) = architecture.fit(&read, grid(path)?, asked.positions).map_err(named)?;
+    notes.iter().for_each(|n| tracing::info!("{n}"));
     let params = ParamStore::on(device);
     let model = config.build(params.builder(Key::new(0)))?;
     let report = weights::load(&params, &tensors, false).map_err(named)?;

@@ -3,6 +3,9 @@
 /// What can go wrong while recording, in the backward pass, or with parameters.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Config(String),
     /// A shape does not fit an operation.
     #[error("{op}: {message}")]
     Shape {

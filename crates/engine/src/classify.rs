@@ -8,9 +8,7 @@ use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
-use candlelight_optim::{
-    AdamW, AdamWConfig, Ema, Group, Optimizer, Rule, Sgd, SgdKind, layer_decay_mae, layer_decay_timm, mae_rules,
-};
+use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule, mae_rules};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Which loss; batches with soft targets use these instead of their labels.
@@ -33,43 +31,6 @@ pub enum Loss {
     },
 }
 
-/// Which optimizer.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerKind {
-    /// AdamW.
-    AdamW {
-        /// Decays of the moments.
-        betas: (f64, f64),
-        /// Added to the root of the second.
-        eps: f64,
-    },
-    /// SGD with momentum, or LARS.
-    Sgd(SgdKind),
-}
-
-/// Layer-wise decay of the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerDecay {
-    /// Factor from layer to layer, towards the input.
-    pub decay: f64,
-    /// Blocks.
-    pub depth: usize,
-    /// Group the last norm with the last block, as timm, instead of with the head, as MAE.
-    pub timm: bool,
-}
-
-/// A moving average of the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmaConfig {
-    /// Its decay.
-    pub decay: f64,
-    /// Start with less.
-    pub warmup: bool,
-}
-
 /// What is trained, and how. `M` is the model's own configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassifyConfig<M> {
@@ -80,7 +41,7 @@ pub struct ClassifyConfig<M> {
     /// The loss.
     pub loss: Loss,
     /// The optimizer.
-    pub optimizer: OptimizerKind,
+    pub optimizer: OptimizerConfig,
     /// Decay of matrices.
     pub weight_decay: f64,
     /// Layer-wise decay of the rate.
@@ -103,7 +64,6 @@ pub struct Classify<M> {
     precision: Precision,
     held_out: Option<Box<dyn Batches>>,
     evaluation: Option<Pipeline>,
-    memory: Option<Box<dyn Fn(usize) -> u64>>,
     scores: Option<Scores>,
 }
 
@@ -132,17 +92,18 @@ impl<M> Classify<M> {
         if let Some(mix) = &config.mix {
             mix.check()?;
         }
-        if let Some(d) = config.layer_decay
-            && !(d.decay > 0.0 && d.decay <= 1.0)
-        {
-            return Err(Error::Config(format!("layer_decay {} is outside (0, 1]", d.decay)));
+        if let Some(d) = config.layer_decay {
+            d.check()?;
+            if model.anatomy().layers.is_empty() {
+                return Err(Error::Config("layer_decay: this model does not say what its layers are".into()));
+            }
         }
         if let Some(trained) = &config.trained {
-            trained.apply(&params)?;
+            trained.apply(&params, &model.anatomy())?;
         }
         let precision = Precision::F32;
-        let (held_out, evaluation, memory, scores) = (None, None, None, None);
-        Ok(Classify { config, params, model, precision, held_out, evaluation, memory, scores })
+        let (held_out, evaluation, scores) = (None, None, None);
+        Ok(Classify { config, params, model, precision, held_out, evaluation, scores })
     }
 
     /// The same with images to evaluate on after every epoch, and the precision to do it in.
@@ -164,13 +125,6 @@ impl<M> Classify<M> {
     pub fn evaluating_on(mut self, held_out: Box<dyn Batches>, precision: Precision) -> Self {
         self.held_out = Some(held_out);
         self.precision = precision;
-        self
-    }
-
-    /// The same with an estimate of the bytes a step of so many samples needs.
-    #[must_use]
-    pub fn needing(mut self, memory: impl Fn(usize) -> u64 + 'static) -> Self {
-        self.memory = Some(Box::new(memory));
         self
     }
 
@@ -236,7 +190,7 @@ impl<M> Classify<M> {
 fn check_classes(classes: usize, data: &dyn Batches) -> Result<()> {
     let found = data.classes().len();
     if found > classes {
-        let message = format!("the data has {found} classes, the model's head {classes}: set --nb_classes {found}");
+        let message = format!("the data has {found} classes, the model's head {classes}: set nb_classes to {found}");
         return Err(Error::Config(message));
     }
     Ok(())
@@ -262,21 +216,18 @@ where
         &self.params
     }
 
-    fn optimizer(&self) -> Result<Box<dyn Optimizer>> {
+    fn optimizer(&self) -> Result<Optimizer> {
         let decay = self.config.weight_decay;
         let rules = match (self.config.layer_decay, self.config.optimizer) {
-            (Some(d), _) if d.timm => layer_decay_timm(d.depth, d.decay, decay),
-            (Some(d), _) => layer_decay_mae(d.depth, d.decay, decay),
-            // LARS leaves vectors alone by itself.
-            (None, OptimizerKind::Sgd(_)) => vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })],
-            (None, _) => mae_rules(decay),
-        };
-        Ok(match self.config.optimizer {
-            OptimizerKind::AdamW { betas, eps } => {
-                Box::new(AdamW::new(AdamWConfig { betas, eps }, &rules, &self.params)?)
+            (Some(d), _) => {
+                let parts = self.model.anatomy();
+                d.rules(&parts.layers, &parts.no_decay, &parts.final_norm, decay)
             }
-            OptimizerKind::Sgd(kind) => Box::new(Sgd::new(kind, &rules, &self.params)?),
-        })
+            (None, OptimizerConfig::AdamW(_)) => mae_rules(decay),
+            // SGD decays everything, and LARS leaves vectors alone by itself.
+            (None, _) => vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })],
+        };
+        Ok(Optimizer::new(self.config.optimizer, &rules, &self.params)?)
     }
 
     fn ema(&self) -> Result<Option<Ema>> {
@@ -299,7 +250,8 @@ where
     }
 
     fn memory(&self, batch: usize) -> Option<u64> {
-        self.memory.as_ref().map(|f| f(batch))
+        let (all, trained) = self.params.count();
+        self.model.memory(batch, all, trained)
     }
 
     fn evaluation(&self) -> Option<Pipeline> {

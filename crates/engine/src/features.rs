@@ -3,9 +3,9 @@
 use crate::error::{Error, Result, file};
 use crate::task::Batches;
 use candle_core::{DType, Device, Tensor};
-use candlelight_autograd::{Key, Value};
+use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_data::{Batch, Normalize, Pixels, Stats, order};
-use candlelight_models::{Classifier, FeatureExtractor, weights};
+use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model, weights};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -165,6 +165,12 @@ impl<C> std::fmt::Debug for HeadOnly<C> {
     }
 }
 
+impl<C: Classifier> Model for HeadOnly<C> {
+    fn anatomy(&self) -> Anatomy {
+        self.0.anatomy()
+    }
+}
+
 impl<C: Classifier> Classifier for HeadOnly<C> {
     fn forward(&self, features: &Value, key: Option<&Key>) -> candlelight_models::Result<Value> {
         let (b, c, h, w) = features.tensor().dims4()?;
@@ -176,10 +182,10 @@ impl<C: Classifier> Classifier for HeadOnly<C> {
 ///
 /// # Errors
 /// Those of candle.
-pub fn fingerprint(params: &candlelight_autograd::ParamStore) -> Result<String> {
+pub fn fingerprint(params: &ParamStore, model: &Anatomy) -> Result<String> {
     let mut h = crc32fast::Hasher::new();
     for (name, t) in params.state_dict() {
-        if !name.starts_with("head") {
+        if !model.in_head(&name) {
             h.update(name.as_bytes());
             for v in t.flatten_all()?.to_vec1::<f32>().map_err(Error::from)? {
                 h.update(&v.to_le_bytes());

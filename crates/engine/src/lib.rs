@@ -9,6 +9,7 @@ pub mod features;
 pub mod memory;
 pub mod metrics;
 pub mod picture;
+mod plan;
 mod position;
 pub mod pretrain;
 mod progress;

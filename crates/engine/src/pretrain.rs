@@ -2,7 +2,6 @@
 
 use crate::batch;
 use crate::error::{Error, Result};
-use crate::memory;
 use crate::picture::reconstructions;
 use crate::task::{At, Findings, Moment, Task};
 use crate::train;
@@ -10,7 +9,7 @@ use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Tape, Value};
 use candlelight_data::{Batch, Loader, Normalize};
 use candlelight_models::{Mae, MaeConfig, Mask, weights};
-use candlelight_optim::{AdamW, AdamWConfig, Optimizer, mae_rules};
+use candlelight_optim::{AdamWConfig, Optimizer, mae_rules};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -73,13 +72,13 @@ impl Task for Pretrain {
         &self.params
     }
 
-    fn optimizer(&self) -> Result<Box<dyn Optimizer>> {
+    fn optimizer(&self) -> Result<Optimizer> {
         let adamw = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
-        Ok(Box::new(AdamW::new(adamw, &mae_rules(self.config.weight_decay), &self.params)?))
+        Ok(Optimizer::new(adamw, &mae_rules(self.config.weight_decay), &self.params)?)
     }
 
     fn memory(&self, batch: usize) -> Option<u64> {
-        Some(memory::mae(&self.config.model, batch, self.config.mask_ratio, self.params.count().0))
+        Some(self.config.model.memory(batch, self.config.mask_ratio, self.params.count().0))
     }
 
     fn loss(&self, tape: &Tape, images: &Tensor, batch: &Batch, seed: u64, at: At) -> Result<Value> {

@@ -40,7 +40,7 @@ pub trait Task {
     ///
     /// # Errors
     /// When the configuration does not fit them.
-    fn optimizer(&self) -> Result<Box<dyn Optimizer>>;
+    fn optimizer(&self) -> Result<Optimizer>;
 
     /// A new moving average of the weights, if one is wanted.
     ///
@@ -105,17 +105,17 @@ pub struct Moment<'a> {
 pub struct Findings {
     /// Entries of the epoch's line in log.txt, before its number.
     pub log: Vec<(&'static str, serde_json::Value)>,
-    /// Entries behind it.
+    /// Entries of that line after its number.
     pub last: Vec<(&'static str, serde_json::Value)>,
     /// Higher is better: the best is kept.
     pub score: Option<f64>,
 }
 
 /// Where batches come from.
-pub trait Batches {
-    /// Batches an epoch.
+pub trait Batches: Send {
+    /// Batches per epoch.
     fn steps(&self) -> usize;
-    /// Samples an epoch.
+    /// Samples per epoch.
     fn samples(&self) -> usize;
     /// Names of the classes.
     fn classes(&self) -> &[String];

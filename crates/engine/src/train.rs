@@ -4,6 +4,7 @@ use crate::batch;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::memory;
+pub use crate::plan::{Checked, Plan};
 pub use crate::position::Best;
 use crate::position::Position;
 use crate::progress::{Line, Progress};
@@ -12,56 +13,13 @@ use crate::signals::Signals;
 use crate::task::{At, Batches, Moment, Task};
 use crate::tensorboard::EventWriter;
 use candle_core::{Device, Tensor};
-use candlelight_autograd::{Gradients, Precision, Tape};
+use candlelight_autograd::{Gradients, Tape};
 use candlelight_data::{Batch, Normalize, Pipeline};
 use candlelight_models::weights;
 use candlelight_optim::{Ema, Optimizer};
-use candlelight_sched::WarmupCosine;
+use candlelight_sched::Schedule;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-
-/// The settings every training has, whatever it trains.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// Samples a step.
-    pub batch_size: usize,
-    /// Steps an update.
-    pub accum_iter: usize,
-    /// Rate over time.
-    pub schedule: WarmupCosine,
-    /// Of weights, masks, order and augmentation.
-    pub seed: u64,
-    /// Precision of the products: `f32` or `bf16`.
-    pub precision: String,
-    /// Largest gradient norm; `None` does not clip.
-    pub clip_grad: Option<f64>,
-    /// Stop after this many steps.
-    pub max_steps: Option<usize>,
-    /// Epochs between checkpoints.
-    pub save_every: usize,
-    /// Checkpoints kept.
-    pub keep: usize,
-    /// Updates with a loss that is not finite, in a row, that end the run.
-    pub max_non_finite: usize,
-}
-
-impl Plan {
-    fn check(&self) -> Result<()> {
-        self.schedule.check()?;
-        let positive =
-            [("batch_size", self.batch_size), ("accum_iter", self.accum_iter), ("save_every", self.save_every)];
-        if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
-            return Err(Error::Config(format!("{name} is 0, expected at least 1")));
-        }
-        if let Some(c) = self.clip_grad
-            && (c.is_nan() || c <= 0.0)
-        {
-            return Err(Error::Config(format!("clip_grad is {c}, expected more than 0")));
-        }
-        Ok(())
-    }
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record<C> {
@@ -102,13 +60,12 @@ pub enum Resume {
     From(PathBuf),
 }
 
-/// A task, its optimizer and its position: all a run needs.
+/// A task, its optimizer and its position: all that a run needs.
 pub struct Trainer<T: Task> {
     task: T,
-    plan: Plan,
-    precision: Precision,
+    plan: Checked,
     device: Device,
-    optimizer: Box<dyn Optimizer>,
+    optimizer: Optimizer,
     ema: Option<Ema>,
     grads: Gradients,
     position: Position,
@@ -126,14 +83,11 @@ impl<T: Task> Trainer<T> {
     ///
     /// # Errors
     /// When a setting does not make sense.
-    pub fn new(plan: Plan, task: T) -> Result<Self> {
-        plan.check()?;
-        let precision = plan.precision.parse().map_err(candlelight_autograd::Error::from)?;
+    pub fn new(plan: Checked, task: T) -> Result<Self> {
         if task.params().count().1 == 0 {
             return Err(Error::Config("every parameter is frozen: nothing would train".into()));
         }
         Ok(Trainer {
-            precision,
             device: task.params().device(),
             optimizer: task.optimizer()?,
             ema: task.ema()?,
@@ -180,7 +134,7 @@ impl<T: Task> Trainer<T> {
             return fail(format!("a checkpoint of another model: {:?}", c.record.config));
         }
         let same = Plan { max_steps: self.plan.max_steps, ..c.record.plan.clone() };
-        if same != self.plan || c.record.config != *self.task.config() {
+        if same != *self.plan || c.record.config != *self.task.config() {
             tracing::warn!("the configuration differs from the checkpoint's: the result will not be that of one run");
         }
         let updates = c.record.position.updates;
@@ -225,7 +179,7 @@ impl<T: Task> Trainer<T> {
 
     fn record(&self) -> Record<T::Config> {
         Record {
-            plan: self.plan.clone(),
+            plan: Plan::clone(&self.plan),
             config: self.task.config().clone(),
             position: self.position.clone(),
             classes: self.classes.clone(),
@@ -250,10 +204,11 @@ impl<T: Task> Trainer<T> {
     fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
         let images = batch::images(&mut batch, normalize, &self.device)?;
         let at = At { epoch: self.position.epoch, step: self.position.step };
-        let tape = Tape::new(self.task.params()).with_precision(self.precision);
+        let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
         let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
         let value = loss.scalar()?;
         if value.is_finite() {
+            self.grads.accumulating((self.position.step + 1) % self.plan.accum_iter != 0);
             tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, &mut self.grads)?;
         }
         Ok(value)
@@ -265,7 +220,7 @@ impl<T: Task> Trainer<T> {
         if !self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?.is_finite() {
             return Ok(false);
         }
-        self.optimizer.step(&self.grads, lr)?;
+        self.optimizer.update(&self.grads, lr)?;
         if let Some(ema) = &mut self.ema {
             ema.update(self.task.params())?;
         }
@@ -291,7 +246,7 @@ impl<T: Task> Trainer<T> {
                 None => {
                     return Err(crate::error::file(
                         dir,
-                        "holds checkpoints, but none that this program can continue: name another --output_dir",
+                        "holds checkpoints, but none that this program can continue: name another output_dir",
                     ));
                 }
             },
@@ -322,12 +277,12 @@ impl<T: Task> Trainer<T> {
         {
             memory::check(needed, memory::available())?;
         }
-        let total = (c.schedule.epochs as usize * steps).min(c.max_steps.unwrap_or(usize::MAX));
+        let total = (c.epochs * steps).min(c.max_steps.unwrap_or(usize::MAX));
         let done = self.position.done(steps);
         // At the end of an epoch whose report is still to be made there is something left.
         if done >= total && at < steps {
             return Err(Error::Config(format!(
-                "nothing left to train: the run is at step {done} of {total}; raise --epochs"
+                "nothing left to train: the run is at step {done} of {total}; raise epochs"
             )));
         }
         self.classes = data.classes().to_vec();
@@ -347,7 +302,7 @@ impl<T: Task> Trainer<T> {
         log_dir: &Path,
     ) -> Result<Outcome> {
         let total = self.start(data, run.path(), resume)?;
-        let (steps, epochs) = (data.steps(), self.plan.schedule.epochs as usize);
+        let (steps, epochs) = (data.steps(), self.plan.epochs);
         run.cut_log(self.position.epoch)?;
         let done = self.position.done(steps);
         let events = EventWriter::create(log_dir)?;
@@ -380,7 +335,7 @@ impl<T: Task> Trainer<T> {
         self.grads.zero();
         for batch in stage.data.epoch(epoch, self.position.step) {
             if self.position.step % accum == 0 {
-                lr = self.plan.schedule.at(at(self.position.step));
+                lr = self.plan.schedule.at(at(self.position.step), &self.plan.length(steps));
             }
             let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize())) {
                 Ok(loss) => loss,
@@ -402,7 +357,7 @@ impl<T: Task> Trainer<T> {
                 stage.events.scalar(T::LOSS, x, loss)?;
                 stage.events.scalar("lr", x, lr as f32)?;
             }
-            let (epochs, done) = (self.plan.schedule.epochs as usize, self.position.done(steps));
+            let (epochs, done) = (self.plan.epochs, self.position.done(steps));
             let line = Line { epoch, epochs, done, loss, lr, stats: stage.data.stats() };
             stage.progress.step(&line, self.position.step == steps);
             if boundary && done >= stage.total {
@@ -448,7 +403,7 @@ impl<T: Task> Trainer<T> {
             self.position.next_epoch();
         }
         let epochs = self.position.epoch;
-        let finished = self.position.done(stage.steps) >= stage.total || epochs >= self.plan.schedule.epochs as usize;
+        let finished = self.position.done(stage.steps) >= stage.total || epochs >= self.plan.epochs;
         let ema = self.ema.as_ref();
         let mut now = Moment { epochs, whole, finished, dir, events: &mut stage.events, ema };
         let found = match stage.progress.quiet(|| self.task.report(&mut now)) {
@@ -504,4 +459,19 @@ pub(crate) fn read<T: Task>(path: &Path) -> Result<Saved<T::Config>> {
     let c: checkpoint::Checkpoint<Record<T::Config>> = checkpoint::load(path, T::KIND)?;
     let tensors = c.below("model.");
     Ok(Saved { config: c.record.config, tensors })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::Classify;
+    use crate::pretrain::Pretrain;
+
+    #[test]
+    fn what_trains_may_move_to_another_thread() {
+        fn moves<T: Send>() {}
+        moves::<Trainer<Pretrain>>();
+        moves::<Trainer<Classify<candlelight_models::ModelConfig>>>();
+        moves::<Batch>();
+    }
 }

@@ -8,6 +8,7 @@ use crate::vit::{Head, Pool, VitConfig};
 use crate::weights::{self, Report};
 use candle_core::Tensor;
 use candlelight_autograd::{Key, ParamStore, tensor_from};
+use candlelight_nn::Anatomy;
 
 /// Weights under our names, the configuration that fits them, and what was done to them.
 #[derive(Debug)]
@@ -169,16 +170,20 @@ fn finite(t: &Tensor) -> bool {
 ///
 /// # Errors
 /// When the model has no head.
-pub fn init_head(params: &ParamStore, std: f64, key: &Key) -> Result<()> {
-    let names = params.names();
-    let Some(name) = ["head.weight", "head.1.weight"].into_iter().find(|n| names.iter().any(|m| m == n)) else {
+pub fn init_head(params: &ParamStore, model: &Anatomy, std: f64, key: &Key) -> Result<()> {
+    let own = params.entries().into_iter().filter(|e| model.in_head(&e.name));
+    let (weights, vectors): (Vec<_>, Vec<_>) = own.partition(|e| e.var.rank() > 1);
+    if weights.is_empty() {
         return Err(Error::Config("the model has no head".into()));
-    };
-    let var = params.var(name)?;
-    let values = key.child(name).normal(var.elem_count()).into_iter().map(|z| (f64::from(z) * std) as f32).collect();
-    params.set(name, &tensor_from(values, var.shape())?)?;
-    let bias = name.replace("weight", "bias");
-    params.set(&bias, &params.var(&bias)?.zeros_like()?)?;
+    }
+    for e in weights {
+        let z = key.child(&e.name).normal(e.var.elem_count());
+        let values = z.into_iter().map(|z| (f64::from(z) * std) as f32).collect();
+        params.set(&e.name, &tensor_from(values, e.var.shape())?)?;
+    }
+    for e in vectors {
+        params.set(&e.name, &e.var.zeros_like()?)?;
+    }
     Ok(())
 }
 

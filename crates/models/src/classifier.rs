@@ -1,14 +1,15 @@
 //! What the engine trains, evaluates and predicts with, whatever the architecture.
 
 use crate::error::Result;
+use crate::model::Model;
 use crate::vit::Vit;
 use candle_core::Tensor;
-use candlelight_autograd::{Key, Value};
+use candlelight_autograd::{Key, ParamStore, Value};
 
 /// A model that classifies images.
 ///
 /// Its parameters are whatever it took from the `VarBuilder` of a `ParamStore`; forward runs on the tape of `images`.
-pub trait Classifier {
+pub trait Classifier: Model + Send {
     /// images (B, C, H, W) -> logits (B, classes). `key` draws what is random in training and says that this is training;
     /// `None` evaluates.
     ///
@@ -35,17 +36,47 @@ pub trait Classifier {
     }
 }
 
-impl Classifier for Vit {
+impl<C: Classifier + ?Sized> Model for Box<C> {
+    fn anatomy(&self) -> candlelight_nn::Anatomy {
+        (**self).anatomy()
+    }
+
+    fn taps(&self) -> Vec<String> {
+        (**self).taps()
+    }
+
+    fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
+        (**self).tapped(images, places)
+    }
+
+    fn forward_test_pool(&self, images: &Value) -> Result<Value> {
+        (**self).forward_test_pool(images)
+    }
+
+    fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {
+        (**self).memory(batch, all, trained)
+    }
+
+    fn reset_classifier(&mut self, classes: usize, params: &ParamStore, key: Key) -> Result<()> {
+        (**self).reset_classifier(classes, params, key)
+    }
+
+    fn set_input_size(&mut self, image: (usize, usize), params: &ParamStore) -> Result<()> {
+        (**self).set_input_size(image, params)
+    }
+}
+
+impl<C: Classifier + ?Sized> Classifier for Box<C> {
     fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        Vit::forward(self, images, key)
+        (**self).forward(images, key)
     }
 
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        self.pool(&self.forward_features(images, key)?)
+        (**self).features(images, key)
     }
 
     fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
-        Vit::classify(self, features, key)
+        (**self).classify(features, key)
     }
 }
 

@@ -2,10 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod adapt;
-mod batch_norm;
 mod classifier;
 mod error;
-pub mod freeze;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod keymap;
@@ -20,10 +18,10 @@ pub mod transformers;
 pub mod vit;
 pub mod weights;
 
-pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
 pub use classifier::{Classifier, FeatureExtractor, Frozen};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
-pub use model::{Model, ModelConfig};
+pub use model::{Architecture, Model, ModelConfig};
 pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};

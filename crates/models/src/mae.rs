@@ -3,13 +3,16 @@
 //! Shapes: B samples, L patches, K of them visible, D encoder width, E decoder width, P values in a patch.
 
 use crate::error::{Error, Result};
+use crate::model::{Model, token_memory};
 use crate::posemb::sincos_2d;
-use crate::vit::{Block, Linear, LinearInit, Norm, PatchEmbed, Rates, VARIANTS as VIT, VitConfig};
+use crate::registry::{Published, Variant};
+use crate::vit::{Block, EPS, Rates, VARIANTS as VIT, VitConfig};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, ParamStore, Tape, Value, ops, tensor_from};
 use candlelight_kernels::mae_loss::patch_statistics;
 use candlelight_kernels::patch::{self, Grid};
+use candlelight_nn::{Anatomy, LayerNorm, Linear, PatchEmbed, init};
 use serde::{Deserialize, Serialize};
 
 /// A masked autoencoder's configuration.
@@ -56,26 +59,30 @@ const fn mae(patch: usize, encoder: (usize, usize, usize), decoder: (usize, usiz
     }
 }
 
+const fn v(name: &'static str, config: MaeConfig) -> Variant<MaeConfig> {
+    Variant { name, config, published: Published::IMAGENET_BICUBIC }
+}
+
 /// Named configurations, (width, depth, heads) of encoder and decoder. Base to huge are the paper's; tiny and small shrink
 /// the decoder with the encoder; `mae_vit_mini_patch4` is for 32 x 32 images, `mae_vit_demo_patch4` for 28 x 28 gray ones.
-pub const VARIANTS: &[(&str, MaeConfig)] = &[
-    ("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
-    ("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
-    ("mae_vit_tiny_patch16", mae(16, (192, 12, 3), (192, 4, 6))),
-    ("mae_vit_small_patch16", mae(16, (384, 12, 6), (256, 4, 8))),
-    ("mae_vit_base_patch16", mae(16, (768, 12, 12), (512, 8, 16))),
-    ("mae_vit_base_patch16_dec512d8b", mae(16, (768, 12, 12), (512, 8, 16))),
-    ("mae_vit_large_patch16", mae(16, (1024, 24, 16), (512, 8, 16))),
-    ("mae_vit_large_patch16_dec512d8b", mae(16, (1024, 24, 16), (512, 8, 16))),
-    ("mae_vit_huge_patch14", mae(14, (1280, 32, 16), (512, 8, 16))),
-    ("mae_vit_huge_patch14_dec512d8b", mae(14, (1280, 32, 16), (512, 8, 16))),
+pub const VARIANTS: &[Variant<MaeConfig>] = &[
+    v("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
+    v("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
+    v("mae_vit_tiny_patch16", mae(16, (192, 12, 3), (192, 4, 6))),
+    v("mae_vit_small_patch16", mae(16, (384, 12, 6), (256, 4, 8))),
+    v("mae_vit_base_patch16", mae(16, (768, 12, 12), (512, 8, 16))),
+    v("mae_vit_base_patch16_dec512d8b", mae(16, (768, 12, 12), (512, 8, 16))),
+    v("mae_vit_large_patch16", mae(16, (1024, 24, 16), (512, 8, 16))),
+    v("mae_vit_large_patch16_dec512d8b", mae(16, (1024, 24, 16), (512, 8, 16))),
+    v("mae_vit_huge_patch14", mae(14, (1280, 32, 16), (512, 8, 16))),
+    v("mae_vit_huge_patch14_dec512d8b", mae(14, (1280, 32, 16), (512, 8, 16))),
 ];
 
 impl MaeConfig {
     /// The classifier with this encoder, before its pooling and drop-path are chosen.
     pub fn classifier(&self, classes: usize) -> VitConfig {
         let &MaeConfig { image, patch, channels, dim, depth, heads, mlp_ratio, .. } = self;
-        VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..VIT[0].1.clone() }
+        VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..VIT[0].config.clone() }
     }
 
     /// How images are cut.
@@ -94,7 +101,7 @@ impl MaeConfig {
             channels: self.channels,
             dim: self.dim,
             heads: self.heads,
-            ..VIT[0].1.clone()
+            ..VIT[0].config.clone()
         };
         encoder.check()?;
         VitConfig { dim: self.decoder_dim, heads: self.decoder_heads, ..encoder }.check()?;
@@ -104,6 +111,15 @@ impl MaeConfig {
             }
         }
         Ok(())
+    }
+
+    /// Bytes that a pretraining step holds at its peak: four values per parameter, and what the backward pass needs of every token.
+    pub fn memory(&self, batch: usize, mask_ratio: f64, params: usize) -> u64 {
+        let l = self.grid().patches() as f64;
+        let encoder = token_memory(l * (1.0 - mask_ratio) + 1.0, self.dim, self.depth, self.mlp_ratio);
+        let decoder = token_memory(l + 1.0, self.decoder_dim, self.decoder_depth, self.mlp_ratio);
+        let images = 4.0 * l * self.grid().patch_len() as f64;
+        ((encoder + decoder + images) * 4.0 * batch as f64 + params as f64 * 16.0) as u64
     }
 
     fn positions(&self) -> Result<[(&'static str, Tensor); 2]> {
@@ -222,12 +238,12 @@ pub struct Mae {
     cls_token: Tensor, // (1, 1, D)
     pos_embed: Tensor, // (1, 1 + L, D), fixed
     blocks: Vec<Block>,
-    norm: Norm,
+    norm: LayerNorm,
     decoder_embed: Linear,
     mask_token: Tensor,        // (1, 1, E)
     decoder_pos_embed: Tensor, // (1, 1 + L, E), fixed
     decoder_blocks: Vec<Block>,
-    decoder_norm: Norm,
+    decoder_norm: LayerNorm,
     decoder_pred: Linear,
 }
 
@@ -251,27 +267,35 @@ impl Mae {
     pub fn new(config: &MaeConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let c = config;
-        let token = Init::Randn { mean: 0.0, stdev: 0.02 };
-        let x = LinearInit::Xavier;
-        let block =
-            |dim, heads, name: String| Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), x, vb.pp(name));
+        let token = init::normal(0.02);
+        let block = |dim, heads, name: String| {
+            Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), init::xavier_uniform, vb.pp(name))
+        };
+        let linear = |inputs, outputs, name: &str| {
+            Linear::with_init(inputs, outputs, init::xavier_uniform(inputs, outputs), Init::Const(0.0), vb.pp(name))
+        };
         let [pos_embed, decoder_pos_embed] = c
             .positions()?
             .map(|(name, table)| if vb.contains_tensor(name) { vb.get(table.shape(), name) } else { Ok(table) });
         Ok(Mae {
-            patch_embed: PatchEmbed::new(&c.grid(), c.dim, x, vb.pp("patch_embed"))?,
+            patch_embed: PatchEmbed::new(
+                &c.grid(),
+                c.dim,
+                init::xavier_uniform(c.grid().patch_len(), c.dim),
+                vb.pp("patch_embed"),
+            )?,
             cls_token: vb.get_with_hints((1, 1, c.dim), "cls_token", token)?,
             pos_embed: pos_embed?,
             blocks: (0..c.depth).map(|i| block(c.dim, c.heads, format!("blocks.{i}"))).collect::<Result<_>>()?,
-            norm: Norm::new(c.dim, vb.pp("norm"))?,
-            decoder_embed: Linear::new(c.dim, c.decoder_dim, x, vb.pp("decoder_embed"))?,
+            norm: LayerNorm::new(c.dim, EPS, vb.pp("norm"))?,
+            decoder_embed: linear(c.dim, c.decoder_dim, "decoder_embed")?,
             mask_token: vb.get_with_hints((1, 1, c.decoder_dim), "mask_token", token)?,
             decoder_pos_embed: decoder_pos_embed?,
             decoder_blocks: (0..c.decoder_depth)
                 .map(|i| block(c.decoder_dim, c.decoder_heads, format!("decoder_blocks.{i}")))
                 .collect::<Result<_>>()?,
-            decoder_norm: Norm::new(c.decoder_dim, vb.pp("decoder_norm"))?,
-            decoder_pred: Linear::new(c.decoder_dim, c.grid().patch_len(), x, vb.pp("decoder_pred"))?,
+            decoder_norm: LayerNorm::new(c.decoder_dim, EPS, vb.pp("decoder_norm"))?,
+            decoder_pred: linear(c.decoder_dim, c.grid().patch_len(), "decoder_pred")?,
             config: c.clone(),
         })
     }
@@ -294,15 +318,17 @@ impl Mae {
         let all: Vec<u32> = if mask.is_none() { (0..b).flat_map(|_| 0..l as u32).collect() } else { Vec::new() };
         let keep = mask.map_or(&all, |m| &m.keep);
         let x = self.patch_embed.forward(images, Some(keep))?; // (B, K, D)
-        let pos: Vec<f32> = self.pos_embed.flatten_all()?.to_vec1()?;
-        let visible: Vec<f32> =
-            keep.iter().flat_map(|&i| &pos[(i as usize + 1) * d..(i as usize + 2) * d]).copied().collect();
-        let x = x.add(&images.tape().constant(&Tensor::from_vec(visible, x.tensor().shape(), x.tensor().device())?))?;
-        let mut x = ops::prepend_token(&x, &self.cls_token, Some(&pos[..d]))?; // (B, 1 + K, D)
+        // Positions stay where they are: of the visible patches, and of the class token.
+        let tape = images.tape();
+        let pos = tape.constant(&self.pos_embed).reshape((1 + l, d))?;
+        let places: Vec<u32> = keep.iter().map(|i| i + 1).collect();
+        let x = x.add(&pos.index_select(0, &places)?.reshape(x.tensor().shape())?)?;
+        let token = tape.value(&self.cls_token).add(&pos.narrow(0, 0, 1)?.reshape((1, 1, d))?)?; // (1, 1, D)
+        let mut x = ops::prepend_token(&x, &token, None)?; // (B, 1 + K, D)
         for block in &self.blocks {
             x = block.forward(&x, None)?;
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward(&x)?)
     }
 
     /// latent (B, 1 + K, D) -> predicted patches (B, L, P), MAE's pixel order.
@@ -369,6 +395,23 @@ impl Mae {
     }
 }
 
+impl Model for Mae {
+    fn anatomy(&self) -> Anatomy {
+        Anatomy {
+            stem: "patch_embed.proj.weight".into(),
+            attention: (0..self.config.depth).map(|i| format!("blocks.{i}.attn.*")).collect(),
+            layers: vec![vec!["*".into()]],
+            no_decay: ["pos_embed", "decoder_pos_embed"].map(String::from).to_vec(),
+            ..Anatomy::default()
+        }
+    }
+
+    /// Bytes of a pretraining step with three quarters of the patches removed.
+    fn memory(&self, batch: usize, all: usize, _: usize) -> Option<u64> {
+        Some(self.config.memory(batch, 0.75, all))
+    }
+}
+
 /// Inference: images (B, C, H, W) -> latent of all patches (B, 1 + L, D).
 impl Module for Mae {
     fn forward(&self, images: &Tensor) -> candle_core::Result<Tensor> {
@@ -392,14 +435,14 @@ mod tests {
             decoder_depth: 1,
             decoder_heads: 2,
             patch: 4,
-            ..VARIANTS[1].1.clone()
+            ..VARIANTS[1].config.clone()
         }
     }
 
     #[test]
     fn base_has_the_published_parameters() {
         let params = ParamStore::new();
-        let config = &VARIANTS.iter().find(|(n, _)| *n == "mae_vit_base_patch16").unwrap().1;
+        let config = &VARIANTS.iter().find(|v| v.name == "mae_vit_base_patch16").unwrap().config;
         Mae::init(config, &params, Key::new(0)).unwrap();
         assert_eq!(params.count(), (111_907_840, 111_655_680));
         let one_d = params.entries().iter().filter(|e| e.var.rank() == 1).count();

@@ -1,10 +1,70 @@
-//! Models by name.
+//! Models by name. Each architecture's file lists its variants; this one finds them.
 
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
+use crate::model::ModelConfig;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
 use candlelight_autograd::glob;
+
+/// How images were prepared for published weights, and where these are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Published {
+    /// Mean of the pixels, RGB, from 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of the pixels, RGB.
+    pub std: [f32; 3],
+    /// The share of the resized image's side that the centre crop keeps.
+    pub crop_pct: f32,
+    /// The resize's filter, as torchvision calls it.
+    pub interpolation: &'static str,
+    /// Weights on the hub, head and all, as `OWNER/NAME`.
+    pub weights: Option<&'static str>,
+}
+
+impl Published {
+    /// torchvision's preparation of ImageNet: 224 of 256 pixels, bilinear.
+    pub const IMAGENET: Self = Published {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+        crop_pct: 0.875,
+        interpolation: "bilinear",
+        weights: None,
+    };
+
+    /// The same with a bicubic filter, as MAE's.
+    pub const IMAGENET_BICUBIC: Self = Published { interpolation: "bicubic", ..Self::IMAGENET };
+
+    /// akamaster's preparation of CIFAR: ImageNet's statistics, the whole image.
+    pub const CIFAR: Self = Published { crop_pct: 1.0, ..Self::IMAGENET };
+
+    /// The same with weights on the hub.
+    pub const fn at(self, weights: &'static str) -> Self {
+        Published { weights: Some(weights), ..self }
+    }
+}
+
+/// A named configuration of an architecture.
+#[derive(Debug, Clone)]
+pub struct Variant<C> {
+    /// Its name.
+    pub name: &'static str,
+    /// Its configuration.
+    pub config: C,
+    /// How images are prepared, and where weights are published.
+    pub published: Published,
+}
+
+/// A named classifier.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default configuration: input size, channels, classes and all.
+    pub config: ModelConfig,
+    /// How images are prepared, and where weights are published.
+    pub published: Published,
+}
 
 /// Names that match `pattern` (`*` matches any text), sorted.
 ///
@@ -12,14 +72,23 @@ use candlelight_autograd::glob;
 /// assert!(candlelight_models::registry::list("mae_*_base*").contains(&"mae_vit_base_patch16"));
 /// ```
 pub fn list(pattern: &str) -> Vec<&'static str> {
-    let mut names: Vec<_> = names().filter(|n| glob(pattern, n)).collect();
+    let classifiers = ModelConfig::variants().into_iter().map(|e| e.name);
+    let mut names: Vec<_> =
+        mae::VARIANTS.iter().map(|v| v.name).chain(classifiers).filter(|n| glob(pattern, n)).collect();
     names.sort_unstable();
     names
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
-    let resnets = resnet::VARIANTS.iter().map(|(n, _)| *n);
-    mae::VARIANTS.iter().map(|(n, _)| *n).chain(vit::VARIANTS.iter().map(|(n, _)| *n)).chain(resnets)
+/// A named classifier of any architecture.
+///
+/// # Errors
+/// When there is none of this name; the error names the nearest.
+pub fn entry(name: &str) -> Result<Entry> {
+    let all = ModelConfig::variants();
+    match all.iter().find(|e| e.name == name) {
+        Some(e) => Ok(e.clone()),
+        None => unknown(all.iter().map(|e| e.name), name),
+    }
 }
 
 /// The configuration of a named masked autoencoder.
@@ -43,30 +112,28 @@ pub fn vit(name: &str) -> Result<VitConfig> {
 /// # Errors
 /// When there is none of this name; the error names the nearest.
 pub fn resnet(name: &str) -> Result<ResNetConfig> {
-    Ok(find(resnet::VARIANTS, name)?())
+    find(resnet::variants(), name)
 }
 
 /// Where the hub has ImageNet weights of a named classifier, head and all, as `hf:OWNER/NAME`.
 pub fn published(name: &str) -> Option<String> {
-    let repository = match name {
-        "resnetblur50" => "resnetblur50.bt_in1k".into(),
-        "resnet18" | "resnet34" | "resnet50" | "resnet101" | "resnet152" | "resnext50_32x4d" | "resnext101_32x8d"
-        | "resnext101_64x4d" | "wide_resnet50_2" | "wide_resnet101_2" => format!("{name}.tv_in1k"),
-        _ => return None,
-    };
-    Some(format!("hf:timm/{repository}"))
+    Some(format!("hf:{}", entry(name).ok()?.published.weights?))
 }
 
-fn find<C: Clone>(variants: &[(&'static str, C)], name: &str) -> Result<C> {
-    if let Some((_, config)) = variants.iter().find(|(n, _)| *n == name) {
-        return Ok(config.clone());
+fn find<C: Clone>(variants: &[Variant<C>], name: &str) -> Result<C> {
+    match variants.iter().find(|v| v.name == name) {
+        Some(v) => Ok(v.config.clone()),
+        None => unknown(variants.iter().map(|v| v.name), name),
     }
-    let suggestions = nearest(variants.iter().map(|(n, _)| *n), name).into_iter().map(Into::into).collect();
+}
+
+fn unknown<'a, T>(names: impl Iterator<Item = &'a str>, name: &str) -> Result<T> {
+    let suggestions = nearest(names, name).into_iter().map(Into::into).collect();
     Err(Error::Unknown { name: name.into(), suggestions })
 }
 
 /// At most two of the names, those least different from `name`.
-pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
+fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> = names.map(|n| (distance(name, n), n)).collect();
     near.sort_unstable();
     let limit = name.len().max(9) / 3;
@@ -108,13 +175,13 @@ mod tests {
         assert!(!mae("efficientnet").unwrap_err().to_string().contains("did you mean"));
         assert!(vit("vit_huge_patch14").is_ok());
         assert_eq!(list("vit_*").len(), vit::VARIANTS.len());
-        assert_eq!(list("*").len(), mae::VARIANTS.len() + vit::VARIANTS.len() + resnet::VARIANTS.len());
+        assert_eq!(list("*").len(), mae::VARIANTS.len() + vit::VARIANTS.len() + resnet::variants().len());
     }
 
     #[test]
     fn every_variant_fits_together() {
-        mae::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
-        vit::VARIANTS.iter().for_each(|(n, c)| c.check().unwrap_or_else(|e| panic!("{n}: {e}")));
-        resnet::VARIANTS.iter().for_each(|(n, c)| c().check().unwrap_or_else(|e| panic!("{n}: {e}")));
+        mae::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
+        vit::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
+        resnet::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
     }
 }

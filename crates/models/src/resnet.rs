@@ -4,15 +4,19 @@
 //!
 //! Shapes: B images, H x W pixels, channels last inside.
 
-use crate::batch_norm::{BatchNorm, BatchNormConfig};
+use crate::adapt::{self, Loaded};
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
+use crate::model::{Architecture, Model};
+use crate::posemb::Interpolation;
+use crate::registry::{Published, Variant};
 use candle_core::{Module, Tensor};
-use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 use candlelight_autograd::ops::{Conv2dConfig, GlobalPool, Pool2dConfig, Then};
-use candlelight_autograd::{Key, Tape, Value, ops};
+use candlelight_autograd::{Key, ParamStore, Tape, Value, ops};
+use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, Conv2d, Dropout, Linear, init};
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 
 /// The kind of block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,9 +92,22 @@ pub struct ResNetConfig {
     pub blur: bool,
     /// Constants of every batch normalisation.
     pub norm: BatchNormConfig,
+    /// Widths of single convolutions, where they are not those that `widths` imply: a pruned network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<PrunedWidths>,
 }
 
-type Variant = (&'static str, fn() -> ResNetConfig);
+/// Widths of the convolutions that pruning can narrow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrunedWidths {
+    /// Outputs of the first convolution.
+    pub stem: usize,
+    /// Outputs of each stage: of the last convolution of its blocks, and of its shortcut.
+    pub stages: Vec<usize>,
+    /// Outputs of a block's other convolutions, by stage and block: one of a basic block, two of a bottleneck.
+    pub inner: Vec<Vec<Vec<usize>>>,
+}
 
 fn large(block: Block, depths: [usize; 4], groups: usize, base_width: usize) -> ResNetConfig {
     ResNetConfig {
@@ -111,6 +128,7 @@ fn large(block: Block, depths: [usize; 4], groups: usize, base_width: usize) -> 
         drop_block: 0.0,
         blur: false,
         norm: BatchNormConfig::default(),
+        pruned: None,
     }
 }
 
@@ -131,25 +149,46 @@ const D50: [usize; 4] = [3, 4, 6, 3];
 const D101: [usize; 4] = [3, 4, 23, 3];
 
 /// Named configurations.
-pub const VARIANTS: &[Variant] = &[
-    ("resnet18", || large(Block::Basic, [2, 2, 2, 2], 1, 64)),
-    ("resnet34", || large(Block::Basic, D50, 1, 64)),
-    ("resnet50", || large(Block::Bottleneck, D50, 1, 64)),
-    ("resnet101", || large(Block::Bottleneck, D101, 1, 64)),
-    ("resnet152", || large(Block::Bottleneck, [3, 8, 36, 3], 1, 64)),
-    ("resnext50_32x4d", || large(Block::Bottleneck, D50, 32, 4)),
-    ("resnext101_32x8d", || large(Block::Bottleneck, D101, 32, 8)),
-    ("resnext101_64x4d", || large(Block::Bottleneck, D101, 64, 4)),
-    ("wide_resnet50_2", || large(Block::Bottleneck, D50, 1, 128)),
-    ("wide_resnet101_2", || large(Block::Bottleneck, D101, 1, 128)),
-    ("resnetblur18", || ResNetConfig { blur: true, ..large(Block::Basic, [2, 2, 2, 2], 1, 64) }),
-    ("resnetblur50", || ResNetConfig { blur: true, ..large(Block::Bottleneck, D50, 1, 64) }),
-    ("resnet20", || cifar(3)),
-    ("resnet32", || cifar(5)),
-    ("resnet44", || cifar(7)),
-    ("resnet56", || cifar(9)),
-    ("resnet110", || cifar(18)),
-];
+pub fn variants() -> &'static [Variant<ResNetConfig>] {
+    static ALL: OnceLock<Vec<Variant<ResNetConfig>>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let large = |name, block, depths, groups, base_width, published| Variant {
+            name,
+            config: large(block, depths, groups, base_width),
+            published,
+        };
+        let blurred = |v: Variant<ResNetConfig>| Variant { config: ResNetConfig { blur: true, ..v.config }, ..v };
+        let cifar = |name, blocks| Variant { name, config: cifar(blocks), published: Published::CIFAR };
+        use Block::{Basic, Bottleneck};
+        let tv = |weights| Published::IMAGENET.at(weights);
+        vec![
+            large("resnet18", Basic, [2, 2, 2, 2], 1, 64, tv("timm/resnet18.tv_in1k")),
+            large("resnet34", Basic, D50, 1, 64, tv("timm/resnet34.tv_in1k")),
+            large("resnet50", Bottleneck, D50, 1, 64, tv("timm/resnet50.tv_in1k")),
+            large("resnet101", Bottleneck, D101, 1, 64, tv("timm/resnet101.tv_in1k")),
+            large("resnet152", Bottleneck, [3, 8, 36, 3], 1, 64, tv("timm/resnet152.tv_in1k")),
+            large("resnext50_32x4d", Bottleneck, D50, 32, 4, tv("timm/resnext50_32x4d.tv_in1k")),
+            large("resnext101_32x8d", Bottleneck, D101, 32, 8, tv("timm/resnext101_32x8d.tv_in1k")),
+            large("resnext101_64x4d", Bottleneck, D101, 64, 4, tv("timm/resnext101_64x4d.tv_in1k")),
+            large("wide_resnet50_2", Bottleneck, D50, 1, 128, tv("timm/wide_resnet50_2.tv_in1k")),
+            large("wide_resnet101_2", Bottleneck, D101, 1, 128, tv("timm/wide_resnet101_2.tv_in1k")),
+            blurred(large("resnetblur18", Basic, [2, 2, 2, 2], 1, 64, Published::IMAGENET_BICUBIC)),
+            blurred(large(
+                "resnetblur50",
+                Bottleneck,
+                D50,
+                1,
+                64,
+                Published::IMAGENET_BICUBIC.at("timm/resnetblur50.bt_in1k"),
+            )),
+            cifar("resnet20", 3),
+            cifar("resnet32", 5),
+            cifar("resnet44", 7),
+            cifar("resnet56", 9),
+            cifar("resnet110", 18),
+        ]
+    })
+}
 
 impl ResNetConfig {
     /// Checks that the parts fit.
@@ -176,7 +215,42 @@ impl ResNetConfig {
                 return fail(format!("{name} {rate} is outside [0, 1)"));
             }
         }
-        self.norm.check()
+        if let Some(p) = &self.pruned {
+            let inner = if self.block == Block::Basic { 1 } else { 2 };
+            let fits = p.stages.len() == self.depths.len()
+                && p.inner.len() == self.depths.len()
+                && p.inner.iter().zip(&self.depths).all(|(blocks, n)| blocks.len() == *n)
+                && p.inner.iter().flatten().all(|widths| widths.len() == inner && !widths.contains(&0));
+            if !fits || p.stem == 0 || p.stages.contains(&0) {
+                return fail(format!(
+                    "pruned widths that do not fit: expected {} stages of {:?} blocks with {inner} inner widths each, none of them 0",
+                    self.depths.len(),
+                    self.depths
+                ));
+            }
+        }
+        Ok(self.norm.check()?)
+    }
+
+    /// Outputs of the stem.
+    fn stem_width(&self) -> usize {
+        self.pruned.as_ref().map_or(self.widths[0], |p| p.stem)
+    }
+
+    /// Outputs of a stage.
+    fn stage_width(&self, stage: usize) -> usize {
+        self.pruned.as_ref().map_or(self.widths[stage] * self.block.expansion(), |p| p.stages[stage])
+    }
+
+    /// Outputs of the convolutions of a block, the last one's included.
+    fn block_widths(&self, stage: usize, block: usize) -> Vec<usize> {
+        let mut widths = match (&self.pruned, self.block) {
+            (Some(p), _) => p.inner[stage][block].clone(),
+            (None, Block::Basic) => vec![self.widths[stage]],
+            (None, Block::Bottleneck) => vec![self.middle(self.widths[stage]); 2],
+        };
+        widths.push(self.stage_width(stage));
+        widths
     }
 
     /// Width of a block's middle.
@@ -186,7 +260,7 @@ impl ResNetConfig {
 
     /// Channels of the last stage.
     pub fn features(&self) -> usize {
-        self.widths.last().map_or(0, |w| w * self.block.expansion())
+        self.depths.len().checked_sub(1).map_or(0, |last| self.stage_width(last))
     }
 
     /// What the head is called.
@@ -195,23 +269,29 @@ impl ResNetConfig {
     }
 }
 
-fn conv(outputs: usize, inputs: usize, kernel: usize, vb: VarBuilder) -> Result<Tensor> {
-    let init =
-        Init::Kaiming { dist: NormalOrUniform::Normal, fan: FanInOut::FanOut, non_linearity: NonLinearity::ReLU };
-    Ok(vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?)
-}
-
 /// A convolution and its normalisation.
 #[derive(Debug, Clone)]
 struct ConvNorm {
-    weight: Tensor,
-    how: Conv2dConfig,
+    conv: Conv2d,
     norm: BatchNorm,
 }
 
 impl ConvNorm {
+    fn new(
+        c: &ResNetConfig,
+        (inputs, outputs, kernel): (usize, usize, usize),
+        config: Conv2dConfig,
+        zero: bool,
+        (conv, norm): (VarBuilder, VarBuilder),
+    ) -> Result<Self> {
+        Ok(ConvNorm {
+            conv: Conv2d::without_bias(inputs, outputs, kernel, config, init::kaiming_normal_fan_out(), conv)?,
+            norm: BatchNorm::with(outputs, Some(if zero { 0.0 } else { 1.0 }), c.norm, norm)?,
+        })
+    }
+
     fn forward(&self, x: &Value, train: bool, then: Then) -> Result<Value> {
-        self.norm.forward_then(&ops::conv2d(x, &self.weight, None, self.how)?, train, then)
+        Ok(self.norm.forward_then(&self.conv.forward(x)?, train, then)?)
     }
 }
 
@@ -229,6 +309,55 @@ struct Residual {
 }
 
 impl Residual {
+    /// Block `block` of a stage, the `index`-th of the network.
+    fn new(
+        c: &ResNetConfig,
+        (stage, block, index): (usize, usize, usize),
+        inputs: usize,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+        let blurred = c.blur && stride > 1;
+        let step = if blurred { 1 } else { stride };
+        let widths = c.block_widths(stage, block);
+        // Kernel, steps and groups of each convolution.
+        let kinds = match c.block {
+            Block::Basic => vec![(3, Conv2dConfig::new(step, 1)), (3, Conv2dConfig::new(1, 1))],
+            Block::Bottleneck => vec![
+                (1, Conv2dConfig::new(1, 0)),
+                (3, Conv2dConfig { groups: c.groups, ..Conv2dConfig::new(step, 1) }),
+                (1, Conv2dConfig::new(1, 0)),
+            ],
+        };
+        let (last, mut from, mut convs) = (kinds.len() - 1, inputs, vec![]);
+        for (i, ((kernel, config), &outputs)) in kinds.into_iter().zip(&widths).enumerate() {
+            let names = (vb.pp(format!("conv{}", i + 1)), vb.pp(format!("bn{}", i + 1)));
+            convs.push(ConvNorm::new(c, (from, outputs, kernel), config, i == last && c.zero_init_last, names)?);
+            from = outputs;
+        }
+        let outputs = c.stage_width(stage);
+        let differs = stride > 1 || inputs != outputs;
+        let projected = differs && c.shortcut == Shortcut::Projection;
+        let projection = || {
+            let names = (vb.pp("downsample.0"), vb.pp("downsample.1"));
+            ConvNorm::new(c, (inputs, outputs, 1), Conv2dConfig::new(stride, 0), false, names)
+        };
+        let total = c.depths.iter().sum::<usize>();
+        Ok(Residual {
+            convs,
+            downsample: projected.then(projection).transpose()?,
+            zeros: (differs && !projected).then_some((stride, outputs)),
+            drop_block: match c.depths.len() - stage {
+                _ if c.drop_block == 0.0 => None,
+                1 => Some((c.drop_block, 3, 1.0)),
+                2 => Some((c.drop_block, 5, 0.25)),
+                _ => None,
+            },
+            blur: blurred.then_some(stride),
+            drop_path: if total > 1 { c.drop_path * index as f32 / (total - 1) as f32 } else { c.drop_path },
+        })
+    }
+
     /// What follows the convolution that may subsample: normalisation, DropBlock, rectifier, blur.
     fn middle(&self, conv: &ConvNorm, x: &Value, key: Option<&Key>) -> Result<Value> {
         let h = match (self.drop_block, key) {
@@ -274,6 +403,11 @@ impl Residual {
 fn zeros(x: &Value, stride: usize, channels: usize) -> Result<Value> {
     let x = if stride > 1 { ops::avg_pool2d(x, Pool2dConfig::new(1, stride, 0))? } else { x.clone() };
     let have = x.dims().last().copied().unwrap_or(0);
+    if have > channels {
+        return Err(Error::Config(format!(
+            "a shortcut without parameters adds channels, but the block makes {channels} of {have}"
+        )));
+    }
     Ok(ops::pad_channels(&x, (channels - have) / 2, channels - have - (channels - have) / 2)?)
 }
 
@@ -283,7 +417,7 @@ pub struct ResNet {
     config: ResNetConfig,
     stem: ConvNorm,
     stages: Vec<Vec<Residual>>,
-    head: Option<(Tensor, Tensor)>,
+    head: Option<Linear>,
 }
 
 impl ResNet {
@@ -294,68 +428,18 @@ impl ResNet {
     pub fn new(config: &ResNetConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let c = config;
-        let norm =
-            |n: usize, zero: bool, vb: VarBuilder| BatchNorm::new(n, Some(if zero { 0.0 } else { 1.0 }), c.norm, vb);
-        let (kernel, how) =
+        let (kernel, config) =
             if c.stem == Stem::Large { (7, Conv2dConfig::new(2, 3)) } else { (3, Conv2dConfig::new(1, 1)) };
-        let stem = ConvNorm {
-            weight: conv(c.widths[0], c.channels, kernel, vb.pp("conv1"))?,
-            how,
-            norm: norm(c.widths[0], false, vb.pp("bn1"))?,
-        };
-        let (mut inputs, mut stages) = (c.widths[0], vec![]);
-        let (total, mut index) = (c.depths.iter().sum::<usize>(), 0);
-        for (stage, (&depth, &width)) in c.depths.iter().zip(&c.widths).enumerate() {
+        let sizes = (c.channels, c.stem_width(), kernel);
+        let stem = ConvNorm::new(c, sizes, config, false, (vb.pp("conv1"), vb.pp("bn1")))?;
+        let (mut inputs, mut stages) = (c.stem_width(), vec![]);
+        let mut index = 0;
+        for (stage, &depth) in c.depths.iter().enumerate() {
             let mut blocks = vec![];
-            for i in 0..depth {
-                let vb = vb.pp(format!("layer{}.{i}", stage + 1));
-                let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                let blurred = c.blur && stride > 1;
-                let step = if blurred { 1 } else { stride };
-                let (middle, outputs) = (c.middle(width), width * c.block.expansion());
-                // (kernel, inputs, outputs, how)
-                let shapes = match c.block {
-                    Block::Basic => {
-                        vec![(3, inputs, width, Conv2dConfig::new(step, 1)), (3, width, width, Conv2dConfig::new(1, 1))]
-                    }
-                    Block::Bottleneck => vec![
-                        (1, inputs, middle, Conv2dConfig::new(1, 0)),
-                        (3, middle, middle, Conv2dConfig { groups: c.groups, ..Conv2dConfig::new(step, 1) }),
-                        (1, middle, outputs, Conv2dConfig::new(1, 0)),
-                    ],
-                };
-                let last = shapes.len() - 1;
-                let conv_norm = |(j, (k, i, o, how)): (usize, (usize, usize, usize, Conv2dConfig))| {
-                    Ok(ConvNorm {
-                        weight: conv(o, i / how.groups, k, vb.pp(format!("conv{}", j + 1)))?,
-                        how,
-                        norm: norm(o, j == last && c.zero_init_last, vb.pp(format!("bn{}", j + 1)))?,
-                    })
-                };
-                let differs = stride > 1 || inputs != outputs;
-                let projected = differs && c.shortcut == Shortcut::Projection;
-                blocks.push(Residual {
-                    convs: shapes.into_iter().enumerate().map(conv_norm).collect::<Result<_>>()?,
-                    downsample: projected
-                        .then(|| {
-                            Ok::<_, Error>(ConvNorm {
-                                weight: conv(outputs, inputs, 1, vb.pp("downsample.0"))?,
-                                how: Conv2dConfig::new(stride, 0),
-                                norm: norm(outputs, false, vb.pp("downsample.1"))?,
-                            })
-                        })
-                        .transpose()?,
-                    zeros: (differs && !projected).then_some((stride, outputs)),
-                    drop_block: match c.depths.len() - stage {
-                        _ if c.drop_block == 0.0 => None,
-                        1 => Some((c.drop_block, 3, 1.0)),
-                        2 => Some((c.drop_block, 5, 0.25)),
-                        _ => None,
-                    },
-                    blur: blurred.then_some(stride),
-                    drop_path: if total > 1 { c.drop_path * index as f32 / (total - 1) as f32 } else { c.drop_path },
-                });
-                inputs = outputs;
+            for block in 0..depth {
+                let vb = vb.pp(format!("layer{}.{block}", stage + 1));
+                blocks.push(Residual::new(c, (stage, block, index), inputs, vb)?);
+                inputs = c.stage_width(stage);
                 index += 1;
             }
             stages.push(blocks);
@@ -364,11 +448,8 @@ impl ResNet {
         Ok(ResNet { config: c.clone(), stem, stages, head })
     }
 
-    fn new_head(c: &ResNetConfig, classes: usize, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
-        let inputs = c.pool.width(c.features());
-        let bound = 1.0 / (inputs as f64).sqrt();
-        let (vb, init) = (vb.pp(c.head()), Init::Uniform { lo: -bound, up: bound });
-        Ok((vb.get_with_hints((classes, inputs), "weight", init)?, vb.get_with_hints(classes, "bias", init)?))
+    fn new_head(c: &ResNetConfig, classes: usize, vb: &VarBuilder) -> Result<Linear> {
+        Ok(Linear::new(c.pool.width(c.features()), classes, vb.pp(c.head()))?)
     }
 
     /// The configuration.
@@ -482,12 +563,12 @@ impl ResNet {
     /// # Errors
     /// When the images are smaller than those trained on, or there is no head.
     pub fn forward_test_pool(&self, images: &Value) -> Result<Value> {
-        let Some((w, b)) = &self.head else { return Err(Error::Config("the model has no head".into())) };
+        let Some(head) = &self.head else { return Err(Error::Config("the model has no head".into())) };
         let down = if self.config.stem == Stem::Large { 32 } else { 4 };
         let window = (self.config.image.0.div_ceil(down), self.config.image.1.div_ceil(down));
         let x = self.forward_features(images, None)?;
         let pool = Pool2dConfig { kernel: window, stride: (1, 1), padding: (0, 0), ceil: false };
-        let logits = ops::linear(&ops::avg_pool2d(&x, pool)?, w, Some(b))?; // (B, h, w, classes)
+        let logits = head.forward(&ops::avg_pool2d(&x, pool)?)?; // (B, h, w, classes)
         Ok(ops::global_pool2d(&logits, GlobalPool::AvgMax)?)
     }
 }
@@ -502,14 +583,130 @@ impl Classifier for ResNet {
     }
 
     fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
-        let x = match key {
-            Some(key) => ops::dropout(features, key.child("head_drop"), self.config.dropout)?,
-            None => features.clone(),
-        };
+        let x = Dropout(self.config.dropout).forward(features, key.map(|k| k.child("head_drop")))?;
         match &self.head {
-            Some((w, b)) => Ok(ops::linear(&x, w, Some(b))?),
+            Some(head) => Ok(head.forward(&x)?),
             None => Ok(x),
         }
+    }
+}
+
+impl Model for ResNet {
+    fn anatomy(&self) -> Anatomy {
+        let c = &self.config;
+        let head = format!("{}.", c.head());
+        let blocks = c.depths.iter().enumerate();
+        let blocks = blocks.flat_map(|(stage, n)| (0..*n).map(move |i| vec![format!("layer{}.{i}.*", stage + 1)]));
+        let first = vec!["conv1.*".to_string(), "bn1.*".into()];
+        Anatomy {
+            stem: "conv1.weight".into(),
+            last_stage: format!("layer{}.*", c.depths.len()),
+            layers: std::iter::once(first).chain(blocks).chain([vec![format!("{head}*")]]).collect(),
+            head: if self.head.is_some() { head } else { String::new() },
+            ..Anatomy::default()
+        }
+    }
+
+    fn taps(&self) -> Vec<String> {
+        std::iter::once("stem".to_string()).chain((1..=self.stages.len()).map(|i| format!("layer{i}"))).collect()
+    }
+
+    /// Levels of the pyramid, each (B, C, H, W).
+    fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
+        let names = self.taps();
+        let level = |place: &&str| {
+            names
+                .iter()
+                .position(|n| n == place)
+                .ok_or_else(|| Error::Config(format!("no place `{place}`: expected one of {}", names.join(", "))))
+        };
+        self.features(images, &places.iter().map(level).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {
+        let c = &self.config;
+        let (mut h, mut w) = c.image;
+        let half = |n: usize| n.div_ceil(2);
+        if c.stem == Stem::Large {
+            (h, w) = (half(h), half(w));
+        }
+        // Per convolution its result and its normalisation's; the stem's pool halves again.
+        let mut values = 2 * h * w * c.stem_width();
+        if c.stem == Stem::Large {
+            (h, w) = (half(h), half(w));
+            values += h * w * c.stem_width();
+        }
+        for (stage, depth) in c.depths.iter().enumerate() {
+            for block in 0..*depth {
+                if stage > 0 && block == 0 {
+                    (h, w) = (half(h), half(w));
+                }
+                values += 2 * h * w * c.block_widths(stage, block).iter().sum::<usize>();
+            }
+        }
+        Some((values * batch * 4 + all * 4 + trained * 12) as u64)
+    }
+
+    fn forward_test_pool(&self, images: &Value) -> Result<Value> {
+        ResNet::forward_test_pool(self, images)
+    }
+
+    fn reset_classifier(&mut self, classes: usize, params: &ParamStore, key: Key) -> Result<()> {
+        params.forget(&format!("{}.*", self.config.head()));
+        ResNet::reset_classifier(self, classes, self.config.pool, params.builder(key))
+    }
+
+    /// Any size will do: the head reads a global pool.
+    fn set_input_size(&mut self, image: (usize, usize), _: &ParamStore) -> Result<()> {
+        self.config.image = image;
+        Ok(())
+    }
+}
+
+impl Architecture for ResNetConfig {
+    fn image(&self) -> (usize, usize) {
+        self.image
+    }
+
+    fn set_image(&mut self, image: (usize, usize)) {
+        self.image = image;
+    }
+
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn batch_norm(&mut self) -> Option<&mut BatchNormConfig> {
+        Some(&mut self.norm)
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
+        Ok(Box::new(ResNet::new(self, vb)?))
+    }
+
+    fn fit(
+        &mut self,
+        tensors: &[(String, Tensor)],
+        _: Option<(usize, usize)>,
+        _: Interpolation,
+    ) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+        let (tensors, config) = adapt::residual(tensors, self)?;
+        *self = config;
+        Ok((tensors, vec![]))
+    }
+
+    fn load_pretrained(
+        &self,
+        params: &ParamStore,
+        tensors: &[(String, Tensor)],
+        _: Option<(usize, usize)>,
+        _: Interpolation,
+    ) -> Result<Loaded> {
+        adapt::residual_backbone(params, tensors, self)
     }
 }
 
@@ -525,7 +722,7 @@ impl Module for ResNet {
 mod tests {
     use super::*;
     use crate::registry;
-    use candlelight_autograd::{Gradients, ParamStore, tensor_from};
+    use candlelight_autograd::{Gradients, tensor_from};
 
     /// (parameters, entries of the state dict, layer4)
     const PUBLISHED: &[(&str, usize, usize, usize)] = &[
@@ -595,7 +792,7 @@ mod tests {
             let (first, last) = (statistic("layer1.0.bn1.running_mean"), statistic("layer4.1.bn1.running_mean"));
             assert!(first.iter().all(|v| *v != 0.0));
             assert_eq!(params.var("bn1.num_batches_tracked").unwrap().to_scalar::<f32>().unwrap(), 1.0);
-            "layer4_fc".parse::<crate::freeze::Trained>().unwrap().apply(&params).unwrap();
+            "layer4_fc".parse::<candlelight_nn::freeze::Trained>().unwrap().apply(&params, &model.anatomy()).unwrap();
             step();
             assert_eq!(statistic("layer1.0.bn1.running_mean"), first, "a frozen norm is in evaluation");
             assert!(statistic("layer4.1.bn1.running_mean") != last);
@@ -635,6 +832,45 @@ mod tests {
         assert_eq!(model.forward(&images(64), None).unwrap().dims(), [1, 7]);
         model.reset_classifier(0, GlobalPool::Avg, vb).unwrap();
         assert_eq!(model.forward(&images(64), None).unwrap().dims(), [1, 64]);
+    }
+
+    #[test]
+    fn every_convolution_may_have_a_width_of_its_own() {
+        let pruned = PrunedWidths {
+            stem: 7,
+            stages: vec![9, 11, 13, 15],
+            inner: [1, 1, 1, 2].map(|n| (0..n).map(|i| vec![3 + i, 5 + i]).collect()).to_vec(),
+        };
+        let config = ResNetConfig { groups: 1, base_width: 64, pruned: Some(pruned), ..small(Block::Bottleneck) };
+        let params = ParamStore::new();
+        let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+        let dims = |name: &str| params.var(name).unwrap().dims().to_vec();
+        assert_eq!(dims("conv1.weight"), [7, 3, 7, 7]);
+        assert_eq!(dims("layer4.1.conv2.weight"), [6, 4, 3, 3]);
+        assert_eq!(dims("layer2.0.downsample.0.weight"), [11, 9, 1, 1]);
+        assert_eq!(dims("fc.weight"), [5, 15]);
+        let images = tensor_from(vec![0.5; 3 * 64 * 64], (1, 3, 64, 64)).unwrap();
+        assert_eq!(Module::forward(&model, &images).unwrap().dims(), [1, 5]);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<ResNetConfig>(&text).unwrap(), config);
+        let mut bad = config;
+        bad.pruned.as_mut().unwrap().inner[3].pop();
+        assert!(bad.check().unwrap_err().to_string().contains("pruned widths"));
+    }
+
+    #[test]
+    fn the_model_knows_its_parts() {
+        let params = ParamStore::new();
+        let model = ResNet::new(&small(Block::Basic), params.builder(Key::new(0))).unwrap();
+        let parts = model.anatomy();
+        assert!(params.names().iter().all(|n| parts.layer_of(n).is_some()), "{parts:?}");
+        assert_eq!((parts.layer_of("fc.bias"), parts.layers.len()), (Some(6), 7));
+        assert!(parts.in_head("fc.weight") && !parts.in_head("layer4.0.conv1.weight"));
+        let images = Tape::off().constant(&tensor_from(vec![0.5; 3 * 64 * 64], (1, 3, 64, 64)).unwrap());
+        let taps = model.tapped(&images, &["layer2", "stem"]).unwrap();
+        assert_eq!((taps[0].dims(), taps[1].dims()), (&[1, 8, 8, 8][..], &[1, 8, 32, 32][..]));
+        assert!(model.tapped(&images, &["layer9"]).unwrap_err().to_string().contains("layer4"));
+        assert!(model.memory(8, 1000, 1000).unwrap() > 1 << 20);
     }
 
     #[test]

@@ -2,16 +2,30 @@
 //!
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
-use crate::batch_norm::{BatchNorm, BatchNormConfig};
+use crate::adapt::{self, Loaded};
+use crate::classifier::Classifier;
 use crate::error::{Error, Result};
+use crate::model::{Architecture, Model, token_memory};
+use crate::posemb::{Interpolation, resample};
+use crate::registry::{Published, Variant};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
-use candlelight_autograd::{Key, Tape, Value, ops};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_autograd::{Key, ParamStore, Tape, Value, ops};
 use candlelight_kernels::patch::Grid;
+use candlelight_nn::{
+    Anatomy, Attention, BatchNorm, BatchNormConfig, DropPath, LayerNorm, Linear, Mlp, PatchEmbed, init,
+};
 use serde::{Deserialize, Serialize};
 
-/// What the head reads.
+/// Added to the variance of every layer normalisation.
+pub(crate) const EPS: f64 = 1e-6;
+
+/// MAE's truncated normal of the classifier, whose cut-offs at +-2 never act: N(0, 0.02).
+fn normal02(_: usize, _: usize) -> Init {
+    init::normal(0.02)
+}
+
+/// The vector that the head reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
@@ -22,7 +36,7 @@ pub enum Pool {
     Avg,
 }
 
-/// What the head is.
+/// The kind of head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
@@ -53,10 +67,10 @@ pub struct VitConfig {
     pub mlp_ratio: usize,
     /// Classes of the head; 0 leaves it out.
     pub classes: usize,
-    /// What the head is.
+    /// The kind of head.
     #[serde(default)]
     pub head: Head,
-    /// What the head reads.
+    /// The vector that the head reads.
     pub pool: Pool,
     /// Stochastic depth of the last block; the blocks before it grow to it linearly from 0.
     pub drop_path: f32,
@@ -84,22 +98,27 @@ const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig 
     }
 }
 
+const fn v(name: &'static str, config: VitConfig) -> Variant<VitConfig> {
+    // MAE's finetuning: a bicubic resize to 256 of which 224 are kept.
+    Variant { name, config, published: Published::IMAGENET_BICUBIC }
+}
+
 /// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377); `vit_b_16` to
 /// `vit_h_14` are torchvision's, which classify the class token;
 /// `vit_mini_patch4` is for 32 x 32 images, `vit_demo_patch4` for 28 x 28 gray ones, in ten classes.
-pub const VARIANTS: &[(&str, VitConfig)] = &[
-    ("vit_tiny_patch16", vit(16, 192, 12, 3)),
-    ("vit_small_patch16", vit(16, 384, 12, 6)),
-    ("vit_base_patch16", vit(16, 768, 12, 12)),
-    ("vit_large_patch16", vit(16, 1024, 24, 16)),
-    ("vit_huge_patch14", vit(14, 1280, 32, 16)),
-    ("vit_b_16", VitConfig { pool: Pool::Token, ..vit(16, 768, 12, 12) }),
-    ("vit_b_32", VitConfig { pool: Pool::Token, ..vit(32, 768, 12, 12) }),
-    ("vit_l_16", VitConfig { pool: Pool::Token, ..vit(16, 1024, 24, 16) }),
-    ("vit_l_32", VitConfig { pool: Pool::Token, ..vit(32, 1024, 24, 16) }),
-    ("vit_h_14", VitConfig { pool: Pool::Token, ..vit(14, 1280, 32, 16) }),
-    ("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
-    ("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
+pub const VARIANTS: &[Variant<VitConfig>] = &[
+    v("vit_tiny_patch16", vit(16, 192, 12, 3)),
+    v("vit_small_patch16", vit(16, 384, 12, 6)),
+    v("vit_base_patch16", vit(16, 768, 12, 12)),
+    v("vit_large_patch16", vit(16, 1024, 24, 16)),
+    v("vit_huge_patch14", vit(14, 1280, 32, 16)),
+    v("vit_b_16", VitConfig { pool: Pool::Token, ..vit(16, 768, 12, 12) }),
+    v("vit_b_32", VitConfig { pool: Pool::Token, ..vit(32, 768, 12, 12) }),
+    v("vit_l_16", VitConfig { pool: Pool::Token, ..vit(16, 1024, 24, 16) }),
+    v("vit_l_32", VitConfig { pool: Pool::Token, ..vit(32, 1024, 24, 16) }),
+    v("vit_h_14", VitConfig { pool: Pool::Token, ..vit(14, 1280, 32, 16) }),
+    v("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
+    v("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
 ];
 
 impl VitConfig {
@@ -135,114 +154,14 @@ impl VitConfig {
     }
 }
 
-/// How a model's linear layers start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LinearInit {
-    /// U(+-sqrt(6 / (in + out))): MAE's pretraining.
-    Xavier,
-    /// N(0, 0.02): MAE's truncated normal, whose cut-offs at +-2 never act.
-    Normal02,
-}
-
-/// `y = x w^T + b`.
-#[derive(Debug, Clone)]
-pub(crate) struct Linear {
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Tensor,
-}
-
-impl Linear {
-    pub(crate) fn new(inputs: usize, outputs: usize, init: LinearInit, vb: VarBuilder) -> Result<Self> {
-        let init = match init {
-            LinearInit::Xavier => xavier(inputs, outputs),
-            LinearInit::Normal02 => Init::Randn { mean: 0.0, stdev: 0.02 },
-        };
-        Ok(Linear {
-            weight: vb.get_with_hints((outputs, inputs), "weight", init)?,
-            bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
-        })
-    }
-
-    pub(crate) fn forward(&self, x: &Value) -> Result<Value> {
-        Ok(ops::linear(x, &self.weight, Some(&self.bias))?)
-    }
-}
-
-fn xavier(fan_in: usize, fan_out: usize) -> Init {
-    let bound = (6.0 / (fan_in + fan_out) as f64).sqrt();
-    Init::Uniform { lo: -bound, up: bound }
-}
-
-/// Layer norm, eps 1e-6.
-#[derive(Debug, Clone)]
-pub(crate) struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    pub(crate) fn new(dim: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Norm {
-            weight: vb.get_with_hints(dim, "weight", Init::Const(1.0))?,
-            bias: vb.get_with_hints(dim, "bias", Init::Const(0.0))?,
-        })
-    }
-
-    pub(crate) fn forward(&self, x: &Value) -> Result<Value> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias, 1e-6)?)
-    }
-}
-
-/// Patches to tokens: a convolution with kernel = stride = patch, as one product over the patches that are asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct PatchEmbed {
-    weight: Tensor, // (D, C, p, p)
-    bias: Tensor,
-    patch: usize,
-    image: (usize, usize),
-}
-
-impl PatchEmbed {
-    pub(crate) fn new(grid: &Grid, dim: usize, init: LinearInit, vb: VarBuilder) -> Result<Self> {
-        let vb = vb.pp("proj");
-        let fan_in = grid.patch_len();
-        // PyTorch's Conv2d default, which MAE keeps for the bias and its classifier for the weight too.
-        let bound = 1.0 / (fan_in as f64).sqrt();
-        let default = Init::Uniform { lo: -bound, up: bound };
-        let weight = if init == LinearInit::Xavier { xavier(fan_in, dim) } else { default };
-        Ok(PatchEmbed {
-            weight: vb.get_with_hints((dim, grid.channels, grid.patch, grid.patch), "weight", weight)?,
-            bias: vb.get_with_hints(dim, "bias", default)?,
-            patch: grid.patch,
-            image: (grid.height, grid.width),
-        })
-    }
-
-    /// images (B, C, H, W) -> (B, K, D), the patches `ids` (B, K) or all.
-    pub(crate) fn forward(&self, images: &Value, ids: Option<&[u32]>) -> Result<Value> {
-        let (_, _, h, w) = images.tensor().dims4()?;
-        if (h, w) != self.image {
-            let (mh, mw) = self.image;
-            return Err(Error::Config(format!("images are {h}x{w}, the model was built for {mh}x{mw}")));
-        }
-        let patches = ops::image_patches(images, self.patch, ids)?; // (B, K, C p p)
-        Ok(ops::linear(&patches, &self.weight, Some(&self.bias))?)
-    }
-}
-
 /// Pre-norm transformer block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    norm1: Norm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
-    drop_path: f32,
-    dropout: f32,
-    attn_dropout: f32,
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    drop_path: DropPath,
 }
 
 /// Rates of one block's random parts.
@@ -254,66 +173,31 @@ pub(crate) struct Rates {
 }
 
 impl Block {
+    /// `init` gives the distribution of a weight by its fans, (inputs, outputs).
     pub(crate) fn new(
         dim: usize,
         heads: usize,
         mlp: usize,
         rates: Rates,
-        init: LinearInit,
+        init: fn(usize, usize) -> Init,
         vb: VarBuilder,
     ) -> Result<Self> {
         Ok(Block {
-            norm1: Norm::new(dim, vb.pp("norm1"))?,
-            qkv: Linear::new(dim, 3 * dim, init, vb.pp("attn.qkv"))?,
-            proj: Linear::new(dim, dim, init, vb.pp("attn.proj"))?,
-            norm2: Norm::new(dim, vb.pp("norm2"))?,
-            fc1: Linear::new(dim, mlp, init, vb.pp("mlp.fc1"))?,
-            fc2: Linear::new(mlp, dim, init, vb.pp("mlp.fc2"))?,
-            heads,
-            drop_path: rates.drop_path,
-            dropout: rates.dropout,
-            attn_dropout: rates.attn_dropout,
+            norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
+            attn: Attention::new(dim, heads, init, vb.pp("attn"))?.with_dropout(rates.attn_dropout, rates.dropout),
+            norm2: LayerNorm::new(dim, EPS, vb.pp("norm2"))?,
+            mlp: Mlp::new(dim, mlp, init, vb.pp("mlp"))?.with_dropout(rates.dropout),
+            drop_path: DropPath(rates.drop_path),
         })
     }
 
     /// `key` draws the random parts; without it (evaluation) they are off. x: (B, N, D)
     pub(crate) fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let x = self.residual(x, key, "drop_path1", |x| self.attention(x, key))?;
-        self.residual(&x, key, "drop_path2", |x| self.mlp(x, key)) // (B, N, D)
-    }
-
-    /// `x + branch(x)`, with stochastic depth in training.
-    fn residual(
-        &self,
-        x: &Value,
-        key: Option<&Key>,
-        name: &str,
-        branch: impl FnOnce(&Value) -> Result<Value>,
-    ) -> Result<Value> {
-        match key {
-            Some(key) if self.drop_path > 0.0 => ops::residual(x, key.child(name), self.drop_path, branch),
-            _ => Ok(x.add(&branch(x)?)?),
-        }
-    }
-
-    fn attention(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.qkv.forward(&self.norm1.forward(x)?)?; // (B, N, 3 D)
-        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_dropout)))?; // (B, N, D)
-        self.drop(self.proj.forward(&h)?, key, "proj_drop")
-    }
-
-    fn mlp(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.norm2.forward(x)?;
-        let h = ops::linear_gelu(&h, &self.fc1.weight, &self.fc1.bias, Gelu::Erf)?; // (B, N, 4 D)
-        let h = self.drop(h, key, "mlp_drop")?;
-        self.drop(self.fc2.forward(&h)?, key, "fc2_drop")
-    }
-
-    fn drop(&self, x: Value, key: Option<&Key>, name: &str) -> Result<Value> {
-        match key {
-            Some(key) => Ok(ops::dropout(&x, key.child(name), self.dropout)?),
-            None => Ok(x),
-        }
+        let child = |name: &str| key.map(|k| k.child(name));
+        let attention = |x: &Value| self.attn.forward(&self.norm1.forward(x)?, key);
+        let x = self.drop_path.residual(x, child("drop_path1"), attention)?; // (B, N, D)
+        let mlp = |x: &Value| self.mlp.forward(&self.norm2.forward(x)?, key);
+        Ok(self.drop_path.residual(&x, child("drop_path2"), mlp)?) // (B, N, D)
     }
 }
 
@@ -325,7 +209,7 @@ pub struct Vit {
     cls_token: Tensor, // (1, 1, D)
     pos_embed: Tensor, // (1, 1 + L, D)
     blocks: Vec<Block>,
-    norm: Norm,
+    norm: LayerNorm,
     head: Option<(Option<BatchNorm>, Linear)>,
 }
 
@@ -337,18 +221,18 @@ impl Vit {
     pub fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let c = config;
-        let normal = Init::Randn { mean: 0.0, stdev: 0.02 };
+        let normal = init::normal(0.02);
         let rate = |i: usize| if c.depth > 1 { c.drop_path * i as f32 / (c.depth - 1) as f32 } else { c.drop_path };
         let block = |i: usize| {
             let rates = Rates { drop_path: rate(i), dropout: c.dropout, attn_dropout: c.attn_dropout };
-            Block::new(c.dim, c.heads, c.dim * c.mlp_ratio, rates, LinearInit::Normal02, vb.pp(format!("blocks.{i}")))
+            Block::new(c.dim, c.heads, c.dim * c.mlp_ratio, rates, normal02, vb.pp(format!("blocks.{i}")))
         };
         Ok(Vit {
-            patch_embed: PatchEmbed::new(&c.grid(), c.dim, LinearInit::Normal02, vb.pp("patch_embed"))?,
+            patch_embed: PatchEmbed::new(&c.grid(), c.dim, init::fan_in(c.grid().patch_len()), vb.pp("patch_embed"))?,
             cls_token: vb.get_with_hints((1, 1, c.dim), "cls_token", normal)?,
             pos_embed: vb.get_with_hints((1, 1 + c.grid().patches(), c.dim), "pos_embed", normal)?,
             blocks: (0..c.depth).map(block).collect::<Result<_>>()?,
-            norm: Norm::new(c.dim, vb.pp(if c.pool == Pool::Avg { "fc_norm" } else { "norm" }))?,
+            norm: LayerNorm::new(c.dim, EPS, vb.pp(if c.pool == Pool::Avg { "fc_norm" } else { "norm" }))?,
             head: (c.classes > 0).then(|| Self::new_head(c, vb.pp("head"))).transpose()?,
             config: c.clone(),
         })
@@ -356,10 +240,10 @@ impl Vit {
 
     fn new_head(c: &VitConfig, vb: VarBuilder) -> Result<(Option<BatchNorm>, Linear)> {
         let norm = BatchNormConfig { eps: 1e-6, ..Default::default() };
-        let linear = |vb| Linear::new(c.dim, c.classes, LinearInit::Normal02, vb);
+        let linear = |vb| Linear::with_init(c.dim, c.classes, init::normal(0.02), Init::Const(0.0), vb);
         match c.head {
             Head::Linear => Ok((None, linear(vb)?)),
-            Head::Probe => Ok((Some(BatchNorm::new(c.dim, None, norm, vb.pp(0))?), linear(vb.pp(1))?)),
+            Head::Probe => Ok((Some(BatchNorm::with(c.dim, None, norm, vb.pp(0))?), linear(vb.pp(1))?)),
         }
     }
 
@@ -377,7 +261,7 @@ impl Vit {
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, key.map(|k| k.child("block").index(i as u64)).as_ref())?;
         }
-        if self.config.pool == Pool::Token { self.norm.forward(&x) } else { Ok(x) }
+        if self.config.pool == Pool::Token { Ok(self.norm.forward(&x)?) } else { Ok(x) }
     }
 
     /// images (B, C, H, W) -> tokens (B, 1 + L, D) before the first block.
@@ -449,8 +333,8 @@ impl Vit {
     pub fn classify(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         let x = if self.config.pool == Pool::Avg { self.norm.forward(x)? } else { x.clone() };
         match &self.head {
-            Some((Some(bn), head)) => head.forward(&bn.forward(&x, key.is_some())?),
-            Some((None, head)) => head.forward(&x),
+            Some((Some(bn), head)) => Ok(head.forward(&bn.forward(&x, key.is_some())?)?),
+            Some((None, head)) => Ok(head.forward(&x)?),
             None => Ok(x),
         }
     }
@@ -472,6 +356,120 @@ impl Vit {
     }
 }
 
+impl Classifier for Vit {
+    fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        Vit::forward(self, images, key)
+    }
+
+    fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        self.pool(&self.forward_features(images, key)?)
+    }
+
+    fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
+        Vit::classify(self, features, key)
+    }
+}
+
+impl Model for Vit {
+    fn anatomy(&self) -> Anatomy {
+        let blocks = || 0..self.config.depth;
+        let first = ["cls_token", "pos_embed", "patch_embed.*"].map(String::from).to_vec();
+        let layers = blocks().map(|i| vec![format!("blocks.{i}.*")]);
+        Anatomy {
+            head: if self.head.is_some() { "head.".into() } else { String::new() },
+            stem: "patch_embed.proj.weight".into(),
+            attention: blocks().map(|i| format!("blocks.{i}.attn.*")).collect(),
+            last_stage: String::new(),
+            layers: std::iter::once(first).chain(layers).chain([vec!["*".into()]]).collect(),
+            final_norm: "norm.*".into(),
+            no_decay: ["cls_token", "pos_embed"].map(String::from).to_vec(),
+        }
+    }
+
+    fn taps(&self) -> Vec<String> {
+        let blocks = (0..self.config.depth).map(|i| format!("blocks.{i}"));
+        let norm = (self.config.pool == Pool::Token).then(|| "norm".to_string());
+        std::iter::once("embed".to_string()).chain(blocks).chain(norm).collect()
+    }
+
+    fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
+        self.intermediates(images, places)
+    }
+
+    fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {
+        let (c, g) = (&self.config, self.config.grid());
+        // A frozen model keeps nothing for a backward pass.
+        let depth = if trained * 10 < all { 1 } else { c.depth };
+        let tokens = token_memory(g.patches() as f64 + 1.0, c.dim, depth, c.mlp_ratio);
+        let values = (tokens + (g.patches() * g.patch_len()) as f64) * batch as f64;
+        Some((4.0 * values + 4.0 * all as f64 + 12.0 * trained as f64) as u64)
+    }
+
+    fn reset_classifier(&mut self, classes: usize, params: &ParamStore, key: Key) -> Result<()> {
+        params.forget("head.*");
+        let config = VitConfig { classes, ..self.config.clone() };
+        self.head = (classes > 0).then(|| Self::new_head(&config, params.builder(key).pp("head"))).transpose()?;
+        self.config = config;
+        Ok(())
+    }
+
+    fn set_input_size(&mut self, image: (usize, usize), params: &ParamStore) -> Result<()> {
+        let config = VitConfig { image, ..self.config.clone() };
+        config.check()?;
+        let grid = |c: &VitConfig| (c.image.0 / c.patch, c.image.1 / c.patch);
+        let table = resample(&self.pos_embed.detach(), grid(&self.config), grid(&config), 1, Interpolation::Timm)?;
+        params.forget("pos_embed");
+        self.pos_embed = params.builder(Key::new(0)).get(table.shape(), "pos_embed")?;
+        params.set("pos_embed", &table)?;
+        self.patch_embed.set_input_size(image);
+        self.config = config;
+        Ok(())
+    }
+}
+
+impl Architecture for VitConfig {
+    fn image(&self) -> (usize, usize) {
+        self.image
+    }
+
+    fn set_image(&mut self, image: (usize, usize)) {
+        self.image = image;
+    }
+
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
+        Ok(Box::new(Vit::new(self, vb)?))
+    }
+
+    fn fit(
+        &mut self,
+        tensors: &[(String, Tensor)],
+        from: Option<(usize, usize)>,
+        how: Interpolation,
+    ) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+        let adapted = adapt::classifier(tensors, self, from, how)?;
+        *self = adapted.config;
+        Ok((adapted.tensors, adapted.notes))
+    }
+
+    fn load_pretrained(
+        &self,
+        params: &ParamStore,
+        tensors: &[(String, Tensor)],
+        from: Option<(usize, usize)>,
+        how: Interpolation,
+    ) -> Result<Loaded> {
+        adapt::backbone(params, tensors, self, from, how)
+    }
+}
+
 /// Inference: images (B, C, H, W) -> logits (B, classes).
 impl Module for Vit {
     fn forward(&self, images: &Tensor) -> candle_core::Result<Tensor> {
@@ -483,7 +481,8 @@ impl Module for Vit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candlelight_autograd::{Gradients, ParamStore};
+    use candlelight_autograd::Gradients;
+    use candlelight_nn::freeze::Trained;
 
     #[test]
     fn parameter_counts_are_the_published_ones() {
@@ -497,7 +496,7 @@ mod tests {
             ("vit_l_32", 306_535_400),
             ("vit_h_14", 632_045_800),
         ] {
-            let config = &VARIANTS.iter().find(|(n, _)| *n == name).unwrap().1;
+            let config = &VARIANTS.iter().find(|v| v.name == name).unwrap().config;
             assert_eq!(count(config), want, "{name}");
         }
     }
@@ -524,7 +523,7 @@ mod tests {
                 drop_path: 0.2,
                 dropout: 0.1,
                 attn_dropout: 0.1,
-                ..VARIANTS[0].1.clone()
+                ..VARIANTS[0].config.clone()
             };
             let params = ParamStore::new();
             let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
@@ -543,8 +542,47 @@ mod tests {
     }
 
     #[test]
+    fn presets_train_the_published_numbers_of_parameters() {
+        let params = ParamStore::new();
+        let base = VARIANTS.iter().find(|v| v.name == "vit_base_patch16").unwrap().config.clone();
+        let model = Vit::new(&VitConfig { depth: 2, ..base }, params.builder(Key::new(0))).unwrap();
+        let head = 769_000;
+        let apply = |t: &str| t.parse::<Trained>().unwrap().apply(&params, &model.anatomy());
+        let trained = |t: &str| {
+            apply(t).unwrap();
+            params.count().1
+        };
+        assert_eq!(trained("head"), head);
+        assert_eq!(trained("attn_last(1)"), 3_131_368);
+        // All twelve blocks of ViT-B: 28,348,416.
+        assert_eq!((trained("attn_only") - head) * 6, 28_348_416);
+        assert_eq!(trained("blocks.1.*,cls_token"), 7_087_872 + 768);
+        assert_eq!(trained("*"), params.count().0);
+        for bad in ["layer4_fc", "attn_last(3)", "head.*,nonsense"] {
+            let e = apply(bad).unwrap_err().to_string();
+            assert!(e.contains("matches no parameter") && e.contains(bad), "{e}");
+            assert_eq!(params.count().0, params.count().1, "nothing is left frozen after an error");
+        }
+    }
+
+    #[test]
+    fn a_model_gets_another_head_and_another_size() {
+        let config = VitConfig { dim: 16, depth: 1, heads: 2, ..VARIANTS[11].config.clone() };
+        let params = ParamStore::new();
+        let mut model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
+        model.reset_classifier(7, &params, Key::new(1)).unwrap();
+        model.set_input_size((32, 40), &params).unwrap();
+        let image = candlelight_autograd::tensor_from(vec![0.1; 32 * 40], (1, 1, 32, 40)).unwrap();
+        assert_eq!(Module::forward(&model, &image).unwrap().dims(), [1, 7]);
+        assert_eq!(params.var("pos_embed").unwrap().dims(), [1, 81, 16]);
+        assert!(model.set_input_size((33, 40), &params).is_err());
+        assert_eq!(model.taps(), ["embed", "blocks.0"]);
+        assert!(params.names().iter().all(|n| model.anatomy().layer_of(n).is_some()));
+    }
+
+    #[test]
     fn configurations_that_do_not_fit_are_refused() {
-        let base = VARIANTS[0].1.clone();
+        let base = VARIANTS[0].config.clone();
         assert!(VitConfig { image: (225, 224), ..base.clone() }.check().unwrap_err().to_string().contains("225x224"));
         assert!(VitConfig { heads: 5, ..base.clone() }.check().is_err());
         assert!(VitConfig { drop_path: 1.0, ..base }.check().is_err());

@@ -4,7 +4,19 @@ use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use candlelight_autograd::{CpuSlice, ParamStore};
 use candlelight_kernels::elementwise::average;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+
+/// A moving average of the weights: settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmaConfig {
+    /// Its decay, in [0, 1).
+    pub decay: f64,
+    /// Start with less.
+    #[serde(default)]
+    pub warmup: bool,
+}
 
 /// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`: the first update copies,
 /// and with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`.

@@ -47,42 +47,70 @@ pub fn mae_rules(weight_decay: f64) -> Vec<Rule> {
     ]
 }
 
-/// MAE's finetuning of a vision transformer with `depth` blocks: the learning rate falls by `decay` from layer to layer
-/// towards the input. Layer 0 is the class token, positions and patch embedding, layer i + 1 block i, the last everything
-/// else; vectors, positions and the class token are not decayed.
-pub fn layer_decay_mae(depth: usize, decay: f64, weight_decay: f64) -> Vec<Rule> {
-    layer_decay(depth, decay, weight_decay, false)
+/// Layer-wise decay of the learning rate: settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StoredLayerDecay")]
+pub struct LayerDecay {
+    /// Factor from layer to layer, towards the input, in (0, 1].
+    pub decay: f64,
+    /// Count the last norm to the last block's layer, as timm does, instead of to the head's, as MAE does.
+    pub timm: bool,
 }
 
-/// timm's: the same, but a final `norm` belongs to the last block's layer.
-pub fn layer_decay_timm(depth: usize, decay: f64, weight_decay: f64) -> Vec<Rule> {
-    layer_decay(depth, decay, weight_decay, true)
+/// The first checkpoints hold the number of blocks too, which the model says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredLayerDecay {
+    decay: f64,
+    #[serde(default)]
+    timm: bool,
+    #[serde(default)]
+    #[allow(dead_code)]
+    depth: usize,
 }
 
-fn layer_decay(depth: usize, decay: f64, weight_decay: f64, norm_below: bool) -> Vec<Rule> {
-    let layers = depth + 1;
-    let scale = |layer: usize| decay.powi((layers - layer) as i32);
-    let mut rules = vec![];
-    let mut layer = |pattern: String, id: usize, whole_free: bool| {
-        let group = |weight_decay: f64| Group { weight_decay, lr_scale: scale(id) };
-        if whole_free {
-            rules.push(Rule { pattern, max_rank: None, group: group(0.0) });
-            return;
+impl From<StoredLayerDecay> for LayerDecay {
+    fn from(s: StoredLayerDecay) -> Self {
+        LayerDecay { decay: s.decay, timm: s.timm }
+    }
+}
+
+impl LayerDecay {
+    /// Checks the factor.
+    ///
+    /// # Errors
+    /// When it is outside (0, 1].
+    pub fn check(&self) -> Result<()> {
+        if self.decay > 0.0 && self.decay <= 1.0 {
+            return Ok(());
         }
-        rules.push(Rule { pattern: pattern.clone(), max_rank: Some(1), group: group(0.0) });
-        rules.push(Rule { pattern, max_rank: None, group: group(weight_decay) });
-    };
-    layer("cls_token".into(), 0, true);
-    layer("pos_embed".into(), 0, true);
-    layer("patch_embed.*".into(), 0, false);
-    for i in 0..depth {
-        layer(format!("blocks.{i}.*"), i + 1, false);
+        Err(Error::Config(format!("layer_decay {} is outside (0, 1]", self.decay)))
     }
-    if norm_below {
-        layer("norm.*".into(), depth, false);
+
+    /// Rules of a model with these layers, from the input to the head: the rate falls by `decay` from layer to layer towards the
+    /// input. Vectors and what matches `no_decay` are not decayed. `final_norm` is a pattern of the norm before the head, or empty.
+    pub fn rules(&self, layers: &[Vec<String>], no_decay: &[String], final_norm: &str, weight_decay: f64) -> Vec<Rule> {
+        let last = layers.len().saturating_sub(1);
+        let group =
+            |layer: usize, weight_decay: f64| Group { weight_decay, lr_scale: self.decay.powi((last - layer) as i32) };
+        let mut rules = vec![];
+        for name in no_decay {
+            if let Some(i) = layers.iter().position(|l| l.iter().any(|p| glob(p, name))) {
+                rules.push(Rule::named(name, group(i, 0.0)));
+            }
+        }
+        let mut both = |pattern: &str, layer: usize| {
+            rules.push(Rule { pattern: pattern.into(), max_rank: Some(1), group: group(layer, 0.0) });
+            rules.push(Rule::named(pattern, group(layer, weight_decay)));
+        };
+        for (i, patterns) in layers.iter().enumerate() {
+            if self.timm && i == last && !final_norm.is_empty() {
+                both(final_norm, last.saturating_sub(1));
+            }
+            patterns.iter().for_each(|p| both(p, i));
+        }
+        rules
     }
-    layer("*".into(), layers, false);
-    rules
 }
 
 /// The group of every trainable parameter, in the store's order; what each rule matched is logged once.
@@ -141,12 +169,20 @@ mod tests {
         params
     }
 
+    fn layers(depth: usize) -> Vec<Vec<String>> {
+        let first = ["cls_token", "pos_embed", "patch_embed.*"].map(String::from).to_vec();
+        let blocks = (0..depth).map(|i| vec![format!("blocks.{i}.*")]);
+        std::iter::once(first).chain(blocks).chain([vec!["*".into()]]).collect()
+    }
+
     #[test]
     fn groups_and_scales_are_the_published_ones() {
+        let free = ["cls_token", "pos_embed"].map(String::from);
         for (depth, decay, groups, embed) in
             [(12, 0.65, 28, 0.003_697_21), (24, 0.75, 52, 0.000_752_54), (32, 0.75, 68, 7.534e-5)]
         {
-            let of = assign(&layer_decay_mae(depth, decay, 0.05), &store(depth)).unwrap();
+            let mae = LayerDecay { decay, timm: false };
+            let of = assign(&mae.rules(&layers(depth), &free, "norm.*", 0.05), &store(depth)).unwrap();
             let distinct: HashSet<(u64, u64)> =
                 of.iter().map(|(_, g)| (g.lr_scale.to_bits(), g.weight_decay.to_bits())).collect();
             assert_eq!(distinct.len(), groups);
@@ -159,9 +195,18 @@ mod tests {
                 Group { weight_decay: 0.05, lr_scale: decay.powi(depth as i32 - 1) }
             );
             assert_eq!(group("blocks.1.attn.qkv.bias").weight_decay, 0.0);
-            let timm = assign(&layer_decay_timm(depth, decay, 0.05), &store(depth)).unwrap();
+            let timm = LayerDecay { timm: true, ..mae };
+            let timm = assign(&timm.rules(&layers(depth), &free, "norm.*", 0.05), &store(depth)).unwrap();
             let norm = timm.iter().find(|(n, _)| n == "norm.weight").unwrap().1;
             assert_eq!(norm.lr_scale, decay, "timm puts the final norm into the last block's layer");
         }
+        assert!(LayerDecay { decay: 0.0, timm: false }.check().is_err());
+    }
+
+    #[test]
+    fn settings_written_before_are_read() {
+        let old: LayerDecay = serde_json::from_str(r#"{"decay":0.75,"depth":12,"timm":true}"#).unwrap();
+        assert_eq!(old, LayerDecay { decay: 0.75, timm: true });
+        assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"decay":0.75,"timm":true}"#);
     }
 }

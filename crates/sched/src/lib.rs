@@ -1,6 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod constant;
+mod cosine;
+mod span;
+
+pub use constant::ConstantConfig;
+pub use cosine::CosineConfig;
+pub use span::{Length, Span};
+
 use serde::{Deserialize, Serialize};
 
 /// A schedule that makes no sense.
@@ -8,53 +16,67 @@ use serde::{Deserialize, Serialize};
 #[error("{0}")]
 pub struct Error(String);
 
-/// Linear warm-up from 0, then half a cosine down to `min_lr`: MAE's schedule, a function of the fractional epoch.
-///
-/// ```
-/// use candlelight_sched::WarmupCosine;
-/// let s = WarmupCosine { lr: 2.4e-3, min_lr: 0.0, warmup_epochs: 40.0, epochs: 800.0 };
-/// assert_eq!(s.at(0.0), 0.0);
-/// assert!((s.at(20.0) - 1.2e-3).abs() < 1e-12);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WarmupCosine {
-    /// Rate at the end of the warm-up.
-    pub lr: f64,
-    /// Rate at the end.
-    pub min_lr: f64,
-    /// Length of the warm-up, in epochs.
-    pub warmup_epochs: f64,
-    /// Length of the whole, in epochs.
-    pub epochs: f64,
-}
-
-impl WarmupCosine {
-    /// Checks that the values make sense.
+/// A rate over time: a pure function, so that nothing has to be saved and a run that is resumed goes on as it would have.
+pub trait Schedule {
+    /// Checks the settings.
     ///
     /// # Errors
-    /// When a rate is negative or not finite, or there is no epoch.
-    pub fn check(&self) -> Result<(), Error> {
-        for (name, v) in [("lr", self.lr), ("min_lr", self.min_lr), ("warmup_epochs", self.warmup_epochs)] {
-            if !(v.is_finite() && v >= 0.0) {
-                return Err(Error(format!("{name} is {v}, expected a number of at least 0")));
-            }
+    /// When a rate or a length is negative or no number.
+    fn check(&self) -> Result<(), Error>;
+
+    /// The rate at a time in epochs, `epoch + step / steps`, of a run of this length.
+    fn at(&self, epoch: f64, run: &Length) -> f64;
+
+    /// The rate at a step, counted over the whole run.
+    fn at_step(&self, step: usize, run: &Length) -> f64 {
+        self.at(step as f64 / run.steps.max(1) as f64, run)
+    }
+}
+
+/// Which schedule: settings as they stand in files.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleConfig {
+    /// One rate all along.
+    Constant(ConstantConfig),
+    /// Linear warm-up, then half a cosine.
+    Cosine(CosineConfig),
+}
+
+impl Schedule for ScheduleConfig {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            ScheduleConfig::Constant(s) => s.check(),
+            ScheduleConfig::Cosine(s) => s.check(),
         }
-        if !(self.epochs.is_finite() && self.epochs > 0.0) {
-            return Err(Error(format!("epochs is {}, expected more than 0", self.epochs)));
-        }
-        Ok(())
     }
 
-    /// The rate at a fractional epoch: `epoch + step / steps`.
-    pub fn at(&self, epoch: f64) -> f64 {
-        if epoch < self.warmup_epochs {
-            return self.lr * epoch / self.warmup_epochs;
+    fn at(&self, epoch: f64, run: &Length) -> f64 {
+        match self {
+            ScheduleConfig::Constant(s) => s.at(epoch, run),
+            ScheduleConfig::Cosine(s) => s.at(epoch, run),
         }
-        let span = (self.epochs - self.warmup_epochs).max(f64::MIN_POSITIVE);
-        let done = ((epoch - self.warmup_epochs) / span).min(1.0);
-        self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
     }
+}
+
+impl From<ConstantConfig> for ScheduleConfig {
+    fn from(s: ConstantConfig) -> Self {
+        ScheduleConfig::Constant(s)
+    }
+}
+
+impl From<CosineConfig> for ScheduleConfig {
+    fn from(s: CosineConfig) -> Self {
+        ScheduleConfig::Cosine(s)
+    }
+}
+
+/// Refuses a setting that is negative or no number.
+fn check(name: &str, v: f64) -> Result<(), Error> {
+    if v.is_finite() && v >= 0.0 {
+        return Ok(());
+    }
+    Err(Error(format!("{name} is {v}, expected a number of at least 0")))
 }
 
 /// MAE's scaling rule: `blr * batch / 256`, with the batch over all processes and accumulated steps.
@@ -67,24 +89,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_those_of_the_reference() {
-        let pretrain = WarmupCosine { lr: 2.4e-3, min_lr: 0.0, warmup_epochs: 40.0, epochs: 800.0 };
-        for (e, want) in [(0.0, 0.0), (0.5, 3e-5), (20.0, 1.2e-3), (420.0, 1.2e-3), (799.0, 1.0252e-8)] {
-            assert!((pretrain.at(e) - want).abs() < 1e-4 * want.max(1e-12), "{e}: {}", pretrain.at(e));
-        }
-        let finetune = WarmupCosine { lr: 2e-3, min_lr: 1e-6, warmup_epochs: 5.0, epochs: 100.0 };
-        for (e, want) in [(2.5, 1e-3), (52.5, 1.0005e-3), (99.5, 1.13667e-6)] {
-            assert!((finetune.at(e) - want).abs() < 1e-4 * want, "{e}: {}", finetune.at(e));
-        }
+    fn schedules_are_read_and_written_and_follow_steps() {
+        let s: ScheduleConfig = CosineConfig { lr: 1.0, min_lr: 0.0, warmup: Span::Steps(4.0) }.into();
+        let text = serde_json::to_string(&s).unwrap();
+        assert_eq!(text, r#"{"cosine":{"lr":1.0,"min_lr":0.0,"warmup":{"steps":4.0}}}"#);
+        assert_eq!(serde_json::from_str::<ScheduleConfig>(&text).unwrap(), s);
+        let run = Length { epochs: 2.0, steps: 4, samples: 1 };
+        assert_eq!([0, 2, 4, 8].map(|step| s.at_step(step, &run)), [0.0, 0.5, 1.0, 0.0]);
+        let constant: ScheduleConfig = ConstantConfig { lr: 0.5 }.into();
+        assert_eq!((constant.at_step(3, &run), constant.check().is_ok()), (0.5, true));
+        let e = serde_json::from_str::<ScheduleConfig>(r#"{"cosine":{"lr":1.0,"warm":1}}"#).unwrap_err().to_string();
+        assert!(e.contains("unknown field `warm`"), "{e}");
         assert_eq!(scaled_lr(1.5e-4, 4096), 2.4e-3);
-    }
-
-    #[test]
-    fn odd_lengths_stay_finite_and_bad_values_are_refused() {
-        let s = WarmupCosine { lr: 1.0, min_lr: 0.1, warmup_epochs: 10.0, epochs: 5.0 };
-        assert!((0..20).all(|e| s.at(f64::from(e)).is_finite()));
-        assert_eq!(WarmupCosine { warmup_epochs: 0.0, ..s }.at(0.0), 1.0);
-        assert!(WarmupCosine { lr: f64::NAN, ..s }.check().is_err());
-        assert!(WarmupCosine { epochs: 0.0, ..s }.check().is_err());
     }
 }

@@ -8,16 +8,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let params = ParamStore::new();
     let model = Mae::init(&config, &params, Key::new(0))?;
     let images = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
-    let mut optimizer = AdamW::new(AdamWConfig::default(), &mae_rules(0.05), &params)?;
-    let mut grads = Gradients::new(&params);
+    let mut optimizer = Optimizer::new(AdamWConfig::default(), &mae_rules(0.05), &params)?;
     let mut losses = Vec::new();
     for step in 0..20 {
         let mask = Mask::random(&Key::new(step), &[0, 1], 4, 0.5)?;
         let tape = Tape::new(&params);
         let (loss, _) = model.forward(&tape.constant(&images), &mask)?;
-        grads.zero();
-        tape.backward(&loss, &mut grads)?;
-        optimizer.step(&grads, 1e-3)?;
+        optimizer.step(&loss, 1e-3)?;
         losses.push(loss.scalar()?);
     }
     println!("loss {:.4} -> {:.4}", losses[0], losses[19]);

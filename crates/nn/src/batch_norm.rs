@@ -1,7 +1,7 @@
 //! Batch normalisation with PyTorch's state: `running_mean`, `running_var`, `num_batches_tracked`; in splits as timm's
 //! `SplitBatchNorm2d`, whose further splits are below `aux_bn`.
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::Value;
@@ -51,7 +51,19 @@ impl BatchNormConfig {
     }
 }
 
-/// Batch normalisation over the last dimension.
+/// Batch normalisation over the last dimension: PyTorch's `BatchNorm1d` of rows and `BatchNorm2d` of channels-last images. What is
+/// frozen evaluates.
+///
+/// ```
+/// # use candlelight_autograd::{Key, ParamStore, Tape};
+/// # use candlelight_nn::BatchNorm;
+/// # let params = ParamStore::new();
+/// # let x = candle_core::Tensor::ones((2, 4, 4, 3), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+/// let layer = BatchNorm::new(3, params.builder(Key::new(0)))?;
+/// let y = layer.forward(&Tape::new(&params).constant(&x), true)?; // equal values: normalised to 0
+/// assert_eq!(y.tensor().abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     config: BatchNormConfig,
@@ -98,11 +110,19 @@ impl Norm {
 }
 
 impl BatchNorm {
+    /// PyTorch's default: eps 1e-5, momentum 0.1, a scale of 1 and a shift of 0.
+    ///
+    /// # Errors
+    /// When the builder lacks a tensor.
+    pub fn new(channels: usize, vb: VarBuilder) -> Result<Self> {
+        Self::with(channels, Some(1.0), BatchNormConfig::default(), vb)
+    }
+
     /// `channels` means and variances, and without `scale` nothing that trains; else a scale that starts there and a shift.
     ///
     /// # Errors
     /// When a constant is out of range or the builder lacks a tensor.
-    pub fn new(channels: usize, scale: Option<f64>, config: BatchNormConfig, vb: VarBuilder) -> Result<Self> {
+    pub fn with(channels: usize, scale: Option<f64>, config: BatchNormConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let mut norms = vec![Norm::new(channels, scale, vb.clone())?];
         for i in 1..config.splits {

@@ -1,0 +1,173 @@
+//! The settings every training has.
+
+use crate::error::{Error, Result};
+use candlelight_autograd::Precision;
+use candlelight_sched::{CosineConfig, Length, Schedule, ScheduleConfig, Span};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The settings every training has, whatever it trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+pub struct Plan {
+    /// Samples per step.
+    pub batch_size: usize,
+    /// Steps per update.
+    pub accum_iter: usize,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// The learning rate over time.
+    pub schedule: ScheduleConfig,
+    /// The seed of weights, masks, order and augmentation.
+    pub seed: u64,
+    /// The precision of products.
+    #[serde(with = "precision")]
+    pub precision: Precision,
+    /// The largest gradient norm; `None` does not clip.
+    pub clip_grad: Option<f64>,
+    /// The run stops after this many steps.
+    pub max_steps: Option<usize>,
+    /// Epochs between checkpoints.
+    pub save_every: usize,
+    /// How many checkpoints are kept.
+    pub keep: usize,
+    /// How many updates in a row with a loss that is not finite end the run.
+    pub max_non_finite: usize,
+}
+
+impl Default for Plan {
+    /// MAE's batch of 64 and rate of 1e-3 for one epoch, a checkpoint after each, two kept.
+    fn default() -> Self {
+        Plan {
+            batch_size: 64,
+            accum_iter: 1,
+            epochs: 1,
+            schedule: CosineConfig { lr: 1e-3, min_lr: 0.0, warmup: Span::default() }.into(),
+            seed: 0,
+            precision: Precision::F32,
+            clip_grad: None,
+            max_steps: None,
+            save_every: 1,
+            keep: 2,
+            max_non_finite: 10,
+        }
+    }
+}
+
+/// A plan that was checked: what a trainer takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked(Plan);
+
+impl std::ops::Deref for Checked {
+    type Target = Plan;
+    fn deref(&self) -> &Plan {
+        &self.0
+    }
+}
+
+impl Plan {
+    /// Checks the settings; only a checked plan trains.
+    ///
+    /// # Errors
+    /// Names the setting that makes no sense.
+    pub fn check(self) -> Result<Checked> {
+        self.schedule.check()?;
+        let positive = [
+            ("batch_size", self.batch_size),
+            ("accum_iter", self.accum_iter),
+            ("epochs", self.epochs),
+            ("save_every", self.save_every),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::Config(format!("{name} is 0, expected at least 1")));
+        }
+        if let Some(c) = self.clip_grad
+            && (c.is_nan() || c <= 0.0)
+        {
+            return Err(Error::Config(format!("clip_grad is {c}, expected more than 0")));
+        }
+        Ok(Checked(self))
+    }
+
+    /// How long the run is with so many steps per epoch.
+    pub fn length(&self, steps: usize) -> Length {
+        Length { epochs: self.epochs as f64, steps, samples: self.batch_size }
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Plan::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Plan {
+    /// Today's form, and that of the first checkpoints, whose schedule held the epochs.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let mut value = serde_json::Value::deserialize(d)?;
+        if let Some(first) = value.get("schedule").filter(|s| s.get("warmup_epochs").is_some()) {
+            let first: FirstSchedule = serde_json::from_value(first.clone()).map_err(D::Error::custom)?;
+            let FirstSchedule { lr, min_lr, warmup_epochs, epochs } = first;
+            let schedule: ScheduleConfig = CosineConfig { lr, min_lr, warmup: Span::Epochs(warmup_epochs) }.into();
+            value["schedule"] = serde_json::to_value(schedule).map_err(D::Error::custom)?;
+            value["epochs"] = (epochs as usize).into();
+        }
+        Plan::deserialize(value).map_err(D::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstSchedule {
+    lr: f64,
+    min_lr: f64,
+    warmup_epochs: f64,
+    epochs: f64,
+}
+
+/// A precision by its name, `f32` or `bf16`.
+mod precision {
+    use super::{Deserialize, Deserializer, Precision, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(p: &Precision, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(match p {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Precision, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_written_before_are_read() {
+        let first = r#"{"batch_size":64,"accum_iter":2,"schedule":{"lr":0.001,"min_lr":1e-6,"warmup_epochs":2.0,"epochs":30.0},
+            "seed":3,"precision":"bf16","clip_grad":null,"max_steps":null,"save_every":1,"keep":2,"max_non_finite":10}"#;
+        let plan: Plan = serde_json::from_str(first).unwrap();
+        let schedule = CosineConfig { lr: 1e-3, min_lr: 1e-6, warmup: Span::Epochs(2.0) }.into();
+        let want = Plan { accum_iter: 2, epochs: 30, schedule, seed: 3, precision: Precision::Bf16, ..Plan::default() };
+        assert_eq!(plan, want);
+        assert_eq!(serde_json::from_str::<Plan>(&serde_json::to_string(&want).unwrap()).unwrap(), want);
+        assert_eq!(serde_json::from_str::<Plan>("{}").unwrap(), Plan::default());
+        let e = serde_json::from_str::<Plan>(r#"{"batchsize":3}"#).unwrap_err().to_string();
+        assert!(e.contains("unknown field `batchsize`"), "{e}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_does_not_train() {
+        for (plan, word) in [
+            (Plan { batch_size: 0, ..Plan::default() }, "batch_size"),
+            (Plan { epochs: 0, ..Plan::default() }, "epochs"),
+            (Plan { clip_grad: Some(0.0), ..Plan::default() }, "clip_grad"),
+        ] {
+            assert!(plan.check().unwrap_err().to_string().contains(word), "{word}");
+        }
+        assert_eq!(Plan::default().check().unwrap().length(7).steps, 7);
+    }
+}

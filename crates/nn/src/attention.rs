@@ -1,0 +1,57 @@
+//! Multi-head self-attention.
+
+use crate::{Dropout, Linear};
+use candle_nn::{Init, VarBuilder};
+use candlelight_autograd::{Key, Result, Value, ops};
+
+/// Multi-head self-attention, A. Vaswani et al., arXiv 1706.03762, with timm's names: `qkv` (3 D, D) and `proj` (D, D).
+///
+/// ```
+/// # use candlelight_autograd::{Key, ParamStore, Tape};
+/// # use candlelight_nn::{Attention, init};
+/// # let params = ParamStore::new();
+/// # let x = candle_core::Tensor::ones((2, 5, 8), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+/// let layer = Attention::new(8, 2, init::xavier_uniform, params.builder(Key::new(0)))?;
+/// assert_eq!(layer.forward(&Tape::off().constant(&x), None)?.dims(), [2, 5, 8]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    attn_drop: f32,
+    proj_drop: Dropout,
+}
+
+impl Attention {
+    /// `heads` divide the width; weights start as `init` says of their inputs and outputs, biases at 0.
+    ///
+    /// # Errors
+    /// When the builder lacks a tensor.
+    pub fn new(width: usize, heads: usize, init: fn(usize, usize) -> Init, vb: VarBuilder) -> Result<Self> {
+        Ok(Attention {
+            qkv: Linear::with_init(width, 3 * width, init(width, 3 * width), Init::Const(0.0), vb.pp("qkv"))?,
+            proj: Linear::with_init(width, width, init(width, width), Init::Const(0.0), vb.pp("proj"))?,
+            heads,
+            attn_drop: 0.0,
+            proj_drop: Dropout(0.0),
+        })
+    }
+
+    /// The same with dropout on the probabilities and after the projection.
+    #[must_use]
+    pub fn with_dropout(self, probabilities: f32, projection: f32) -> Self {
+        Attention { attn_drop: probabilities, proj_drop: Dropout(projection), ..self }
+    }
+
+    /// x (B, N, D) -> (B, N, D). `key` draws dropout; `None` turns it off.
+    ///
+    /// # Errors
+    /// When the width differs or the heads do not divide it.
+    pub fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = self.qkv.forward(x)?; // (B, N, 3 D)
+        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop)))?; // (B, N, D)
+        self.proj_drop.forward(&self.proj.forward(&h)?, key.map(|k| k.child("proj_drop")))
+    }
+}

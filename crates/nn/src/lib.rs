@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+mod anatomy;
+mod attention;
+mod batch_norm;
+mod conv;
+mod drop;
+mod embedding;
+pub mod freeze;
+pub mod init;
+mod linear;
+mod mlp;
+mod norm;
+mod patch_embed;
+
+pub use anatomy::Anatomy;
+pub use attention::Attention;
+pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use candlelight_autograd::{Error, Result};
+pub use conv::{Conv2d, ConvTranspose2d};
+pub use drop::{DropPath, Dropout};
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::{GroupNorm, LayerNorm};
+pub use patch_embed::PatchEmbed;

@@ -1,0 +1,54 @@
+//! The two-layer perceptron of a transformer.
+
+use crate::{Dropout, Linear};
+use candle_nn::{Init, VarBuilder};
+use candlelight_autograd::{Key, Result, Value};
+use candlelight_kernels::gelu::Gelu;
+
+/// `fc2(gelu(fc1(x)))` with timm's names.
+///
+/// ```
+/// # use candlelight_autograd::{Key, ParamStore, Tape};
+/// # use candlelight_nn::{Mlp, init};
+/// # let params = ParamStore::new();
+/// # let x = candle_core::Tensor::ones((2, 5, 8), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+/// let layer = Mlp::new(8, 32, init::xavier_uniform, params.builder(Key::new(0)))?;
+/// assert_eq!(layer.forward(&Tape::off().constant(&x), None)?.dims(), [2, 5, 8]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    drop: Dropout,
+}
+
+impl Mlp {
+    /// Weights start as `init` says of their inputs and outputs, biases at 0.
+    ///
+    /// # Errors
+    /// When the builder lacks a tensor.
+    pub fn new(width: usize, hidden: usize, init: fn(usize, usize) -> Init, vb: VarBuilder) -> Result<Self> {
+        Ok(Mlp {
+            fc1: Linear::with_init(width, hidden, init(width, hidden), Init::Const(0.0), vb.pp("fc1"))?,
+            fc2: Linear::with_init(hidden, width, init(hidden, width), Init::Const(0.0), vb.pp("fc2"))?,
+            drop: Dropout(0.0),
+        })
+    }
+
+    /// The same with dropout after both layers.
+    #[must_use]
+    pub fn with_dropout(self, rate: f32) -> Self {
+        Mlp { drop: Dropout(rate), ..self }
+    }
+
+    /// x (.., D) -> (.., D). `key` draws dropout; `None` turns it off.
+    ///
+    /// # Errors
+    /// When the width differs.
+    pub fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = self.fc1.forward_gelu(x, Gelu::Erf)?; // (.., hidden)
+        let h = self.drop.forward(&h, key.map(|k| k.child("mlp_drop")))?;
+        self.drop.forward(&self.fc2.forward(&h)?, key.map(|k| k.child("fc2_drop")))
+    }
+}

@@ -1,0 +1,339 @@
+//! The driver of every optimizer: parameter groups, slots, devices, saved state.
+
+use crate::method::{Method, Now};
+use crate::rules::{Group, Rule, assign};
+use crate::{Error, OptimizerConfig, Result};
+use candle_core::{Device, Tensor, Var};
+use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
+use std::collections::HashMap;
+
+/// What is kept of one parameter between updates, where the parameter is; nothing before the first.
+enum Slots {
+    None,
+    Host(Vec<Vec<f32>>),
+    Device(Vec<Tensor>),
+}
+
+struct Entry {
+    name: String,
+    var: Var,
+    group: Group,
+    slots: Slots,
+}
+
+/// An optimizer of the trainable parameters of a store. Its learning rate comes with each step, from a schedule.
+///
+/// ```
+/// use candlelight_autograd::{Key, ParamStore, Tape, ops};
+/// use candlelight_optim::{AdamWConfig, Optimizer, mae_rules};
+/// # use candle_core::{DType, Device, Tensor};
+/// let params = ParamStore::new();
+/// let weight = params.builder(Key::new(0)).get((2, 3), "weight")?;
+/// let mut optimizer = Optimizer::new(AdamWConfig::default(), &mae_rules(0.05), &params)?;
+/// let images = Tensor::ones((4, 3), DType::F32, &Device::Cpu)?;
+/// for step in 0..10 {
+///     let loss = ops::linear(&Tape::new(&params).constant(&images), &weight, None)?.cross_entropy(&[0, 1, 1, 1], 0.0)?;
+///     optimizer.step(&loss, 1e-2)?;
+/// }
+/// assert_eq!(optimizer.updates(), 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Optimizer {
+    method: Box<dyn Method>,
+    params: ParamStore,
+    entries: Vec<Entry>,
+    updates: u64,
+    max_norm: Option<f64>,
+    /// Of [`Optimizer::step`]; made with its first call.
+    grads: Option<Gradients>,
+}
+
+impl std::fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {} tensors, {} updates", self.method, self.entries.len(), self.updates)
+    }
+}
+
+impl Optimizer {
+    /// An optimizer of every trainable parameter, grouped by `rules`.
+    ///
+    /// # Errors
+    /// When a setting is out of range or a parameter is covered by no rule.
+    pub fn new(config: impl Into<OptimizerConfig>, rules: &[Rule], params: &ParamStore) -> Result<Self> {
+        Self::with(config.into().method(), rules, params)
+    }
+
+    /// The same with a method of one's own.
+    ///
+    /// # Errors
+    /// As [`Optimizer::new`].
+    pub fn with(method: Box<dyn Method>, rules: &[Rule], params: &ParamStore) -> Result<Self> {
+        method.check()?;
+        let entry =
+            |(name, group): (String, Group)| Ok(Entry { var: params.var(&name)?, name, group, slots: Slots::None });
+        let entries = assign(rules, params)?.into_iter().map(entry).collect::<Result<_>>()?;
+        Ok(Optimizer { method, params: params.clone(), entries, updates: 0, max_norm: None, grads: None })
+    }
+
+    /// The same; [`Optimizer::step`] scales the gradients so that their norm is at most `max_norm`.
+    #[must_use]
+    pub fn clip_norm(mut self, max_norm: f64) -> Self {
+        self.max_norm = Some(max_norm);
+        self
+    }
+
+    /// Backward pass of a loss, clipping, update: a training step but for the forward pass. Returns the norm of the gradients before
+    /// they were clipped.
+    ///
+    /// # Errors
+    /// When the loss is no scalar, a trainable parameter has no gradient, or the gradients are not finite; nothing is changed then.
+    pub fn step(&mut self, loss: &Value, lr: f64) -> Result<f64> {
+        let mut grads = self.grads.take().unwrap_or_else(|| Gradients::new(&self.params));
+        grads.zero();
+        let done = self.backward_and_update(loss, lr, &mut grads);
+        self.grads = Some(grads);
+        done
+    }
+
+    fn backward_and_update(&mut self, loss: &Value, lr: f64, grads: &mut Gradients) -> Result<f64> {
+        loss.tape().backward(loss, grads)?;
+        let norm = grads.clip_norm(self.max_norm.unwrap_or(f64::INFINITY))?;
+        if !norm.is_finite() {
+            return Err(Error::NonFinite { norm });
+        }
+        self.update(grads, lr)?;
+        Ok(norm)
+    }
+
+    /// Updates done so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// One update of every parameter from gradients; a group's `lr_scale` multiplies `lr`.
+    ///
+    /// # Errors
+    /// When a gradient is missing; then nothing is changed.
+    pub fn update(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
+        let missing = grads.missing();
+        if let Some(e) = self.entries.iter().find(|e| missing.contains(&e.name)) {
+            return Err(candlelight_autograd::Error::NoGradient { names: vec![e.name.clone()] }.into());
+        }
+        let host: HashMap<&str, &[f32]> = grads.iter().collect();
+        self.updates += 1;
+        for e in &mut self.entries {
+            let now = Now {
+                lr: lr * e.group.lr_scale,
+                weight_decay: e.group.weight_decay,
+                step: self.updates,
+                first: matches!(e.slots, Slots::None),
+                rank: e.var.rank(),
+            };
+            match host.get(e.name.as_str()) {
+                Some(grad) => on_host(&*self.method, now, e, grad)?,
+                None => {
+                    if let Some(grad) = grads.tensor(&e.name)? {
+                        on_device(&*self.method, now, e, &grad.detach())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state by name, for a checkpoint: `NAME.SLOT` for every parameter that was updated.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut out = Vec::new();
+        for e in &self.entries {
+            let tensors = match &e.slots {
+                Slots::None => vec![],
+                Slots::Host(v) => {
+                    v.iter().map(|v| Ok(tensor_from(v.clone(), e.var.dims())?)).collect::<Result<Vec<_>>>()?
+                }
+                Slots::Device(t) => t.clone(),
+            };
+            out.extend(self.method.slots().iter().zip(tensors).map(|(slot, t)| (format!("{}.{slot}", e.name), t)));
+        }
+        Ok(out)
+    }
+
+    /// Takes over saved state and the number of updates.
+    ///
+    /// # Errors
+    /// When something is missing or of another shape; then nothing is changed.
+    pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
+        let names = self.method.slots();
+        let mut loaded = Vec::with_capacity(self.entries.len());
+        for e in &self.entries {
+            let mut found = vec![];
+            for slot in names {
+                let name = format!("{}.{slot}", e.name);
+                match state.get(&name) {
+                    Some(t) if t.dims() == e.var.dims() => found.push(t),
+                    Some(t) => {
+                        return Err(Error::State(format!("{name} has {:?}, expected {:?}", t.dims(), e.var.dims())));
+                    }
+                    None if updates > 0 => return Err(Error::State(format!("{name} is missing"))),
+                    None => {}
+                }
+            }
+            loaded.push(match e.var.device() {
+                _ if found.len() < names.len() || names.is_empty() => Slots::None,
+                Device::Cpu => {
+                    let values = |t: &&Tensor| Ok(t.flatten_all()?.to_vec1()?);
+                    Slots::Host(found.iter().map(values).collect::<Result<_>>()?)
+                }
+                device => {
+                    let there = |t: &&Tensor| Ok(t.detach().to_device(device)?);
+                    Slots::Device(found.iter().map(there).collect::<Result<_>>()?)
+                }
+            });
+        }
+        self.entries.iter_mut().zip(loaded).for_each(|(e, slots)| e.slots = slots);
+        self.updates = updates;
+        Ok(())
+    }
+}
+
+fn on_host(method: &dyn Method, now: Now, e: &mut Entry, grad: &[f32]) -> Result<()> {
+    let n = method.slots().len();
+    let mut slots = match std::mem::replace(&mut e.slots, Slots::None) {
+        Slots::Host(slots) => slots,
+        _ => vec![vec![0.0; grad.len()]; n],
+    };
+    ParamStore::update(&e.var, |p| method.host(now, p, grad, &mut slots))??;
+    if n > 0 {
+        e.slots = Slots::Host(slots);
+    }
+    Ok(())
+}
+
+fn on_device(method: &dyn Method, now: Now, e: &mut Entry, grad: &Tensor) -> Result<()> {
+    let param = e.var.as_tensor().detach();
+    let n = method.slots().len();
+    let mut slots = match std::mem::replace(&mut e.slots, Slots::None) {
+        Slots::Device(slots) => slots,
+        _ => (0..n).map(|_| param.zeros_like()).collect::<candle_core::Result<_>>()?,
+    };
+    let next = method.device(now, &param, grad, &mut slots)?;
+    e.var.set(&next.detach())?;
+    if n > 0 {
+        // A slot that knew where it came from would keep every step's tensors alive.
+        e.slots = Slots::Device(slots.iter().map(Tensor::detach).collect());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AdamWConfig, LarsConfig, SgdConfig};
+    use candle_nn::Init;
+    use candlelight_autograd::{Key, Tape, ops};
+
+    fn problem() -> (ParamStore, Tensor) {
+        let params = ParamStore::new();
+        let vb = params.builder(Key::new(0));
+        vb.get_with_hints((3, 4), "head.weight", Init::Randn { mean: 0.0, stdev: 1.0 }).unwrap();
+        vb.get_with_hints(3, "head.bias", Init::Const(0.5)).unwrap();
+        (params, tensor_from(Key::new(1).normal(8), (2, 4)).unwrap())
+    }
+
+    fn loss(params: &ParamStore, x: &Tensor) -> Value {
+        let t = |n: &str| params.var(n).unwrap();
+        let y = ops::linear(&Tape::new(params).constant(x), &t("head.weight"), Some(&t("head.bias"))).unwrap();
+        ops::cross_entropy(&y, &[0, 2], 0.0).unwrap()
+    }
+
+    fn bits(params: &ParamStore) -> Vec<u32> {
+        let of = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        params.values().iter().flat_map(|(_, t)| of(t)).map(f32::to_bits).collect()
+    }
+
+    fn all() -> [OptimizerConfig; 4] {
+        [
+            AdamWConfig::default().into(),
+            SgdConfig { momentum: 0.9, nesterov: true }.into(),
+            SgdConfig { momentum: 0.0, nesterov: false }.into(),
+            LarsConfig::default().into(),
+        ]
+    }
+
+    fn rules() -> [Rule; 1] {
+        [Rule::named("*", Group { weight_decay: 0.1, lr_scale: 0.5 })]
+    }
+
+    #[test]
+    fn saved_state_continues_bit_for_bit() {
+        for config in all() {
+            let (params, x) = problem();
+            let mut optimizer = Optimizer::new(config, &rules(), &params).unwrap();
+            assert!(optimizer.state().unwrap().is_empty());
+            optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+            let saved: HashMap<String, Tensor> = optimizer.state().unwrap().into_iter().collect();
+            let (copy, _) = problem();
+            params.values().iter().for_each(|(n, t)| copy.set(n, t).unwrap());
+            let mut again = Optimizer::new(config, &rules(), &copy).unwrap();
+            let slots = config.method().slots();
+            if let Some(slot) = slots.first() {
+                let e = again.load_state(&HashMap::new(), 1).unwrap_err().to_string();
+                assert!(e.contains(&format!("head.weight.{slot} is missing")), "{e}");
+            }
+            again.load_state(&saved, 1).unwrap();
+            optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+            again.step(&loss(&copy, &x), 1e-2).unwrap();
+            assert_eq!((bits(&params), again.updates()), (bits(&copy), 2), "{config:?}");
+            assert_eq!(saved.len(), 2 * slots.len());
+        }
+    }
+
+    #[test]
+    fn the_update_on_a_device_is_the_kernels_and_holds_no_graph() {
+        for config in all() {
+            let method = config.method();
+            let dims = (2, 3);
+            let (mut p, var) =
+                (Key::new(1).normal(6), Var::from_vec(Key::new(1).normal(6), dims, &Device::Cpu).unwrap());
+            let mut host = vec![vec![0.0; 6]; method.slots().len()];
+            let mut entry =
+                Entry { name: "w".into(), var, group: Group { weight_decay: 0.1, lr_scale: 1.0 }, slots: Slots::None };
+            for step in 1..4 {
+                let g = Key::new(10 + step).normal(6);
+                let now = Now { lr: 1e-2, weight_decay: 0.1, step, first: step == 1, rank: 2 };
+                method.host(now, &mut p, &g, &mut host).unwrap();
+                // As if candle had computed it from a parameter.
+                let graph = Var::from_vec(g, dims, &Device::Cpu).unwrap();
+                on_device(&*method, now, &mut entry, &graph.as_tensor().affine(1.0, 0.0).unwrap()).unwrap();
+                if let Slots::Device(slots) = &entry.slots {
+                    assert!(slots.iter().all(|t| !t.track_op()), "{config:?}: a moment with a graph");
+                }
+            }
+            let there = entry.var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(p.iter().zip(&there).all(|(a, b)| (a - b).abs() < 1e-6), "{config:?}: {p:?} {there:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_made_changes_nothing() {
+        let (params, x) = problem();
+        let mut optimizer = Optimizer::new(AdamWConfig::default(), &rules(), &params).unwrap().clip_norm(1e-3);
+        let before = bits(&params);
+        let broken = (&x * f64::NAN).unwrap();
+        let e = optimizer.step(&loss(&params, &broken), 1e-2).unwrap_err().to_string();
+        assert!(e.contains("not a finite number") && bits(&params) == before, "{e}");
+        let norm = optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        assert!(norm > 1e-3 && bits(&params) != before);
+        let e = optimizer.update(&Gradients::new(&params), 1e-2).unwrap_err().to_string();
+        assert!(e.contains("head.weight"), "{e}");
+        assert_eq!(optimizer.updates(), 1);
+    }
+
+    #[test]
+    fn an_optimizer_may_move_to_another_thread() {
+        fn moves<T: Send>() {}
+        moves::<Optimizer>();
+    }
+}
