@@ -1,4 +1,4 @@
-//! Errors of data: each names the file.
+//! The errors of this crate.
 
 use std::path::PathBuf;
 
@@ -13,25 +13,27 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// Bytes that are no image we read.
+    /// Bytes or pixels that cannot become the image that is wanted.
     #[error("{0}")]
     Decode(String),
-    /// A setting that makes no sense.
+    /// A setting that is out of range or does not fit the data.
     #[error("{0}")]
     Config(String),
-    /// From a kernel.
+    /// An error of a kernel.
     #[error(transparent)]
     Kernel(#[from] candlelight_kernels::Error),
     /// Too many samples could not be read.
-    #[error("{bad} of {total} samples cannot be read, more than the {allowed} allowed; the first: {first}")]
+    #[error(
+        "{bad} of {total} samples cannot be read, more than the {allowed} allowed by max_bad; the first one: {first}"
+    )]
     TooManyBad {
         /// Unreadable samples so far.
         bad: usize,
         /// Samples of the data set.
         total: usize,
-        /// How many may be.
+        /// Samples that may be unreadable.
         allowed: usize,
-        /// Name and error of the first.
+        /// Name and error of the first unreadable sample.
         first: String,
     },
 }

@@ -1,0 +1,126 @@
+//! Batches, which a loader delivers, and the trait of what changes them as a whole.
+
+use crate::error::{Error, Result};
+use crate::load::pipeline::Normalize;
+use crate::sets::Label;
+use candlelight_kernels::Key;
+
+/// The pixels of a batch, (views x B, C, H, W), the first view of every sample first.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pixels {
+    /// Normalised values.
+    F32(Vec<f32>),
+    /// Bytes, to be normalised by the consumer.
+    U8(Vec<u8>),
+}
+
+impl Pixels {
+    /// The values as f32; bytes are normalised.
+    pub fn into_f32(self, normalize: &Normalize, plane: usize) -> Vec<f32> {
+        match self {
+            Pixels::F32(v) => v,
+            Pixels::U8(v) => {
+                let channels = normalize.mean.len();
+                let one = |(c, p): (usize, &[u8])| p.iter().map(|v| normalize.value(c, *v)).collect::<Vec<f32>>();
+                v.chunks_exact(plane.max(1)).enumerate().flat_map(|(i, p)| one((i % channels, p))).collect()
+            }
+        }
+    }
+
+    /// The values, where they are f32.
+    ///
+    /// # Errors
+    /// When they are bytes.
+    pub fn f32(self) -> Result<Vec<f32>> {
+        match self {
+            Pixels::F32(v) => Ok(v),
+            Pixels::U8(_) => Err(Error::Config(
+                "the batch holds bytes, but f32 values were expected: use `into_f32`, or a loader without `bytes`"
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// The label of a sample that has no class or several.
+pub const UNLABELLED: u32 = u32::MAX;
+
+/// A batch, ready to become tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The pixels.
+    pub images: Pixels,
+    /// Height and width.
+    pub size: (usize, usize),
+    /// Channels.
+    pub channels: usize,
+    /// Views of each sample.
+    pub views: usize,
+    /// Class of each sample; [`UNLABELLED`] where there is none.
+    pub labels: Vec<u32>,
+    /// Targets (B, classes), where classes are mixed or smoothed, or a sample has several.
+    pub targets: Option<Vec<f32>>,
+    /// The samples' places in the data set (in a stream: in the epoch).
+    pub indices: Vec<usize>,
+}
+
+/// The epoch and step that a batch is made for, and a key for what is random about it.
+#[derive(Debug)]
+pub struct Moment {
+    /// The epoch.
+    pub epoch: usize,
+    /// The step of the epoch.
+    pub step: usize,
+    /// A key of (seed, epoch, step).
+    pub key: Key,
+}
+
+/// Changes whole batches: mixup, other labels, or anything a user writes. It runs on the worker threads.
+pub trait Collate: Send + Sync {
+    /// The batch that training gets.
+    ///
+    /// # Errors
+    /// When the batch cannot be used; the error ends the epoch.
+    fn collate(&self, batch: Batch, moment: &Moment) -> Result<Batch>;
+}
+
+/// Moves the views of `kept` samples together.
+pub(crate) fn squeeze(images: &mut Pixels, views: usize, n: usize, kept: usize, len: usize) {
+    fn run<T: Copy>(v: &mut Vec<T>, views: usize, n: usize, kept: usize, len: usize) {
+        for view in 1..views {
+            v.copy_within(view * n * len..(view * n + kept) * len, view * kept * len);
+        }
+        v.truncate(views * kept * len);
+    }
+    match images {
+        Pixels::F32(v) => run(v, views, n, kept, len),
+        Pixels::U8(v) => run(v, views, n, kept, len),
+    }
+}
+
+pub(crate) fn multi_hot(labels: &[Label], classes: usize) -> Result<Vec<f32>> {
+    let mut out = vec![0.0; labels.len() * classes];
+    for (row, label) in out.chunks_exact_mut(classes.max(1)).zip(labels) {
+        let all = match label {
+            Label::None => &[],
+            Label::Class(c) => std::slice::from_ref(c),
+            Label::Classes(c) => c.as_slice(),
+        };
+        for c in all {
+            match row.get_mut(*c as usize) {
+                Some(v) => *v = 1.0,
+                None => {
+                    return Err(Error::Config(format!(
+                        "a sample has label {c}, but the data set names only {classes} classes: expected a lower label"
+                    )));
+                }
+            }
+        }
+    }
+    if classes == 0 {
+        return Err(Error::Config(
+            "samples have several labels, but the data set names no classes: its `classes` must list them".into(),
+        ));
+    }
+    Ok(out)
+}

@@ -1,0 +1,120 @@
+//! CIFAR-10 and CIFAR-100 in their binary files.
+
+use crate::error::{Result, file};
+use crate::image::Image;
+use crate::sets::dataset::{Dataset, Label, Picture, Sample};
+use std::path::Path;
+
+const SIDE: usize = 32;
+const PIXELS: usize = 3 * SIDE * SIDE;
+const TEN: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// 32 x 32 colour images with labels, held in memory.
+#[derive(Debug, Clone)]
+pub struct Cifar {
+    records: Vec<u8>,
+    /// Bytes before a record's pixels.
+    head: usize,
+    classes: Vec<String>,
+}
+
+impl Cifar {
+    /// CIFAR-10 from `data_batch_1.bin` to `data_batch_5.bin`, or from `test_batch.bin`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn ten(dir: &Path, train: bool) -> Result<Self> {
+        let files: Vec<String> = if train {
+            (1..=5).map(|i| format!("data_batch_{i}.bin")).collect()
+        } else {
+            vec!["test_batch.bin".into()]
+        };
+        Self::read(dir, &files, 1, TEN.map(String::from).to_vec())
+    }
+
+    /// CIFAR-100 from `train.bin` or `test.bin`, by its fine labels. Class names are the lines of `fine_label_names.txt`,
+    /// if the folder holds it.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn hundred(dir: &Path, train: bool) -> Result<Self> {
+        let names = std::fs::read_to_string(dir.join("fine_label_names.txt")).unwrap_or_default();
+        let mut classes: Vec<String> = names.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
+        if classes.len() != 100 {
+            classes = (0..100).map(|i| i.to_string()).collect();
+        }
+        Self::read(dir, &[if train { "train.bin" } else { "test.bin" }.into()], 2, classes)
+    }
+
+    fn read(dir: &Path, files: &[String], head: usize, classes: Vec<String>) -> Result<Self> {
+        let mut records = Vec::new();
+        for name in files {
+            let path = dir.join(name);
+            let bytes = std::fs::read(&path).map_err(|e| file(&path, e))?;
+            if bytes.is_empty() || bytes.len() % (head + PIXELS) != 0 {
+                let record = head + PIXELS;
+                return Err(file(&path, format!("{} bytes are not whole records of {record} bytes", bytes.len())));
+            }
+            let label = |r: &[u8]| usize::from(r[head - 1]);
+            if let Some(r) = bytes.chunks_exact(head + PIXELS).find(|r| label(r) >= classes.len()) {
+                return Err(file(
+                    &path,
+                    format!("a record has label {} of {} classes, which are numbered from 0", label(r), classes.len()),
+                ));
+            }
+            records.extend(bytes);
+        }
+        Ok(Cifar { records, head, classes })
+    }
+
+    fn record(&self, i: usize) -> &[u8] {
+        &self.records[i * (self.head + PIXELS)..][..self.head + PIXELS]
+    }
+}
+
+impl Dataset for Cifar {
+    fn len(&self) -> usize {
+        self.records.len() / (self.head + PIXELS)
+    }
+
+    fn get(&self, i: usize) -> Result<Sample> {
+        let pixels = &self.record(i)[self.head..];
+        let image = Image::from_planes(SIDE, SIDE, 3, pixels);
+        Ok(Sample { picture: Picture::Image(image), label: self.label(i)? })
+    }
+
+    fn label(&self, i: usize) -> Result<Label> {
+        Ok(Label::Class(u32::from(self.record(i)[self.head - 1])))
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_and_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, records: &[(&[u8], u8)]| {
+            let bytes: Vec<u8> =
+                records.iter().flat_map(|(head, v)| [head.to_vec(), vec![*v; PIXELS]].concat()).collect();
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        };
+        put("test_batch.bin", &[(&[3], 7), (&[9], 8)]);
+        let d = Cifar::ten(dir.path(), false).unwrap();
+        assert_eq!((d.len(), d.label(1).unwrap(), d.classes()[9].as_str()), (2, Label::Class(9), "truck"));
+        let image = d.get(1).unwrap().image(&Default::default()).unwrap();
+        assert_eq!((image.width, image.data[0]), (32, 8));
+        assert!(Cifar::ten(dir.path(), true).unwrap_err().to_string().contains("data_batch_1"));
+        put("train.bin", &[(&[1, 99], 0)]);
+        assert_eq!(Cifar::hundred(dir.path(), true).unwrap().label(0).unwrap(), Label::Class(99));
+        put("test_batch.bin", &[(&[10], 0)]);
+        assert!(Cifar::ten(dir.path(), false).unwrap_err().to_string().contains("label 10 of 10"));
+        std::fs::write(dir.path().join("test_batch.bin"), [0; 3000]).unwrap();
+        assert!(Cifar::ten(dir.path(), false).unwrap_err().to_string().contains("whole records"));
+    }
+}
