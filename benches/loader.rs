@@ -7,7 +7,8 @@
 mod turns;
 
 use candlelight::data::{ClassOrder, Decode, Filter, Image, Label, Picture, Sample, decode};
-use candlelight::kernels::{mem, resize};
+use candlelight::kernels::image::resize;
+use candlelight::kernels::mem;
 use candlelight::prelude::*;
 use std::path::Path;
 use std::sync::Arc;

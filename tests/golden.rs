@@ -3,7 +3,7 @@
 mod goldens;
 
 use candle_core::Tensor;
-use candlelight::kernels::gelu::Gelu;
+use candlelight::kernels::act::gelu::Gelu;
 use candlelight::models::vit::Pool;
 use candlelight::models::weights;
 use candlelight::optim::AdamWConfig;

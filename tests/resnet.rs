@@ -5,7 +5,7 @@ mod goldens;
 use candle_core::Tensor;
 use candlelight::autograd::tensor_from;
 use candlelight::dist::{Comm, Solo};
-use candlelight::kernels::drop_block;
+use candlelight::kernels::drop::block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
 use candlelight::models::{BatchNorm, BatchNormConfig};
@@ -64,9 +64,9 @@ fn single_operations_are_pytorchs() {
     run("blur3_s2", &|x| ops::blur_pool2d(x, 3, 2), &none);
     run("blur5_s1", &|x| ops::blur_pool2d(x, 5, 1), &none);
     for size in [3, 5, 4] {
-        let b = drop_block::DropBlock { batch: 2, height: 9, width: 11, size, rate: 0.1 };
+        let b = block::DropBlock { batch: 2, height: 9, width: 11, size, rate: 0.1 };
         let centres: Vec<bool> = values(&g[&format!("drop_block{size}.centres")]).iter().map(|c| *c > 0.0).collect();
-        let mask = drop_block::spread(&b, &centres).unwrap();
+        let mask = block::spread(&b, &centres).unwrap();
         close("drop_block", &mask, &values(&g[&format!("drop_block{size}.mask")]), 1e-6, 0.0);
     }
 }

@@ -3,9 +3,11 @@
 
 use crate::tensor::{CpuSlice, tensor_from};
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
+use candlelight_kernels::matmul::linear as lin;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::{Precision, attention as attn, layer_norm as ln, linear as lin};
+use candlelight_kernels::norm::layer as ln;
+use candlelight_kernels::{Precision, attention as attn};
 
 fn slice<'a>(s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
     match (s, l.contiguous_offsets()) {
@@ -99,14 +101,14 @@ impl CustomOp1 for GeluOp {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, lx)?;
         let mut y = buffer(x.len());
-        kernel(candlelight_kernels::gelu::forward(self.0, x, &mut y))?;
+        kernel(candlelight_kernels::act::gelu::forward(self.0, x, &mut y))?;
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, d: &Tensor) -> Result<Option<Tensor>> {
         let (xs, ds) = (values(x)?, values(d)?);
         let mut dx = buffer(xs.len());
-        kernel(candlelight_kernels::gelu::backward(self.0, &xs, &ds, &mut dx))?;
+        kernel(candlelight_kernels::act::gelu::backward(self.0, &xs, &ds, &mut dx))?;
         Ok(Some(like(dx, x)?))
     }
 }

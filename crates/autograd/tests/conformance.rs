@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use candlelight_autograd::ops::{self, Activation, GlobalPool, Then, Weight};
 use candlelight_autograd::{Gradients, Key, ParamStore, Result, Tape, Value};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 type Function = Box<dyn Fn(&[Value]) -> Result<Value>>;
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Init;
 use candlelight_autograd::{Error, Gradient, Gradients, Key, ParamStore, Precision, Tape, bridge, ops, tensor_from};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 use std::sync::{Arc, Mutex};
 
 fn store(tensors: &[(&str, &[usize])]) -> ParamStore {

@@ -1,6 +1,7 @@
 //! Speed of the matrix products: `cargo bench -p candlelight-kernels --bench gemm`.
 
-use candlelight_kernels::gemm::{MatMut, MatRef, Precision, gemm};
+use candlelight_kernels::matmul::gemm::gemm;
+use candlelight_kernels::matmul::{MatMut, MatRef, Precision};
 use std::time::Instant;
 
 /// (m, n, k) of MAE ViT-B/16 at batch 16: encoder MLP, decoder MLP, and a weight gradient.

@@ -4,14 +4,15 @@
 //! (sample, head) is one task: products on strided views, the (N, N) scores in a scratch buffer that stays in cache. Only
 //! the log of each row's sum is kept; the backward pass computes the probabilities again.
 
-use crate::dropout::{check_rate, keep4};
+use crate::base::mem::scratch;
+use crate::base::par::{Shared, each};
+use crate::base::simd::{LANES, dot, exp, fold, fold_max, simd_fn};
+use crate::drop::dropout::{check_rate, keep4};
 use crate::error::{Error, Result, expect_len};
-use crate::gemm::{MatMut, MatRef, Precision, gemm_serial};
-use crate::mem::scratch;
-use crate::par::{Shared, each};
-use crate::simd::{LANES, dot, exp, fold, fold_max, simd_fn};
+use crate::matmul::gemm::gemm_serial;
+use crate::matmul::{MatMut, MatRef, Precision};
 
-/// Sizes of an attention.
+/// The sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dims {
     /// Samples.
@@ -33,7 +34,7 @@ pub struct Dims {
 pub struct Dropout {
     /// The key's words.
     pub words: [u32; 2],
-    /// In [0, 1).
+    /// Share of the probabilities that are dropped, in [0, 1).
     pub rate: f32,
 }
 
@@ -69,7 +70,7 @@ simd_fn! {
             for v in row.iter_mut() {
                 *v *= inv;
             }
-            // ln through f64: once a row, and the same bits everywhere.
+            // ln through f64: once per row, and the same bits everywhere.
             *lse = m + f64::from(sum).ln() as f32;
         }
     }
@@ -146,7 +147,7 @@ fn views<'a>(qkv: &'a [f32], d: &Dims, b: usize, h: usize) -> Result<[MatRef<'a>
     Ok([part(0)?, part(1)?, part(2)?])
 }
 
-/// out = softmax(scale q k^T) v; `lse` (B, H, N) is what [`backward`] needs.
+/// Computes `out = softmax(scale q k^T) v`; `lse` (B, H, N) is what [`backward`] needs.
 ///
 /// # Errors
 /// When the lengths do not fit.
@@ -176,7 +177,7 @@ pub fn forward(d: &Dims, qkv: &[f32], dropout: Option<Dropout>, out: &mut [f32],
     })
 }
 
-/// The gradient of [`forward`] with respect to the packed projections.
+/// Computes the gradient of [`forward`] with respect to the packed projections.
 ///
 /// # Errors
 /// When the lengths do not fit.
@@ -240,8 +241,8 @@ fn run(tasks: usize, f: impl Fn(usize) -> Result<()> + Sync + Send) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::cpu::with_level;
     use crate::check::{close, dot64, f64s, finite_difference, levels, random};
-    use crate::cpu::with_level;
 
     fn reference(d: &Dims, qkv: &[f64], dropout: Option<Dropout>) -> Vec<f64> {
         let (n, width) = (d.tokens, d.heads * d.head_dim);

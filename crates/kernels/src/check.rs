@@ -1,6 +1,6 @@
 //! What the kernels' tests share: inputs, central differences in f64, comparisons.
 
-use crate::cpu::{Level, detected};
+use crate::base::cpu::{Level, detected};
 
 /// The levels this CPU has.
 pub(crate) fn levels() -> impl Iterator<Item = Level> {

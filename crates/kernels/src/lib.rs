@@ -1,43 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
-pub mod adamw;
+pub mod act;
 pub mod attention;
-pub mod batch_norm;
-pub mod blur;
+pub mod base;
 pub mod conv;
-mod conv_blocks;
-mod conv_depthwise;
-mod conv_direct;
-mod conv_gather;
-mod conv_tile;
-pub mod cpu;
-pub mod drop_block;
-pub mod dropout;
-pub mod elementwise;
+pub mod drop;
 mod error;
-pub mod gelu;
-pub mod gemm;
-mod gemm_bf16;
-pub mod group_norm;
-pub mod layer_norm;
-pub mod linear;
+pub mod image;
 pub mod loss;
-pub mod mae_loss;
-pub mod mem;
-mod pack_bf16;
-mod par;
-pub mod patch;
+pub mod matmul;
+pub mod norm;
+pub mod optim;
 pub mod pool;
-pub mod resize;
 pub mod rng;
-pub mod sgd;
-mod simd;
 pub mod tokens;
 
 #[cfg(test)]
 mod check;
 
+pub use base::{cpu, elementwise, mem};
 pub use error::{Error, Result};
-pub use gemm::Precision;
+pub use matmul::Precision;
 pub use rng::Key;

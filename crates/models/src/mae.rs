@@ -10,8 +10,8 @@ use crate::vit::{Block, EPS, Rates, VARIANTS as VIT, VitConfig};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, ParamStore, Tape, Value, ops, tensor_from};
-use candlelight_kernels::mae_loss::patch_statistics;
-use candlelight_kernels::patch::{self, Grid};
+use candlelight_kernels::loss::mae::patch_statistics;
+use candlelight_kernels::tokens::patch::{self, Grid};
 use candlelight_nn::{Anatomy, LayerNorm, Linear, PatchEmbed, init};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,7 @@ use crate::registry::{Published, Variant};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, ParamStore, Tape, Value, ops};
-use candlelight_kernels::patch::Grid;
+use candlelight_kernels::tokens::patch::Grid;
 use candlelight_nn::{
     Anatomy, Attention, BatchNorm, BatchNormConfig, DropPath, LayerNorm, Linear, Mlp, PatchEmbed, init,
 };

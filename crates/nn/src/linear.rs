@@ -4,7 +4,7 @@ use crate::init;
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Result, Value, ops};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 /// `y = x w^T + b`: PyTorch's `Linear`, with `weight` (O, I) and `bias` (O).
 ///

@@ -3,7 +3,7 @@
 use crate::{Dropout, Linear};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, Result, Value};
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 /// `fc2(gelu(fc1(x)))` with timm's names.
 ///

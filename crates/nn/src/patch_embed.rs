@@ -4,14 +4,14 @@ use crate::init;
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Error, Result, Value, ops};
-use candlelight_kernels::patch::Grid;
+use candlelight_kernels::tokens::patch::Grid;
 
 /// Patches to tokens: a convolution with kernel = stride = patch, `proj.weight` (D, C, p, p) and `proj.bias` (D), as one product over
 /// the patches that are asked for.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape};
-/// # use candlelight_kernels::patch::Grid;
+/// # use candlelight_kernels::tokens::patch::Grid;
 /// # use candlelight_nn::{PatchEmbed, init};
 /// # let params = ParamStore::new();
 /// # let images = candle_core::Tensor::ones((2, 3, 8, 12), candle_core::DType::F32, &candle_core::Device::Cpu)?;

@@ -3,7 +3,7 @@
 use crate::method::{Method, Now};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use candlelight_kernels::adamw::{Part, Step, adamw};
+use candlelight_kernels::optim::adamw::{Part, Step, adamw};
 use serde::{Deserialize, Serialize};
 
 /// AdamW's settings: `m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, with `m'` and `v'`

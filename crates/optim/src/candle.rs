@@ -2,7 +2,7 @@
 
 use candle_core::Var;
 use candlelight_autograd::ParamStore;
-use candlelight_kernels::adamw::{Part, Step, adamw};
+use candlelight_kernels::optim::adamw::{Part, Step, adamw};
 
 /// AdamW's update behind candle's `Optimizer` trait, for candle training loops: one group, gradients from candle.
 #[derive(Debug)]

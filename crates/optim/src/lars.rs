@@ -5,7 +5,7 @@ use crate::sgd::check_momentum;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candlelight_kernels::elementwise::sum_squares;
-use candlelight_kernels::sgd::{Step, sgd};
+use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
 /// LARS's settings: gradients of matrices get their decay, then are scaled by `trust |p| / |g|`, 1 where either is 0; vectors are left

@@ -3,7 +3,7 @@
 use crate::method::{Method, Now};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use candlelight_kernels::sgd::{Step, sgd};
+use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
 /// SGD's settings: `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`; the first `v` is the gradient, and

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::op::{Attr, Attrs, Done, Inputs, Op};
 use crate::tape::Value;
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 /// An activation. Input x (..) -> (..).
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,7 +5,8 @@ use crate::backend::Backend;
 use crate::error::{Result, shape};
 use crate::op::{Attrs, Done, Inputs, Op};
 use crate::tape::Value;
-use candlelight_kernels::{Key, drop_block as block, dropout as drop};
+use candlelight_kernels::Key;
+use candlelight_kernels::drop::{block, dropout as drop};
 use std::sync::Arc;
 
 /// Values that are dropped at random; the others are scaled so that the mean stays. Input x (..) -> (..).

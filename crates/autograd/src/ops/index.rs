@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Result, shape};
 use crate::op::{Attr, Attrs, Done, Inputs, Op};
 use crate::tape::{Tape, Value};
-use candlelight_kernels::patch::check_ids;
+use candlelight_kernels::tokens::patch::check_ids;
 use std::sync::Arc;
 
 /// Entries by number.

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Result, shape};
 use crate::op::{Attr, Attrs, Done, Inputs, Op};
 use crate::tape::Value;
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 /// Inputs x (.., I), w (O, ..), and b (O) or none.
 #[derive(Debug, Clone, Copy)]

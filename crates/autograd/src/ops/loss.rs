@@ -6,7 +6,7 @@ use crate::error::{Result, shape};
 use crate::op::{Attrs, Done, Inputs, Op};
 use crate::tape::Value;
 use candle_core::Tensor;
-use candlelight_kernels::patch::{Grid, check_ids};
+use candlelight_kernels::tokens::patch::{Grid, check_ids};
 use std::sync::Arc;
 
 /// A loss. The first input is what the model says; the result is a scalar.

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Result, shape};
 use crate::op::{Attrs, Done, Inputs, Op};
 use crate::tape::Value;
-use candlelight_kernels::patch::{Grid, check_ids};
+use candlelight_kernels::tokens::patch::{Grid, check_ids};
 use std::sync::Arc;
 
 /// Input images (B, C, H, W) -> (B, K or L, C p p).

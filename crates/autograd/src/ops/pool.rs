@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Result, shape};
 use crate::op::{Attrs, Done, Inputs, Op};
 use crate::tape::Value;
-use candlelight_kernels::{blur, pool};
+use candlelight_kernels::pool::{blur, window};
 
 /// Window, steps and border of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +30,10 @@ impl Pool2dConfig {
     ///
     /// # Errors
     /// When x has other dimensions.
-    pub fn sizes(self, x: &[usize]) -> Result<pool::Pool> {
+    pub fn sizes(self, x: &[usize]) -> Result<window::Pool> {
         let [batch, height, width, channels] = image("pool2d", x)?;
         let Pool2dConfig { kernel, stride, padding, ceil } = self;
-        Ok(pool::Pool { batch, height, width, channels, kernel, stride, padding, ceil })
+        Ok(window::Pool { batch, height, width, channels, kernel, stride, padding, ceil })
     }
 }
 

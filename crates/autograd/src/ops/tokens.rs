@@ -6,8 +6,8 @@ use crate::error::{Result, shape};
 use crate::op::{Attr, Attrs, Done, Inputs, Op};
 use crate::tape::Value;
 use candle_core::Tensor;
-use candlelight_kernels::patch::check_ids;
-use candlelight_kernels::tokens::check_order;
+use candlelight_kernels::tokens::patch::check_ids;
+use candlelight_kernels::tokens::sequence::check_order;
 use std::sync::Arc;
 
 /// Inputs x (B, N, D) and a table of N D values -> (B, N, D): the table is added to every sample.

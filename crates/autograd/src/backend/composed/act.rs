@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::op::{Done, Inputs};
 use crate::ops::Activation;
 use candle_core::Tensor;
-use candlelight_kernels::gelu::Gelu;
+use candlelight_kernels::act::gelu::Gelu;
 
 pub(crate) fn activation(op: &Activation, x: &Inputs<'_>) -> Result<Done> {
     let (op, x) = (*op, x.tensor(0).clone());

@@ -5,7 +5,7 @@ use super::{ids, rows, upload};
 use crate::error::Result;
 use crate::op::{Done, Inputs};
 use crate::ops::{AddKept, Drop};
-use candlelight_kernels::dropout as kernel;
+use candlelight_kernels::drop::dropout as kernel;
 
 pub(crate) fn drop(op: &Drop, inputs: &Inputs<'_>) -> Result<Done> {
     let x = inputs.tensor(0);

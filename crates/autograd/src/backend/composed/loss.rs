@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::op::{Done, Inputs};
 use crate::ops::Loss;
 use candle_core::Tensor;
-use candlelight_kernels::patch::Grid;
+use candlelight_kernels::tokens::patch::Grid;
 
 pub(crate) fn loss(op: &Loss, inputs: &Inputs<'_>) -> Result<Done> {
     let x = inputs.tensor(0);

@@ -4,13 +4,13 @@ use crate::error::Result;
 use crate::op::{Done, Inputs};
 use crate::tape::Grad;
 use crate::tensor::{CpuSlice, tensor_from};
-use candlelight_kernels::gelu::{self as kernel, Gelu};
+use candlelight_kernels::act::gelu::{self as kernel, Gelu};
+use candlelight_kernels::act::relu;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::pool;
 
 pub(super) fn relu(x: &Inputs<'_>) -> Result<Done> {
     let mut y = x.slice("relu", 0)?.to_vec();
-    pool::relu(&mut y);
+    relu::relu(&mut y);
     let y = tensor_from(y, x.tensor(0).shape())?;
     let kept = y.clone();
     Ok(Done::host(y, move |g, b| {
@@ -18,7 +18,7 @@ pub(super) fn relu(x: &Inputs<'_>) -> Result<Done> {
             return Ok(());
         }
         let mut d = g.into_vec();
-        pool::relu_backward(&CpuSlice::new("relu", &kept)?, &mut d)?;
+        relu::relu_backward(&CpuSlice::new("relu", &kept)?, &mut d)?;
         b.add(0, Grad::new(d))
     }))
 }

@@ -6,8 +6,8 @@ use crate::ops::{BatchNormOp, joint, joint_sums};
 use crate::tape::Grad;
 use crate::tensor::{CpuSlice, tensor_from};
 use candle_core::{Tensor, Var};
-use candlelight_kernels::batch_norm as kernel;
 use candlelight_kernels::mem::buffer;
+use candlelight_kernels::norm::batch as kernel;
 
 const NAME: &str = "batch_norm";
 

@@ -5,8 +5,9 @@ use crate::op::{Done, Inputs};
 use crate::ops::{AddKept, Drop};
 use crate::tape::Grad;
 use crate::tensor::tensor_from;
+use candlelight_kernels::drop::{block, dropout};
+use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::{drop_block, dropout, elementwise};
 
 pub(super) fn drop(op: &Drop, x: &Inputs<'_>) -> Result<Done> {
     let dims = x.tensor(0).dims();
@@ -16,7 +17,7 @@ pub(super) fn drop(op: &Drop, x: &Inputs<'_>) -> Result<Done> {
     let masked = move |x: &[f32], y: &mut [f32]| match &op {
         Drop::Values { words, rate } => dropout::dropout(*words, *rate, x, y),
         Drop::Samples { words, rate } => dropout::drop_path(*words, *rate, samples, x, y),
-        Drop::Blocks { mask, .. } => drop_block::apply(mask, channels, x, y),
+        Drop::Blocks { mask, .. } => block::apply(mask, channels, x, y),
     };
     let mut y = buffer(x.tensor(0).elem_count());
     masked(&x.slice("dropout", 0)?, &mut y)?;

@@ -5,7 +5,7 @@ use crate::op::{Done, Inputs};
 use crate::ops::LinearOp;
 use crate::tape::Grad;
 use crate::tensor::{CpuSlice, tensor_from};
-use candlelight_kernels::linear as kernel;
+use candlelight_kernels::matmul::linear as kernel;
 use candlelight_kernels::mem::buffer;
 
 pub(super) fn linear(op: &LinearOp, inputs: &Inputs<'_>) -> Result<Done> {
@@ -29,7 +29,7 @@ pub(super) fn linear(op: &LinearOp, inputs: &Inputs<'_>) -> Result<Done> {
             (Some(kind), None) => {
                 let mut pre = buffer(rows * outputs);
                 kernel::forward(precision, &xs, &ws, None, features, &mut pre)?;
-                candlelight_kernels::gelu::forward(kind, &pre, &mut y)?;
+                candlelight_kernels::act::gelu::forward(kind, &pre, &mut y)?;
                 Some((kind, pre))
             }
             (None, bias) => {

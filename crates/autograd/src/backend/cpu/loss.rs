@@ -5,9 +5,10 @@ use crate::op::{Done, Inputs};
 use crate::ops::Loss;
 use crate::tape::Grad;
 use crate::tensor::tensor_from;
+use candlelight_kernels::elementwise;
+use candlelight_kernels::loss::{bce, cross_entropy, mae};
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::patch::Grid;
-use candlelight_kernels::{elementwise, loss as kernel, mae_loss};
+use candlelight_kernels::tokens::patch::Grid;
 
 pub(super) fn loss(op: &Loss, inputs: &Inputs<'_>) -> Result<Done> {
     let name = "loss";
@@ -18,12 +19,12 @@ pub(super) fn loss(op: &Loss, inputs: &Inputs<'_>) -> Result<Done> {
         Loss::Mae { patch, mask, norm_pix } => {
             let (_, channels, height, width) = inputs.tensor(1).dims4()?;
             let g = Grid { channels, height, width, patch: *patch };
-            mae_loss::forward(&g, &inputs.slice(name, 1)?, &x, mask, *norm_pix, &mut d)?
+            mae::forward(&g, &inputs.slice(name, 1)?, &x, mask, *norm_pix, &mut d)?
         }
-        Loss::CrossEntropy { labels, smoothing } => kernel::cross_entropy(&x, labels, *smoothing, &mut d)?,
-        Loss::SoftCrossEntropy => kernel::soft_cross_entropy(&x, &inputs.slice(name, 1)?, batch, &mut d)?,
+        Loss::CrossEntropy { labels, smoothing } => cross_entropy::cross_entropy(&x, labels, *smoothing, &mut d)?,
+        Loss::SoftCrossEntropy => cross_entropy::soft_cross_entropy(&x, &inputs.slice(name, 1)?, batch, &mut d)?,
         Loss::BinaryCrossEntropy { sum_classes } => {
-            kernel::binary_cross_entropy(&x, &inputs.slice(name, 1)?, batch, *sum_classes, &mut d)?
+            bce::binary_cross_entropy(&x, &inputs.slice(name, 1)?, batch, *sum_classes, &mut d)?
         }
     };
     Ok(Done::host(tensor_from(vec![value], ())?, move |g, b| {

@@ -6,7 +6,7 @@ use crate::ops::{GroupNormOp, LayerNormOp};
 use crate::tape::Grad;
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::{group_norm as group, layer_norm as kernel};
+use candlelight_kernels::norm::{group, layer as kernel};
 
 pub(super) fn layer_norm(op: &LayerNormOp, x: &Inputs<'_>) -> Result<Done> {
     let n = x.tensor(1).elem_count();

@@ -5,7 +5,7 @@ use crate::op::{Done, Inputs};
 use crate::ops::ImagePatches;
 use crate::tensor::tensor_from;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::patch as kernel;
+use candlelight_kernels::tokens::patch as kernel;
 
 pub(super) fn image_patches(op: &ImagePatches, x: &Inputs<'_>) -> Result<Done> {
     let images = x.tensor(0);

@@ -5,7 +5,7 @@ use crate::op::{Done, Inputs};
 use crate::ops::{Pool2dConfig, Pool2dOp};
 use crate::tensor::tensor_from;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::{blur, pool as kernel};
+use candlelight_kernels::pool::{blur, window as kernel};
 
 pub(super) fn pool2d(op: &Pool2dOp, x: &Inputs<'_>) -> Result<Done> {
     let (dims, xs) = (x.tensor(0).dims(), x.slice("pool2d", 0)?);

@@ -5,8 +5,9 @@ use crate::op::{Done, Inputs};
 use crate::ops::{GatherTokens, PrependToken, UnshuffleTokens};
 use crate::tape::Grad;
 use crate::tensor::tensor_from;
+use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
-use candlelight_kernels::{elementwise, tokens as kernel};
+use candlelight_kernels::tokens::sequence as kernel;
 
 pub(super) fn add_table(x: &Inputs<'_>) -> Result<Done> {
     let mut y = buffer(x.tensor(0).elem_count());

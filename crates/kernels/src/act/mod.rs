@@ -1,0 +1,4 @@
+//! Activations: the rectifier and GELU.
+
+pub mod gelu;
+pub mod relu;

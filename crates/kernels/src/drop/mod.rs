@@ -1,0 +1,4 @@
+//! What is left out at random: single values, whole branches of a sample and blocks of an image.
+
+pub mod block;
+pub mod dropout;

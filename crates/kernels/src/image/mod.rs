@@ -1,0 +1,3 @@
+//! Images before they become inputs of a network.
+
+pub mod resize;

@@ -1,0 +1,5 @@
+//! Losses with their gradients.
+
+pub mod bce;
+pub mod cross_entropy;
+pub mod mae;

@@ -1,0 +1,9 @@
+//! Matrix products, and linear layers on top of them.
+
+mod bf16;
+pub mod gemm;
+pub mod linear;
+mod mat;
+pub(crate) mod pack_bf16;
+
+pub use mat::{MatMut, MatRef, Precision};
