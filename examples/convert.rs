@@ -7,8 +7,9 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::models::keymap::{Family, detect, from_timm, to_timm};
-use candlelight::models::{adapt, pickle, weights};
+use candlelight::models::adapt;
+use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
+use candlelight::models::weights::{self, pickle};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;

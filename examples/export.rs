@@ -7,7 +7,7 @@
 mod support;
 
 use candlelight::engine::pretrain;
-use candlelight::models::{pickle, weights};
+use candlelight::models::weights::{self, pickle};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;

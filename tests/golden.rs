@@ -47,7 +47,7 @@ fn check_gradients(g: &Golden, prefix: &str, grads: &Gradients, tol: f32) {
     assert_eq!(wanted.len(), grads.iter().count());
     let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
     for (name, want) in wanted {
-        close(name, grads.get(name).unwrap(), &values(want), tol, 1e-3 * largest);
+        close(name, grads.get(name).unwrap(), &values(want), f64::from(tol), 1e-3 * f64::from(largest));
     }
 }
 
@@ -268,7 +268,7 @@ fn position_embeddings_reach_other_grids_as_in_mae_and_timm() {
 
 #[test]
 fn torchvisions_and_transformers_weights_give_their_logits() {
-    use candlelight::models::keymap::{Family, from_timm, to_timm};
+    use candlelight::models::weights::names::{Family, from_timm, to_timm};
     let g = golden("families");
     for (name, family) in [("torchvision", Family::Torchvision), ("huggingface", Family::Huggingface)] {
         let config = VitConfig {

@@ -106,7 +106,7 @@ fn like_pytorchs(g: &Golden, name: &str, config: &ResNetConfig) {
         assert_eq!(wanted.len(), grads.iter().count());
         let largest = wanted.iter().flat_map(|(_, t)| values(t)).fold(0.0f32, |m, v| m.max(v.abs()));
         for (name, want) in &wanted {
-            close(name, grads.get(name).unwrap(), &values(want), 1e-4, 1e-3 * largest);
+            close(name, grads.get(name).unwrap(), &values(want), 1e-4, 1e-3 * f64::from(largest));
         }
         for (n, want) in &below("after") {
             close(n, &values(params.var(n).unwrap().as_tensor()), &values(want), 1e-5, 0.0);
@@ -241,7 +241,7 @@ fn synchronised_statistics_are_those_of_the_whole_batch() {
         let largest = whole.1.values().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
         for (name, want) in &whole.1 {
             let sum: Vec<f32> = first.1[name].iter().zip(&second.1[name]).map(|(a, b)| a + b).collect();
-            close(name, &sum, want, 1e-4, 1e-3 * largest);
+            close(name, &sum, want, 1e-4, 1e-3 * f64::from(largest));
         }
         for ((name, a), ((_, b), (_, want))) in first.2.iter().zip(second.2.iter().zip(&whole.2)) {
             assert_eq!(a, b, "{name}");

@@ -4,9 +4,9 @@ use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use candle_transformers::models::vit as theirs;
 use candlelight::autograd::tensor_from;
-use candlelight::models::keymap::{Family, from_timm};
 use candlelight::models::vit::Pool;
 use candlelight::models::weights;
+use candlelight::models::weights::names::{Family, from_timm};
 use candlelight::prelude::*;
 
 #[test]

@@ -8,7 +8,7 @@ use candlelight::data::{
 };
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{Classifier, MaeConfig, ModelConfig, VitConfig, adapt, registry, weights};
+use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, adapt, registry, weights};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
         return Ok(name.into());
     }
     #[cfg(feature = "hub")]
-    return Ok(candlelight::models::hub::Hub::from_env().locate(name)?);
+    return Ok(candlelight::models::weights::hub::Hub::from_env().locate(name)?);
     #[cfg(not(feature = "hub"))]
     Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }
@@ -208,7 +208,7 @@ pub fn load_trained(
     let read = weights::read(path)?;
     let averaged = adapt::averaged(&read);
     let chosen = if ema { &averaged } else { &read };
-    let loaded = adapt::backbone(params, chosen, config, grid(path)?, how).map_err(named)?;
+    let loaded = config.load_pretrained(params, chosen, grid(path)?, how).map_err(named)?;
     if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
         let notes = loaded.notes.join("; ");
         return Err(format!("{}: {name} is not in the file: nothing to evaluate ({notes})", path.display()).into());
@@ -220,7 +220,7 @@ pub fn load_trained(
 pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let read: Vec<(String, Tensor)> = weights::read(path)?;
-    let loaded = adapt::backbone(params, &read, config, grid(path)?, how).map_err(named)?;
+    let loaded = config.load_pretrained(params, &read, grid(path)?, how).map_err(named)?;
     loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
     tracing::info!("{}: {}", path.display(), loaded.report);
     Ok(())
@@ -271,11 +271,11 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     if let Some(size) = asked.size {
         architecture.set_image(size);
     }
-    let (tensors, notes) = architecture.fit(&read, grid(path)?, asked.positions).map_err(named)?;
-    notes.iter().for_each(|n| tracing::info!("{n}"));
+    let fitted = architecture.fit(&read, grid(path)?, asked.positions).map_err(named)?;
+    fitted.notes.iter().for_each(|n| tracing::info!("{n}"));
     let params = ParamStore::on(device);
     let model = config.build(params.builder(Key::new(0)))?;
-    let report = weights::load(&params, &tensors, false).map_err(named)?;
+    let report = weights::load(&params, &fitted.tensors, false).map_err(named)?;
     // Counters of batches are of no use here, and old files do not have them.
     if report.missing.iter().any(|n| !n.ends_with("num_batches_tracked")) || report.loaded.is_empty() {
         return Err(format!("{}: {report}", path.display()).into());

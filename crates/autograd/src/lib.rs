@@ -4,18 +4,23 @@
 pub mod backend;
 pub mod bridge;
 mod error;
+mod flow;
 mod grads;
-mod op;
+mod node;
 pub mod ops;
 mod params;
+mod pass;
+pub mod spec;
 mod tape;
 mod tensor;
 
 pub use candlelight_dist::{Comm, Solo};
 pub use candlelight_kernels::{Key, Precision};
 pub use error::{Error, Result};
+pub use flow::{Grad, Source};
 pub use grads::{Gradient, Gradients};
-pub use op::{Attr, Attrs, Back, Call, Done, Inputs, Op};
+pub use node::{Back, Done, Inputs};
 pub use params::{Entry, ParamStore, STATISTICS, glob};
-pub use tape::{Backward, Grad, Source, Tape, Value};
+pub use pass::Backward;
+pub use tape::{Tape, Value};
 pub use tensor::{CpuSlice, tensor_from};

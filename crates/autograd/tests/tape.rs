@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Init;
 use candlelight_autograd::{Error, Gradient, Gradients, Key, ParamStore, Precision, Tape, bridge, ops, tensor_from};
 use candlelight_kernels::act::gelu::Gelu;
+use candlelight_testkit::values;
 use std::sync::{Arc, Mutex};
 
 fn store(tensors: &[(&str, &[usize])]) -> ParamStore {
@@ -23,15 +24,9 @@ fn random(seed: u64, dims: &[usize]) -> Tensor {
     tensor_from(Key::new(seed).normal(dims.iter().product()), dims).unwrap()
 }
 
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
 #[track_caller]
 fn close(a: &[f32], b: &[f32]) {
-    assert_eq!(a.len(), b.len());
-    let scale = b.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
-    assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-5 * scale), "{a:?}\n{b:?}");
+    candlelight_testkit::close("values", a, b, 2e-5);
 }
 
 #[test]

@@ -2,14 +2,9 @@
 #![warn(missing_docs)]
 
 pub mod adapt;
-mod classifier;
 mod error;
-#[cfg(feature = "hub")]
-pub mod hub;
-pub mod keymap;
 pub mod mae;
 mod model;
-pub mod pickle;
 pub mod posemb;
 pub mod registry;
 pub mod resnet;
@@ -19,9 +14,9 @@ pub mod vit;
 pub mod weights;
 
 pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
-pub use classifier::{Classifier, FeatureExtractor, Frozen};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
-pub use model::{Architecture, Model, ModelConfig};
+pub use model::{Architecture, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, Published, Variant};
+pub use registry::ModelConfig;
 pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};

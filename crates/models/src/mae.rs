@@ -3,9 +3,8 @@
 //! Shapes: B samples, L patches, K of them visible, D encoder width, E decoder width, P values in a patch.
 
 use crate::error::{Error, Result};
-use crate::model::{Model, token_memory};
+use crate::model::{Model, Published, Variant, token_memory};
 use crate::posemb::sincos_2d;
-use crate::registry::{Published, Variant};
 use crate::vit::{Block, EPS, Rates, VARIANTS as VIT, VitConfig};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};

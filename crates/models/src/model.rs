@@ -1,17 +1,12 @@
-//! What others need to know of a model, whatever the architecture; and the configurations of classifiers of any architecture.
+//! What a model is to others: something that classifies, that knows its parts, and that has a configuration by name.
 
-use crate::adapt::Loaded;
-use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::posemb::Interpolation;
-use crate::registry;
-use crate::resnet::ResNetConfig;
-use crate::vit::VitConfig;
+use crate::weights::Report;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_nn::{Anatomy, BatchNormConfig};
-use serde::{Deserialize, Serialize};
 
 /// What the optimizer, freezing, features, pruning and memory estimates need of a model: asked here, never guessed by name. Every
 /// method has a default that says "not known", so that a model of one's own begins with `impl Model for Net {}`.
@@ -111,12 +106,8 @@ pub trait Architecture {
     ///
     /// # Errors
     /// When the file holds another architecture, another depth, or no head.
-    fn fit(
-        &mut self,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<(Vec<(String, Tensor)>, Vec<String>)>;
+    fn fit(&mut self, tensors: &[(String, Tensor)], from: Option<(usize, usize)>, how: Interpolation)
+    -> Result<Fitted>;
 
     /// Loads pretrained weights of any family's names into parameters built for this configuration, to train further: a head of
     /// other classes is left out, other input channels are adapted, positions are brought to the grid.
@@ -132,156 +123,194 @@ pub trait Architecture {
     ) -> Result<Loaded>;
 }
 
-/// The enum of all classifiers' configurations, one line per architecture: its configuration, its model, its variants by name.
-macro_rules! architectures {
-    ($($(#[$doc:meta])* $name:ident($config:ty) => $variants:expr,)*) => {
-        /// The configuration of a classifier of any architecture.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(untagged)]
-        pub enum ModelConfig {
-            $($(#[$doc])* $name($config),)*
+/// A model that classifies images.
+///
+/// Its parameters are whatever it took from the `VarBuilder` of a `ParamStore`; forward runs on the tape of `images`.
+pub trait Classifier: Model + Send {
+    /// images (B, C, H, W) -> logits (B, classes). `key` draws what is random in training and says that this is training;
+    /// `None` evaluates.
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value>;
+
+    /// images (B, C, H, W) -> features (B, D), what [`Classifier::classify`] reads.
+    ///
+    /// # Errors
+    /// When the images do not fit, or the model does not come apart.
+    fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        let _ = (images, key);
+        Err(Error::Config("this model does not come apart into features and head".into()))
+    }
+
+    /// features (B, D) -> logits (B, classes).
+    ///
+    /// # Errors
+    /// When the shape does not fit, or the model does not come apart.
+    fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
+        let _ = (features, key);
+        Err(Error::Config("this model does not come apart into features and head".into()))
+    }
+}
+
+impl<C: Classifier + ?Sized> Model for Box<C> {
+    fn anatomy(&self) -> Anatomy {
+        (**self).anatomy()
+    }
+
+    fn taps(&self) -> Vec<String> {
+        (**self).taps()
+    }
+
+    fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
+        (**self).tapped(images, places)
+    }
+
+    fn forward_test_pool(&self, images: &Value) -> Result<Value> {
+        (**self).forward_test_pool(images)
+    }
+
+    fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {
+        (**self).memory(batch, all, trained)
+    }
+
+    fn reset_classifier(&mut self, classes: usize, params: &ParamStore, key: Key) -> Result<()> {
+        (**self).reset_classifier(classes, params, key)
+    }
+
+    fn set_input_size(&mut self, image: (usize, usize), params: &ParamStore) -> Result<()> {
+        (**self).set_input_size(image, params)
+    }
+}
+
+impl<C: Classifier + ?Sized> Classifier for Box<C> {
+    fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        (**self).forward(images, key)
+    }
+
+    fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        (**self).features(images, key)
+    }
+
+    fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
+        (**self).classify(features, key)
+    }
+}
+
+/// A frozen model that turns images into vectors.
+pub trait FeatureExtractor {
+    /// Length of a vector.
+    fn width(&self) -> usize;
+
+    /// images (B, C, H, W) -> (B, width).
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn extract(&self, images: &Tensor) -> Result<Tensor>;
+}
+
+/// Any function as a frozen feature extractor: a model of another crate, an earlier stage of one's own.
+pub struct Frozen<F> {
+    width: usize,
+    forward: F,
+}
+
+impl<F> std::fmt::Debug for Frozen<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frozen({})", self.width)
+    }
+}
+
+impl<F: Fn(&Tensor) -> candle_core::Result<Tensor>> Frozen<F> {
+    /// `forward` turns images (B, C, H, W) into (B, width).
+    pub fn new(width: usize, forward: F) -> Self {
+        Frozen { width, forward }
+    }
+}
+
+impl<F: Fn(&Tensor) -> candle_core::Result<Tensor>> FeatureExtractor for Frozen<F> {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn extract(&self, images: &Tensor) -> Result<Tensor> {
+        let y = (self.forward)(images)?.detach();
+        match y.dims() {
+            [_, width] if *width == self.width => Ok(y),
+            other => Err(Error::Config(format!("features {other:?}, expected (B, {})", self.width))),
         }
+    }
+}
 
-        impl ModelConfig {
-            /// The architecture.
-            pub fn architecture(&self) -> &dyn Architecture {
-                match self {
-                    $(ModelConfig::$name(c) => c,)*
-                }
-            }
+/// How images were prepared for published weights, and where these are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Published {
+    /// Mean of the pixels, RGB, from 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of the pixels, RGB.
+    pub std: [f32; 3],
+    /// The share of the resized image's side that the centre crop keeps.
+    pub crop_pct: f32,
+    /// The resize's filter, as torchvision calls it.
+    pub interpolation: &'static str,
+    /// Weights on the hub, head and all, as `OWNER/NAME`.
+    pub weights: Option<&'static str>,
+}
 
-            /// The architecture, to change it.
-            pub fn architecture_mut(&mut self) -> &mut dyn Architecture {
-                match self {
-                    $(ModelConfig::$name(c) => c,)*
-                }
-            }
-
-            /// Every named classifier.
-            pub(crate) fn variants() -> Vec<registry::Entry> {
-                let mut all = vec![];
-                $(all.extend($variants.iter().map(|v| registry::Entry {
-                    name: v.name,
-                    config: ModelConfig::$name(v.config.clone()),
-                    published: v.published,
-                }));)*
-                all
-            }
-        }
-
-        $(impl From<$config> for ModelConfig {
-            fn from(c: $config) -> Self {
-                ModelConfig::$name(c)
-            }
-        })*
+impl Published {
+    /// torchvision's preparation of ImageNet: 224 of 256 pixels, bilinear.
+    pub const IMAGENET: Self = Published {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+        crop_pct: 0.875,
+        interpolation: "bilinear",
+        weights: None,
     };
+
+    /// The same with a bicubic filter, as MAE's.
+    pub const IMAGENET_BICUBIC: Self = Published { interpolation: "bicubic", ..Self::IMAGENET };
+
+    /// akamaster's preparation of CIFAR: ImageNet's statistics, the whole image.
+    pub const CIFAR: Self = Published { crop_pct: 1.0, ..Self::IMAGENET };
+
+    /// The same with weights on the hub.
+    pub const fn at(self, weights: &'static str) -> Self {
+        Published { weights: Some(weights), ..self }
+    }
 }
 
-architectures! {
-    /// A vision transformer.
-    Vit(VitConfig) => crate::vit::VARIANTS,
-    /// A residual network.
-    ResNet(ResNetConfig) => crate::resnet::variants(),
+/// A named configuration of an architecture.
+#[derive(Debug, Clone)]
+pub struct Variant<C> {
+    /// Its name.
+    pub name: &'static str,
+    /// Its configuration.
+    pub config: C,
+    /// How images are prepared, and where weights are published.
+    pub published: Published,
 }
 
-impl ModelConfig {
-    /// The configuration of a named classifier.
-    ///
-    /// # Errors
-    /// When there is none of this name; the error names the nearest.
-    pub fn named(name: &str) -> Result<Self> {
-        Ok(registry::entry(name)?.config)
-    }
+/// Weights that fit an architecture.
+#[derive(Debug)]
+pub struct Fitted {
+    /// Under our names.
+    pub tensors: Vec<(String, Tensor)>,
+    /// One line per change, for the log.
+    pub notes: Vec<String>,
+}
 
-    /// Height and width of the images it is meant for.
-    pub fn image(&self) -> (usize, usize) {
-        self.architecture().image()
-    }
-
-    /// Image channels.
-    pub fn channels(&self) -> usize {
-        self.architecture().channels()
-    }
-
-    /// Classes of the head.
-    pub fn classes(&self) -> usize {
-        self.architecture().classes()
-    }
-
-    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given.
-    ///
-    /// # Errors
-    /// When a constant is out of range, or something is to be changed in a model that has none to change.
-    pub fn set_batch_norm(&mut self, tf: bool, momentum: Option<f64>, eps: Option<f64>) -> Result<()> {
-        if !tf && momentum.is_none() && eps.is_none() {
-            return Ok(());
-        }
-        let Some(norm) = self.architecture_mut().batch_norm() else {
-            return Err(Error::Config("this model has no batch normalisation whose constants could change".into()));
-        };
-        if tf {
-            *norm = BatchNormConfig { splits: norm.splits, ..BatchNormConfig::TENSORFLOW };
-        }
-        norm.momentum = momentum.unwrap_or(norm.momentum);
-        norm.eps = eps.unwrap_or(norm.eps);
-        Ok(norm.check()?)
-    }
-
-    /// [`Architecture::load_pretrained`] of the architecture.
-    ///
-    /// # Errors
-    /// As it.
-    pub fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<Loaded> {
-        self.architecture().load_pretrained(params, tensors, from, how)
-    }
-
-    /// Builds the model.
-    ///
-    /// # Errors
-    /// When the configuration does not fit or the builder lacks a tensor.
-    pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
-        self.architecture().build(vb)
-    }
+/// What loading a backbone did.
+#[derive(Debug)]
+pub struct Loaded {
+    /// One line per change, for the log.
+    pub notes: Vec<String>,
+    /// Name by name; what is missing keeps its initial values.
+    pub report: Report,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn batch_normalisation_takes_other_constants() {
-        let mut c = ModelConfig::named("resnet18").unwrap();
-        let norm = |c: &mut ModelConfig| c.architecture_mut().batch_norm().map(|n| (n.eps, n.momentum));
-        c.set_batch_norm(false, None, None).unwrap();
-        assert_eq!(norm(&mut c), Some((1e-5, 0.1)));
-        c.set_batch_norm(true, None, None).unwrap();
-        assert_eq!(norm(&mut c), Some((1e-3, 0.01)));
-        c.set_batch_norm(true, Some(0.2), Some(1e-4)).unwrap();
-        assert_eq!(norm(&mut c), Some((1e-4, 0.2)));
-        assert!(c.set_batch_norm(false, Some(2.0), None).unwrap_err().to_string().contains("bn_momentum 2"));
-        let mut vit = ModelConfig::named("vit_tiny_patch16").unwrap();
-        vit.set_batch_norm(false, None, None).unwrap();
-        assert!(vit.set_batch_norm(true, None, None).unwrap_err().to_string().contains("no batch normalisation"));
-    }
-
-    #[test]
-    fn names_and_stored_configurations_find_their_architecture() {
-        for name in ["vit_tiny_patch16", "resnet20", "vit_b_16"] {
-            let c = ModelConfig::named(name).unwrap();
-            let back: ModelConfig = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
-            assert_eq!(back, c);
-        }
-        for (typo, want) in [("resnet51", "resnet50"), ("vit_b_17", "vit_b_16")] {
-            let e = ModelConfig::named(typo).unwrap_err().to_string();
-            assert!(e.contains("did you mean") && e.contains(want), "{e}");
-        }
-    }
 
     #[test]
     fn a_model_that_says_nothing_of_itself_is_asked_in_vain() {

@@ -2,58 +2,15 @@
 
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
-use crate::model::ModelConfig;
+use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
+use crate::posemb::Interpolation;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
-use candlelight_autograd::glob;
-
-/// How images were prepared for published weights, and where these are.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Published {
-    /// Mean of the pixels, RGB, from 0 to 1.
-    pub mean: [f32; 3],
-    /// Standard deviation of the pixels, RGB.
-    pub std: [f32; 3],
-    /// The share of the resized image's side that the centre crop keeps.
-    pub crop_pct: f32,
-    /// The resize's filter, as torchvision calls it.
-    pub interpolation: &'static str,
-    /// Weights on the hub, head and all, as `OWNER/NAME`.
-    pub weights: Option<&'static str>,
-}
-
-impl Published {
-    /// torchvision's preparation of ImageNet: 224 of 256 pixels, bilinear.
-    pub const IMAGENET: Self = Published {
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
-        crop_pct: 0.875,
-        interpolation: "bilinear",
-        weights: None,
-    };
-
-    /// The same with a bicubic filter, as MAE's.
-    pub const IMAGENET_BICUBIC: Self = Published { interpolation: "bicubic", ..Self::IMAGENET };
-
-    /// akamaster's preparation of CIFAR: ImageNet's statistics, the whole image.
-    pub const CIFAR: Self = Published { crop_pct: 1.0, ..Self::IMAGENET };
-
-    /// The same with weights on the hub.
-    pub const fn at(self, weights: &'static str) -> Self {
-        Published { weights: Some(weights), ..self }
-    }
-}
-
-/// A named configuration of an architecture.
-#[derive(Debug, Clone)]
-pub struct Variant<C> {
-    /// Its name.
-    pub name: &'static str,
-    /// Its configuration.
-    pub config: C,
-    /// How images are prepared, and where weights are published.
-    pub published: Published,
-}
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use candlelight_autograd::{ParamStore, glob};
+use candlelight_nn::BatchNormConfig;
+use serde::{Deserialize, Serialize};
 
 /// A named classifier.
 #[derive(Debug, Clone)]
@@ -64,6 +21,124 @@ pub struct Entry {
     pub config: ModelConfig,
     /// How images are prepared, and where weights are published.
     pub published: Published,
+}
+
+/// The enum of all classifiers' configurations, one line per architecture: its configuration, its model, its variants by name.
+macro_rules! architectures {
+    ($($(#[$doc:meta])* $name:ident($config:ty) => $variants:expr,)*) => {
+        /// The configuration of a classifier of any architecture.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        pub enum ModelConfig {
+            $($(#[$doc])* $name($config),)*
+        }
+
+        impl ModelConfig {
+            /// The architecture.
+            pub fn architecture(&self) -> &dyn Architecture {
+                match self {
+                    $(ModelConfig::$name(c) => c,)*
+                }
+            }
+
+            /// The architecture, to change it.
+            pub fn architecture_mut(&mut self) -> &mut dyn Architecture {
+                match self {
+                    $(ModelConfig::$name(c) => c,)*
+                }
+            }
+
+            /// Every named classifier.
+            pub(crate) fn variants() -> Vec<Entry> {
+                let mut all = vec![];
+                $(all.extend($variants.iter().map(|v| Entry {
+                    name: v.name,
+                    config: ModelConfig::$name(v.config.clone()),
+                    published: v.published,
+                }));)*
+                all
+            }
+        }
+
+        $(impl From<$config> for ModelConfig {
+            fn from(c: $config) -> Self {
+                ModelConfig::$name(c)
+            }
+        })*
+    };
+}
+
+architectures! {
+    /// A vision transformer.
+    Vit(VitConfig) => crate::vit::VARIANTS,
+    /// A residual network.
+    ResNet(ResNetConfig) => crate::resnet::variants(),
+}
+
+impl ModelConfig {
+    /// The configuration of a named classifier.
+    ///
+    /// # Errors
+    /// When there is none of this name; the error names the nearest.
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(entry(name)?.config)
+    }
+
+    /// Height and width of the images it is meant for.
+    pub fn image(&self) -> (usize, usize) {
+        self.architecture().image()
+    }
+
+    /// Image channels.
+    pub fn channels(&self) -> usize {
+        self.architecture().channels()
+    }
+
+    /// Classes of the head.
+    pub fn classes(&self) -> usize {
+        self.architecture().classes()
+    }
+
+    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given.
+    ///
+    /// # Errors
+    /// When a constant is out of range, or something is to be changed in a model that has none to change.
+    pub fn set_batch_norm(&mut self, tf: bool, momentum: Option<f64>, eps: Option<f64>) -> Result<()> {
+        if !tf && momentum.is_none() && eps.is_none() {
+            return Ok(());
+        }
+        let Some(norm) = self.architecture_mut().batch_norm() else {
+            return Err(Error::Config("this model has no batch normalisation whose constants could change".into()));
+        };
+        if tf {
+            *norm = BatchNormConfig { splits: norm.splits, ..BatchNormConfig::TENSORFLOW };
+        }
+        norm.momentum = momentum.unwrap_or(norm.momentum);
+        norm.eps = eps.unwrap_or(norm.eps);
+        Ok(norm.check()?)
+    }
+
+    /// [`Architecture::load_pretrained`] of the architecture.
+    ///
+    /// # Errors
+    /// As it.
+    pub fn load_pretrained(
+        &self,
+        params: &ParamStore,
+        tensors: &[(String, Tensor)],
+        from: Option<(usize, usize)>,
+        how: Interpolation,
+    ) -> Result<Loaded> {
+        self.architecture().load_pretrained(params, tensors, from, how)
+    }
+
+    /// Builds the model.
+    ///
+    /// # Errors
+    /// When the configuration does not fit or the builder lacks a tensor.
+    pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
+        self.architecture().build(vb)
+    }
 }
 
 /// Names that match `pattern` (`*` matches any text), sorted.
@@ -183,5 +258,34 @@ mod tests {
         mae::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
         vit::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
         resnet::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
+    }
+
+    #[test]
+    fn batch_normalisation_takes_other_constants() {
+        let mut c = ModelConfig::named("resnet18").unwrap();
+        let norm = |c: &mut ModelConfig| c.architecture_mut().batch_norm().map(|n| (n.eps, n.momentum));
+        c.set_batch_norm(false, None, None).unwrap();
+        assert_eq!(norm(&mut c), Some((1e-5, 0.1)));
+        c.set_batch_norm(true, None, None).unwrap();
+        assert_eq!(norm(&mut c), Some((1e-3, 0.01)));
+        c.set_batch_norm(true, Some(0.2), Some(1e-4)).unwrap();
+        assert_eq!(norm(&mut c), Some((1e-4, 0.2)));
+        assert!(c.set_batch_norm(false, Some(2.0), None).unwrap_err().to_string().contains("bn_momentum 2"));
+        let mut vit = ModelConfig::named("vit_tiny_patch16").unwrap();
+        vit.set_batch_norm(false, None, None).unwrap();
+        assert!(vit.set_batch_norm(true, None, None).unwrap_err().to_string().contains("no batch normalisation"));
+    }
+
+    #[test]
+    fn names_and_stored_configurations_find_their_architecture() {
+        for name in ["vit_tiny_patch16", "resnet20", "vit_b_16"] {
+            let c = ModelConfig::named(name).unwrap();
+            let back: ModelConfig = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
+            assert_eq!(back, c);
+        }
+        for (typo, want) in [("resnet51", "resnet50"), ("vit_b_17", "vit_b_16")] {
+            let e = ModelConfig::named(typo).unwrap_err().to_string();
+            assert!(e.contains("did you mean") && e.contains(want), "{e}");
+        }
     }
 }

@@ -4,12 +4,8 @@
 //!
 //! Shapes: B images, H x W pixels, channels last inside.
 
-use crate::adapt::{self, Loaded};
-use crate::classifier::Classifier;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Model};
-use crate::posemb::Interpolation;
-use crate::registry::{Published, Variant};
+use crate::model::{Classifier, Model, Published, Variant};
 use candle_core::{Module, Tensor};
 use candle_nn::VarBuilder;
 use candlelight_autograd::ops::{Conv2dConfig, GlobalPool, Pool2dConfig, Then};
@@ -264,7 +260,7 @@ impl ResNetConfig {
     }
 
     /// What the head is called.
-    fn head(&self) -> &'static str {
+    pub(crate) fn head(&self) -> &'static str {
         if self.shortcut == Shortcut::Zeros { "linear" } else { "fc" }
     }
 }
@@ -660,53 +656,6 @@ impl Model for ResNet {
     fn set_input_size(&mut self, image: (usize, usize), _: &ParamStore) -> Result<()> {
         self.config.image = image;
         Ok(())
-    }
-}
-
-impl Architecture for ResNetConfig {
-    fn image(&self) -> (usize, usize) {
-        self.image
-    }
-
-    fn set_image(&mut self, image: (usize, usize)) {
-        self.image = image;
-    }
-
-    fn channels(&self) -> usize {
-        self.channels
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn batch_norm(&mut self) -> Option<&mut BatchNormConfig> {
-        Some(&mut self.norm)
-    }
-
-    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
-        Ok(Box::new(ResNet::new(self, vb)?))
-    }
-
-    fn fit(
-        &mut self,
-        tensors: &[(String, Tensor)],
-        _: Option<(usize, usize)>,
-        _: Interpolation,
-    ) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
-        let (tensors, config) = adapt::residual(tensors, self)?;
-        *self = config;
-        Ok((tensors, vec![]))
-    }
-
-    fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        _: Option<(usize, usize)>,
-        _: Interpolation,
-    ) -> Result<Loaded> {
-        adapt::residual_backbone(params, tensors, self)
     }
 }
 

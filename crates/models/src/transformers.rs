@@ -2,8 +2,8 @@
 //!
 //! They run forward only, outside of any tape: candle's own normalisation and softmax have no backward.
 
-use crate::classifier::{FeatureExtractor, Frozen};
 use crate::error::Result;
+use crate::model::{FeatureExtractor, Frozen};
 use candle_core::{IndexOp, Module};
 use candle_nn::VarBuilder;
 use candle_transformers::models::vit::{Config, Embeddings, Encoder};

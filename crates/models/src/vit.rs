@@ -2,12 +2,9 @@
 //!
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
-use crate::adapt::{self, Loaded};
-use crate::classifier::Classifier;
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Model, token_memory};
+use crate::model::{Classifier, FeatureExtractor, Model, Published, Variant, token_memory};
 use crate::posemb::{Interpolation, resample};
-use crate::registry::{Published, Variant};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, ParamStore, Tape, Value, ops};
@@ -370,6 +367,17 @@ impl Classifier for Vit {
     }
 }
 
+impl FeatureExtractor for Vit {
+    fn width(&self) -> usize {
+        self.config().dim
+    }
+
+    fn extract(&self, images: &Tensor) -> Result<Tensor> {
+        let tape = Tape::off();
+        Ok(Classifier::features(self, &tape.constant(images), None)?.tensor().clone())
+    }
+}
+
 impl Model for Vit {
     fn anatomy(&self) -> Anatomy {
         let blocks = || 0..self.config.depth;
@@ -424,49 +432,6 @@ impl Model for Vit {
         self.patch_embed.set_input_size(image);
         self.config = config;
         Ok(())
-    }
-}
-
-impl Architecture for VitConfig {
-    fn image(&self) -> (usize, usize) {
-        self.image
-    }
-
-    fn set_image(&mut self, image: (usize, usize)) {
-        self.image = image;
-    }
-
-    fn channels(&self) -> usize {
-        self.channels
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
-        Ok(Box::new(Vit::new(self, vb)?))
-    }
-
-    fn fit(
-        &mut self,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
-        let adapted = adapt::classifier(tensors, self, from, how)?;
-        *self = adapted.config;
-        Ok((adapted.tensors, adapted.notes))
-    }
-
-    fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<Loaded> {
-        adapt::backbone(params, tensors, self, from, how)
     }
 }
 

@@ -2,8 +2,8 @@
 #![cfg(feature = "hub")]
 
 use candle_core::{DType, Device, Tensor};
-use candlelight_models::hub::Hub;
 use candlelight_models::weights;
+use candlelight_models::weights::hub::Hub;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

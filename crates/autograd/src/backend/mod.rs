@@ -6,10 +6,11 @@
 
 pub(crate) mod composed;
 mod cpu;
+mod run;
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{
+use crate::node::{Done, Inputs};
+use crate::spec::{
     Activation, AddKept, AddTable, Arrange, AttentionOp, BatchNormOp, Binary, Conv2dOp, ConvTranspose2dOp, Drop,
     GatherTokens, GroupNormOp, ImagePatches, Index, LayerNormOp, LinearOp, Loss, MatMul, MeanTokens, Pool2dOp,
     PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
@@ -22,7 +23,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn activation(&self, op: &Activation, x: &Inputs<'_>) -> Result<Done> {
+    fn activation(&self, op: &Activation, x: &Inputs) -> Result<Done> {
         composed::act::activation(op, x)
     }
 
@@ -30,7 +31,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn unary(&self, op: &Unary, x: &Inputs<'_>) -> Result<Done> {
+    fn unary(&self, op: &Unary, x: &Inputs) -> Result<Done> {
         composed::arithmetic::unary(op, x)
     }
 
@@ -38,7 +39,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn binary(&self, op: &Binary, x: &Inputs<'_>) -> Result<Done> {
+    fn binary(&self, op: &Binary, x: &Inputs) -> Result<Done> {
         composed::arithmetic::binary(op, x)
     }
 
@@ -46,7 +47,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn reduce(&self, op: &Reduce, x: &Inputs<'_>) -> Result<Done> {
+    fn reduce(&self, op: &Reduce, x: &Inputs) -> Result<Done> {
         composed::reduce::reduce(op, x)
     }
 
@@ -54,7 +55,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn softmax(&self, op: &Softmax, x: &Inputs<'_>) -> Result<Done> {
+    fn softmax(&self, op: &Softmax, x: &Inputs) -> Result<Done> {
         composed::reduce::softmax(op, x)
     }
 
@@ -62,7 +63,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn arrange(&self, op: &Arrange, x: &Inputs<'_>) -> Result<Done> {
+    fn arrange(&self, op: &Arrange, x: &Inputs) -> Result<Done> {
         composed::shape::arrange(op, x)
     }
 
@@ -70,7 +71,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn index(&self, op: &Index, x: &Inputs<'_>) -> Result<Done> {
+    fn index(&self, op: &Index, x: &Inputs) -> Result<Done> {
         composed::index::index(op, x)
     }
 
@@ -78,7 +79,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn choose(&self, op: &Where, x: &Inputs<'_>) -> Result<Done> {
+    fn choose(&self, op: &Where, x: &Inputs) -> Result<Done> {
         composed::index::choose(op, x)
     }
 
@@ -86,7 +87,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn matmul(&self, op: &MatMul, x: &Inputs<'_>) -> Result<Done> {
+    fn matmul(&self, op: &MatMul, x: &Inputs) -> Result<Done> {
         composed::matmul::matmul(op, x)
     }
 
@@ -94,7 +95,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn linear(&self, op: &LinearOp, x: &Inputs<'_>) -> Result<Done> {
+    fn linear(&self, op: &LinearOp, x: &Inputs) -> Result<Done> {
         composed::linear::linear(op, x)
     }
 
@@ -102,7 +103,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn layer_norm(&self, op: &LayerNormOp, x: &Inputs<'_>) -> Result<Done> {
+    fn layer_norm(&self, op: &LayerNormOp, x: &Inputs) -> Result<Done> {
         composed::norm::layer_norm(op, x)
     }
 
@@ -110,7 +111,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn group_norm(&self, op: &GroupNormOp, x: &Inputs<'_>) -> Result<Done> {
+    fn group_norm(&self, op: &GroupNormOp, x: &Inputs) -> Result<Done> {
         composed::norm::group_norm(op, x)
     }
 
@@ -118,7 +119,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device and of the other processes.
-    fn batch_norm(&self, op: &BatchNormOp, x: &Inputs<'_>) -> Result<Done> {
+    fn batch_norm(&self, op: &BatchNormOp, x: &Inputs) -> Result<Done> {
         composed::batch_norm::batch_norm(op, x)
     }
 
@@ -126,7 +127,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn attention(&self, op: &AttentionOp, x: &Inputs<'_>) -> Result<Done> {
+    fn attention(&self, op: &AttentionOp, x: &Inputs) -> Result<Done> {
         composed::attention::attention(op, x)
     }
 
@@ -134,7 +135,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn add_table(&self, op: &AddTable, x: &Inputs<'_>) -> Result<Done> {
+    fn add_table(&self, op: &AddTable, x: &Inputs) -> Result<Done> {
         composed::tokens::add_table(op, x)
     }
 
@@ -142,7 +143,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn gather_tokens(&self, op: &GatherTokens, x: &Inputs<'_>) -> Result<Done> {
+    fn gather_tokens(&self, op: &GatherTokens, x: &Inputs) -> Result<Done> {
         composed::tokens::gather_tokens(op, x)
     }
 
@@ -150,7 +151,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn prepend_token(&self, op: &PrependToken, x: &Inputs<'_>) -> Result<Done> {
+    fn prepend_token(&self, op: &PrependToken, x: &Inputs) -> Result<Done> {
         composed::tokens::prepend_token(op, x)
     }
 
@@ -158,7 +159,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn unshuffle_tokens(&self, op: &UnshuffleTokens, x: &Inputs<'_>) -> Result<Done> {
+    fn unshuffle_tokens(&self, op: &UnshuffleTokens, x: &Inputs) -> Result<Done> {
         composed::tokens::unshuffle_tokens(op, x)
     }
 
@@ -166,7 +167,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn mean_tokens(&self, op: &MeanTokens, x: &Inputs<'_>) -> Result<Done> {
+    fn mean_tokens(&self, op: &MeanTokens, x: &Inputs) -> Result<Done> {
         composed::tokens::mean_tokens(op, x)
     }
 
@@ -174,7 +175,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn image_patches(&self, op: &ImagePatches, x: &Inputs<'_>) -> Result<Done> {
+    fn image_patches(&self, op: &ImagePatches, x: &Inputs) -> Result<Done> {
         composed::patch::image_patches(op, x)
     }
 
@@ -182,7 +183,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn conv2d(&self, op: &Conv2dOp, x: &Inputs<'_>) -> Result<Done> {
+    fn conv2d(&self, op: &Conv2dOp, x: &Inputs) -> Result<Done> {
         composed::conv::conv2d(op, x)
     }
 
@@ -190,7 +191,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn conv_transpose2d(&self, op: &ConvTranspose2dOp, x: &Inputs<'_>) -> Result<Done> {
+    fn conv_transpose2d(&self, op: &ConvTranspose2dOp, x: &Inputs) -> Result<Done> {
         composed::conv::conv_transpose2d(op, x)
     }
 
@@ -198,7 +199,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn pool2d(&self, op: &Pool2dOp, x: &Inputs<'_>) -> Result<Done> {
+    fn pool2d(&self, op: &Pool2dOp, x: &Inputs) -> Result<Done> {
         composed::pool::pool2d(op, x)
     }
 
@@ -206,7 +207,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn drop(&self, op: &Drop, x: &Inputs<'_>) -> Result<Done> {
+    fn drop(&self, op: &Drop, x: &Inputs) -> Result<Done> {
         composed::drop::drop(op, x)
     }
 
@@ -214,7 +215,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn add_kept(&self, op: &AddKept, x: &Inputs<'_>) -> Result<Done> {
+    fn add_kept(&self, op: &AddKept, x: &Inputs) -> Result<Done> {
         composed::drop::add_kept(op, x)
     }
 
@@ -222,7 +223,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the device.
-    fn loss(&self, op: &Loss, x: &Inputs<'_>) -> Result<Done> {
+    fn loss(&self, op: &Loss, x: &Inputs) -> Result<Done> {
         composed::loss::loss(op, x)
     }
 }
@@ -234,6 +235,7 @@ pub struct Composed;
 impl Backend for Composed {}
 
 pub use cpu::Cpu;
+pub use run::Run;
 
 /// The backend of values of a type on a device.
 pub(crate) fn of(device: &Device, dtype: DType) -> &'static dyn Backend {

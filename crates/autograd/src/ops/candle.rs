@@ -1,8 +1,9 @@
 //! Any candle function as one operation.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Run};
 use crate::error::Result;
-use crate::op::{Done, Inputs, Op};
+use crate::node::{Done, Inputs};
+use crate::spec::Op;
 use crate::tape::{Tape, Value};
 use candle_core::{Tensor, Var};
 use std::cell::RefCell;
@@ -40,8 +41,14 @@ impl Op for Closure {
         self.result.replace(Some(result));
         Ok(dims)
     }
+}
 
-    fn run(&self, _: &dyn Backend, x: &Inputs<'_>) -> Result<Done> {
+impl Run for Closure {
+    fn description(&self) -> &dyn Op {
+        self
+    }
+
+    fn run(&self, _: &dyn Backend, x: &Inputs) -> Result<Done> {
         let value = self.result.take().map_or_else(|| self.call(), Ok)?;
         let (f, inputs) = (self.f.clone(), (0..x.len()).map(|i| x.tensor(i).clone()).collect::<Vec<_>>());
         Ok(Done::tensor(value, move |g, b| {

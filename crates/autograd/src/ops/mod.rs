@@ -1,4 +1,4 @@
-//! Differentiable operations. Each is described here - name, attributes, shapes - and computed by a backend.
+//! Differentiable operations. Each is described in [`spec`](crate::spec) - name, attributes, shapes - and computed by a backend.
 //!
 //! Functions take weights as [`Weight`]s: the tensor that a `VarBuilder` gave, of which the tape knows whether it trains, or a
 //! computed [`Value`], through which gradients flow on.
@@ -22,7 +22,6 @@ mod shape;
 mod tokens;
 
 pub use act::*;
-pub use arithmetic::*;
 pub use attention::*;
 pub use batch_norm::*;
 pub use candle::candle;
@@ -31,16 +30,16 @@ pub use drop::*;
 pub use index::*;
 pub use linear::*;
 pub use loss::*;
-pub use matmul::*;
 pub use norm::*;
 pub use patch::*;
 pub use pool::*;
-pub use reduce::*;
 pub use shape::*;
 pub use tokens::*;
 
-use crate::error::{Result, shape as wrong};
-use crate::op::Op;
+pub use crate::spec::{Activation, BatchNormConfig, Conv2dConfig, ConvTranspose2dConfig, GlobalPool, Pool2dConfig};
+
+use crate::backend::Run;
+use crate::error::Result;
 use crate::tape::{Tape, Value};
 use candle_core::Tensor;
 
@@ -69,30 +68,9 @@ impl Weight for Value {
 }
 
 /// Applies an operation to a value and weights.
-fn apply(op: &dyn Op, x: &Value, weights: &[Option<&dyn Weight>]) -> Result<Value> {
+fn apply(op: &dyn Run, x: &Value, weights: &[Option<&dyn Weight>]) -> Result<Value> {
     let tape = x.tape();
     let weights: Vec<Value> = weights.iter().flatten().map(|w| w.on(tape)).collect();
     let inputs: Vec<&Value> = std::iter::once(x).chain(&weights).collect();
     tape.apply(op, &inputs)
-}
-
-/// Elements of a shape.
-fn count(dims: &[usize]) -> usize {
-    dims.iter().product()
-}
-
-/// (B, H, W, C), or an error.
-pub(crate) fn image(op: &'static str, dims: &[usize]) -> Result<[usize; 4]> {
-    match *dims {
-        [b, h, w, c] => Ok([b, h, w, c]),
-        _ => wrong(op, format!("x {dims:?}, expected (B, H, W, C)")),
-    }
-}
-
-/// (B, N, D), or an error.
-fn sequence(op: &'static str, dims: &[usize]) -> Result<[usize; 3]> {
-    match *dims {
-        [b, n, d] => Ok([b, n, d]),
-        _ => wrong(op, format!("x {dims:?}, expected (B, N, D)")),
-    }
 }

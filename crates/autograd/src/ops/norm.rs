@@ -1,73 +1,9 @@
 //! Layer and group normalisation.
 
 use super::{Weight, apply};
-use crate::backend::Backend;
-use crate::error::{Result, shape};
-use crate::op::{Attrs, Done, Inputs, Op};
+use crate::error::Result;
+use crate::spec::{GroupNormOp, LayerNormOp};
 use crate::tape::Value;
-
-/// Inputs x (.., D), gamma (D), beta (D).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LayerNormOp {
-    /// Added to the variance.
-    pub eps: f64,
-}
-
-impl Op for LayerNormOp {
-    fn name(&self) -> &'static str {
-        "layer_norm"
-    }
-
-    fn attributes(&self) -> Attrs {
-        vec![("eps", self.eps.into())]
-    }
-
-    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
-        let (x, gamma, beta) = (inputs[0], inputs[1], inputs[2]);
-        if x.is_empty() || gamma != &x[x.len() - 1..] || beta != gamma {
-            return shape("layer_norm", format!("x {x:?}, weight {gamma:?}, bias {beta:?}"));
-        }
-        Ok(x.to_vec())
-    }
-
-    fn run(&self, backend: &dyn Backend, x: &Inputs<'_>) -> Result<Done> {
-        backend.layer_norm(self, x)
-    }
-}
-
-/// Inputs x (B, .., C), gamma (C), beta (C): groups of channels of one sample are normalised together.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GroupNormOp {
-    /// Groups, which divide the channels.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f64,
-}
-
-impl Op for GroupNormOp {
-    fn name(&self) -> &'static str {
-        "group_norm"
-    }
-
-    fn attributes(&self) -> Attrs {
-        vec![("num_groups", self.groups.into()), ("eps", self.eps.into())]
-    }
-
-    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
-        let (x, gamma, beta) = (inputs[0], inputs[1], inputs[2]);
-        if x.len() < 2 || gamma != &x[x.len() - 1..] || beta != gamma {
-            return shape("group_norm", format!("x {x:?}, weight {gamma:?}, bias {beta:?}"));
-        }
-        if self.groups == 0 || gamma[0] % self.groups != 0 {
-            return shape("group_norm", format!("{} groups do not divide {} channels", self.groups, gamma[0]));
-        }
-        Ok(x.to_vec())
-    }
-
-    fn run(&self, backend: &dyn Backend, x: &Inputs<'_>) -> Result<Done> {
-        backend.group_norm(self, x)
-    }
-}
 
 /// Layer normalisation over the last dimension, J. L. Ba et al., arXiv 1607.06450: x (.., D), gamma and beta (D).
 ///

@@ -1,62 +1,9 @@
 //! Images as patches.
 
-use super::{apply, image};
-use crate::backend::Backend;
-use crate::error::{Result, shape};
-use crate::op::{Attrs, Done, Inputs, Op};
+use super::apply;
+use crate::error::Result;
+use crate::spec::ImagePatches;
 use crate::tape::Value;
-use candlelight_kernels::tokens::patch::{Grid, check_ids};
-use std::sync::Arc;
-
-/// Input images (B, C, H, W) -> (B, K or L, C p p).
-#[derive(Debug, Clone)]
-pub struct ImagePatches {
-    /// Side of a patch, p.
-    pub patch: usize,
-    /// (B, K): the patches that are wanted; all L where it is `None`.
-    pub ids: Option<Arc<[u32]>>,
-}
-
-impl ImagePatches {
-    /// How images of these dimensions (B, C, H, W) are cut.
-    pub fn grid(&self, images: &[usize]) -> Grid {
-        let at = |i: usize| images.get(i).copied().unwrap_or(0);
-        Grid { channels: at(1), height: at(2), width: at(3), patch: self.patch }
-    }
-}
-
-impl Op for ImagePatches {
-    fn name(&self) -> &'static str {
-        "image_patches"
-    }
-
-    fn attributes(&self) -> Attrs {
-        vec![("patch", self.patch.into())]
-    }
-
-    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
-        let [batch, ..] = image("image_patches", inputs[0])?;
-        let g = self.grid(inputs[0]);
-        g.check()?;
-        let Some(ids) = &self.ids else { return Ok(vec![batch, g.patches(), g.patch_len()]) };
-        check_ids("image_patches", ids, g.patches())?;
-        let keep = ids.len() / batch.max(1);
-        if ids.len() != batch * keep {
-            return shape("image_patches", format!("{} ids for {batch} samples", ids.len()));
-        }
-        Ok(vec![batch, keep, g.patch_len()])
-    }
-
-    fn run(&self, backend: &dyn Backend, x: &Inputs<'_>) -> Result<Done> {
-        if x.wants(0) && self.ids.is_some() {
-            return shape(
-                "image_patches",
-                "a gradient with respect to selected patches of an image is not defined here",
-            );
-        }
-        backend.image_patches(self, x)
-    }
-}
 
 /// Patches of images (B, C, H, W) as a convolution with kernel = stride = patch multiplies them -> (B, K or L, C p p); with `ids`
 /// (B, K) only those patches.

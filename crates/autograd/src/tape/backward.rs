@@ -1,9 +1,11 @@
 //! The backward pass.
 
-use super::{Flow, Grad, Node, Source, Tape, Value};
+use super::{Node, Tape, Value};
 use crate::error::{Error, Result, shape};
+use crate::flow::{Flow, Grad};
 use crate::grads::Gradients;
-use crate::op;
+use crate::node;
+use crate::pass::Backward;
 use crate::tensor::CpuSlice;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
@@ -100,7 +102,7 @@ impl Tape {
         }
         for Node { way, slot, dims, dtype, device, to, params } in nodes.into_iter().rev() {
             if let Some(g) = b.take(slot) {
-                op::back(way, g, (&dims, dtype, &device), &to, &mut b)?;
+                node::back(way, g, (&dims, dtype, &device), &to, &mut b)?;
             }
             for p in params {
                 let Some(left) = uses.get_mut(&p) else { continue };
@@ -125,88 +127,4 @@ fn scalar(loss: &Value) -> Result<()> {
         return Ok(());
     }
     shape("backward", format!("the loss has shape {:?}, expected a scalar", loss.dims()))
-}
-
-/// A running backward pass.
-#[derive(Debug)]
-pub struct Backward<'a> {
-    slots: Vec<Option<Flow>>,
-    grads: Option<&'a mut Gradients>,
-    /// Sources whose gradients are asked for, and what came.
-    asked: HashMap<Source, Option<Flow>>,
-}
-
-impl Backward<'_> {
-    /// A slot's gradient, which is complete: everything that reads the value comes later on the tape.
-    fn take(&mut self, slot: usize) -> Option<Flow> {
-        let g = self.slots[slot].take()?;
-        if let Some(held) = self.asked.get_mut(&Source::Slot(slot)) {
-            *held = Some(g.clone());
-        }
-        Some(g)
-    }
-
-    /// What came for a source that was asked for.
-    fn held(&mut self, source: Source) -> Option<Flow> {
-        let leaf = match source {
-            Source::Slot(s) => self.slots[s].clone(),
-            Source::Param(_) => None,
-        };
-        leaf.or_else(|| self.asked.get(&source).cloned().flatten())
-    }
-
-    /// Whether gradients of this source are wanted at all.
-    pub(crate) fn takes(&self, source: Source) -> bool {
-        matches!(source, Source::Slot(_)) || self.grads.is_some() || self.asked.contains_key(&source)
-    }
-
-    /// Gives a gradient to a source: stored if it is the first, else added.
-    pub(crate) fn give(&mut self, to: Source, g: Flow) -> Result<()> {
-        if let Source::Slot(s) = to {
-            self.slots[s] = Some(match self.slots[s].take() {
-                None => g,
-                Some(old) => old.plus(g)?,
-            });
-            return Ok(());
-        }
-        if let Some(held) = self.asked.get_mut(&to) {
-            *held = Some(match held.take() {
-                None => g.clone(),
-                Some(old) => old.plus(g.clone())?,
-            });
-        }
-        match (to, &mut self.grads, g) {
-            (Source::Param(p), Some(grads), Flow::Host(g)) => grads.add(p, &g),
-            (Source::Param(p), Some(grads), Flow::Tensor(t)) => grads.add_tensor(p, t),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether a parameter's gradient is a buffer that may be written in place: it lies on the CPU and nobody asked to see it.
-    pub(crate) fn on_host(&self, p: usize) -> bool {
-        !self.asked.contains_key(&Source::Param(p)) && self.grads.as_ref().is_some_and(|g| g.on_host(p))
-    }
-
-    /// The gradient buffer of a parameter on the CPU and whether to add to it (true) or overwrite it (false).
-    pub(crate) fn param(&mut self, p: usize) -> (&mut [f32], bool) {
-        match &mut self.grads {
-            Some(grads) => grads.slot(p),
-            None => (&mut [], false),
-        }
-    }
-
-    /// Walks the tape of a segment. It shares the parameters' gradients; hooks wait for the outer pass, which knows the last use.
-    pub(crate) fn segment(
-        &mut self,
-        inner: &Tape,
-        value: &Value,
-        seed: Flow,
-        of: &[&Value],
-    ) -> Result<Vec<Option<Flow>>> {
-        let Some(grads) = self.grads.as_deref_mut() else { return inner.run(value, seed, of, None) };
-        let hooks = grads.take_hooks();
-        let found = inner.run(value, seed, of, Some(grads));
-        grads.put_hooks(hooks);
-        found
-    }
 }

@@ -1,8 +1,9 @@
 //! Segments that keep their inputs alone and run again in the backward pass.
 
-use super::{Source, Tape, Value};
+use super::{Tape, Value};
 use crate::error::{Result, shape};
-use crate::op::{Back, Way};
+use crate::flow::{Flow, Source};
+use crate::node::{Back, Way};
 use candle_core::Tensor;
 
 impl Tape {
@@ -42,7 +43,7 @@ impl Tape {
             if again.dims() != dims {
                 return shape("checkpoint", format!("the segment gave {dims:?}, then {:?}", again.dims()));
             }
-            b.segment(&inner, &again, g, &leaves)
+            walk(b, &inner, &again, g, &leaves)
         };
         Ok(self.record(out, to, params, Way::Segment(Box::new(again))))
     }
@@ -53,4 +54,25 @@ fn own(v: Value, tape: &Tape) -> Result<Value> {
         return Ok(v);
     }
     shape("checkpoint", "the segment returned a value that is not its own: pass it as one of the segment's inputs")
+}
+
+/// Walks a segment that was run again, and hands its leaves' gradients on. It shares the parameters' gradients; hooks wait for the outer
+/// pass, which knows the last use.
+fn walk(b: &mut Back<'_, '_>, inner: &Tape, value: &Value, seed: Flow, leaves: &[Value]) -> Result<()> {
+    let of: Vec<&Value> = leaves.iter().collect();
+    let found = match b.pass.grads() {
+        None => inner.run(value, seed, &of, None),
+        Some(grads) => {
+            let hooks = grads.take_hooks();
+            let found = inner.run(value, seed, &of, Some(grads));
+            grads.put_hooks(hooks);
+            found
+        }
+    };
+    for (g, source) in found?.into_iter().zip(b.to) {
+        if let (Some(g), Some(source)) = (g, source) {
+            b.pass.give(*source, g)?;
+        }
+    }
+    Ok(())
 }

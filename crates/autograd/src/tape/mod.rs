@@ -1,18 +1,17 @@
 //! The tape: a forward pass pushes what takes gradients back, a backward pass pops it.
 
+mod apply;
 mod backward;
 mod checkpoint;
-mod flow;
 mod value;
 
-pub use backward::Backward;
-pub(crate) use flow::Flow;
-pub use flow::Grad;
-pub use value::{Source, Value};
+pub use value::Value;
 
 use crate::backend::{self, Backend};
-use crate::op::{Call, Inputs, Way};
+use crate::flow::Source;
+use crate::node::{Inputs, Way};
 use crate::params::ParamStore;
+use crate::spec::Call;
 use candle_core::{DType, Device, Tensor, TensorId};
 use candlelight_dist::Comm;
 use candlelight_kernels::Precision;
@@ -190,7 +189,7 @@ impl Tape {
     }
 
     /// The backend of an operation on `x`: the tape's own choice, or that of the device.
-    pub(crate) fn backend(&self, x: &Inputs<'_>) -> &dyn Backend {
+    pub(crate) fn backend(&self, x: &Inputs) -> &dyn Backend {
         match &self.0.how.backend {
             Some(b) => &**b,
             None => backend::of(x.device(), x.dtype()),

@@ -2,16 +2,8 @@
 
 use super::Tape;
 use crate::error::{Result, shape};
+use crate::flow::Source;
 use candle_core::{Device, Tensor};
-
-/// Where a value's gradient goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// A slot of the backward pass.
-    Slot(usize),
-    /// A parameter, by its place in the store.
-    Param(usize),
-}
 
 /// A tensor on a tape. Without a source it is a constant: no gradient is computed for it.
 ///

@@ -41,6 +41,21 @@ pub struct LoaderConfig {
     pub max_bad: f64,
 }
 
+impl Default for LoaderConfig {
+    /// Training: 64 images of 224 x 224 per batch, shuffled, whole batches only, one worker, no damaged sample allowed.
+    fn default() -> Self {
+        LoaderConfig {
+            batch_size: 64,
+            size: (224, 224),
+            seed: 0,
+            shuffle: true,
+            drop_last: true,
+            workers: 1,
+            max_bad: 0.0,
+        }
+    }
+}
+
 /// The time that loading took so far, in nanoseconds, summed over threads.
 #[derive(Debug, Default)]
 pub struct Stats {

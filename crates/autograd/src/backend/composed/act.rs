@@ -2,12 +2,12 @@
 
 use super::mask;
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::Activation;
+use crate::node::{Done, Inputs};
+use crate::spec::Activation;
 use candle_core::Tensor;
 use candlelight_kernels::act::gelu::Gelu;
 
-pub(crate) fn activation(op: &Activation, x: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn activation(op: &Activation, x: &Inputs) -> Result<Done> {
     let (op, x) = (*op, x.tensor(0).clone());
     let y = apply(&op, &x)?;
     // Of these the result says all that the gradient needs.

@@ -2,11 +2,11 @@
 
 use super::{mask, unbroadcast};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Binary, Unary};
+use crate::node::{Done, Inputs};
+use crate::spec::{Binary, Unary};
 use candle_core::Tensor;
 
-pub(crate) fn unary(op: &Unary, x: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn unary(op: &Unary, x: &Inputs) -> Result<Done> {
     let (op, x) = (*op, x.tensor(0).clone());
     let y = match op {
         Unary::Affine { factor, term } => x.affine(factor, term)?,
@@ -22,7 +22,7 @@ pub(crate) fn unary(op: &Unary, x: &Inputs<'_>) -> Result<Done> {
         b.give(0, || {
             Ok(match op {
                 Unary::Affine { factor, .. } => (g * factor)?,
-                Unary::Pow(exponent) if exponent == 0.0 => g.zeros_like()?,
+                Unary::Pow(0.0) => g.zeros_like()?,
                 Unary::Pow(exponent) => (g * (kept.powf(exponent - 1.0)? * exponent)?)?,
                 Unary::Exp => (g * &kept)?,
                 Unary::Log => (g / &kept)?,
@@ -40,7 +40,7 @@ pub(crate) fn unary(op: &Unary, x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(crate) fn binary(op: &Binary, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn binary(op: &Binary, inputs: &Inputs) -> Result<Done> {
     let (op, a, c) = (*op, inputs.tensor(0).clone(), inputs.tensor(1).clone());
     let y = match op {
         Binary::Add => a.broadcast_add(&c)?,

@@ -2,12 +2,12 @@
 
 use super::{product, sum, upload};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::AttentionOp;
+use crate::node::{Done, Inputs};
+use crate::spec::AttentionOp;
 use candle_core::Tensor;
 use candlelight_kernels::attention::dropout_mask;
 
-pub(crate) fn attention(op: &AttentionOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn attention(op: &AttentionOp, inputs: &Inputs) -> Result<Done> {
     let (qkv, heads, precision) = (inputs.tensor(0), op.heads, inputs.precision());
     let (batch, n, width) = qkv.dims3()?;
     let head_dim = width / 3 / heads;

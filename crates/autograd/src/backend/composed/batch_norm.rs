@@ -2,19 +2,20 @@
 
 use super::reduce::finite;
 use super::{column_sum, upload};
-use crate::error::{Error, Result};
-use crate::op::{Done, Inputs};
-use crate::ops::{BatchNormConfig, BatchNormOp, joint, joint_sums};
+use crate::error::{Error, Result, shape};
+use crate::node::{Done, Inputs};
+use crate::spec::{BatchNormConfig, BatchNormOp};
 use candle_core::{DType, Tensor, Var};
+use candlelight_dist::Comm;
 use std::sync::Arc;
 
-pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
     let BatchNormConfig { eps, momentum, train } = op.config;
-    let (tape, x, n) = (inputs.tape(), inputs.tensor(0), op.channels());
+    let (x, n) = (inputs.tensor(0), op.channels());
     let dims = x.dims().to_vec();
     let own = dims[..dims.len() - 1].iter().product::<usize>();
     let flat = x.reshape((own, n))?; // (R, C)
-    let all = tape.comm().filter(|_| train);
+    let all = inputs.comm().filter(|_| train);
     let mut rows = own as f64;
     let running = |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(x.dtype())?.reshape((1, n))?) };
     let (mean, var) = if train {
@@ -34,7 +35,7 @@ pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> 
             rows = joint(&**all, own, &mut m, &mut v)?;
             (mean, var) = (upload(m, (1, n), x)?, upload(v, (1, n), x)?);
         }
-        if !tape.repeats() {
+        if !inputs.repeats() {
             let fine = finite(&Tensor::cat(&[&mean, &var], 1)?)?;
             for (t, new, factor) in [(&op.mean, &mean, 1.0), (&op.var, &var, rows / (rows - 1.0))] {
                 let old = t.detach();
@@ -101,4 +102,30 @@ pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> 
             Ok(d.broadcast_mul(&rstd)?.reshape(input_dims)?)
         })
     }))
+}
+
+/// Makes one process's mean and biased variance over `rows` rows those of all processes; returns the rows of all.
+pub(crate) fn joint(all: &dyn Comm, rows: usize, mean: &mut [f32], var: &mut [f32]) -> Result<f64> {
+    let own = rows as f64;
+    let mut sums: Vec<f64> = mean.iter().map(|m| own * f64::from(*m)).chain([own]).collect();
+    all.all_reduce(&mut sums)?;
+    let total = sums.pop().unwrap_or(own);
+    if total < 2.0 {
+        return shape("batch_norm", "training statistics need more than one value per channel over all processes");
+    }
+    let apart = |(v, (m, s)): (&f32, (&f32, &f64))| own * (f64::from(*v) + (f64::from(*m) - s / total).powi(2));
+    let mut squares: Vec<f64> = var.iter().zip(mean.iter().zip(&sums)).map(apart).collect();
+    all.all_reduce(&mut squares)?;
+    mean.iter_mut().zip(sums).for_each(|(m, s)| *m = (s / total) as f32);
+    var.iter_mut().zip(squares).for_each(|(v, s)| *v = (s / total) as f32);
+    Ok(total)
+}
+
+/// Makes sums over one process's rows those of all; returns the rows of all.
+pub(crate) fn joint_sums(all: &dyn Comm, rows: usize, sums: &mut [f32]) -> Result<f64> {
+    let mut wide: Vec<f64> = sums.iter().map(|v| f64::from(*v)).chain([rows as f64]).collect();
+    all.all_reduce(&mut wide)?;
+    let total = wide.pop().unwrap_or(rows as f64);
+    sums.iter_mut().zip(wide).for_each(|(to, v)| *to = v as f32);
+    Ok(total)
 }

@@ -3,8 +3,8 @@
 use super::shape::pad;
 use super::{column_sum, product};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Conv2dOp, ConvTranspose2dOp};
+use crate::node::{Done, Inputs};
+use crate::spec::{Conv2dOp, ConvTranspose2dOp};
 use candle_core::{Device, Tensor};
 use candlelight_kernels::Precision;
 use candlelight_kernels::conv::Conv;
@@ -129,7 +129,7 @@ fn bias_grad(d: &Tensor) -> Result<Tensor> {
     column_sum(&d.reshape((b * h * w, c))?)
 }
 
-pub(crate) fn conv2d(op: &Conv2dOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
     let (x, w) = (inputs.tensor(0).clone(), inputs.tensor(1).clone());
     let p = Patches::new(op.sizes(x.dims(), w.dims())?, inputs.precision(), x.device())?;
     let mut y = p.forward(&x, &w)?;
@@ -143,7 +143,7 @@ pub(crate) fn conv2d(op: &Conv2dOp, inputs: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(crate) fn conv_transpose2d(op: &ConvTranspose2dOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn conv_transpose2d(op: &ConvTranspose2dOp, inputs: &Inputs) -> Result<Done> {
     // The result is what the adjoint convolution's images would be, x what its results would be.
     let (x, w) = (inputs.tensor(0).clone(), inputs.tensor(1).clone());
     let p = Patches::new(op.adjoint(x.dims(), w.dims())?, inputs.precision(), x.device())?;

@@ -3,11 +3,11 @@
 use super::tokens::scatter;
 use super::{ids, rows, upload};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{AddKept, Drop};
+use crate::node::{Done, Inputs};
+use crate::spec::{AddKept, Drop};
 use candlelight_kernels::drop::dropout as kernel;
 
-pub(crate) fn drop(op: &Drop, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn drop(op: &Drop, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let samples = x.dims().first().copied().unwrap_or(1);
     let ones = |n: usize| (vec![1.0f32; n], vec![0.0f32; n]);
@@ -36,7 +36,7 @@ pub(crate) fn drop(op: &Drop, inputs: &Inputs<'_>) -> Result<Done> {
     Ok(Done::tensor(y, move |g, b| b.give(0, || Ok(g.broadcast_mul(&mask)?))))
 }
 
-pub(crate) fn add_kept(op: &AddKept, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn add_kept(op: &AddKept, inputs: &Inputs) -> Result<Done> {
     let (x, y, scale) = (inputs.tensor(0), inputs.tensor(1), f64::from(op.scale));
     let samples = x.dims().first().copied().unwrap_or(1);
     let width = x.elem_count() / samples.max(1);

@@ -2,11 +2,11 @@
 
 use super::ids as upload;
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Index, Where};
+use crate::node::{Done, Inputs};
+use crate::spec::{Index, Where};
 use candle_core::Tensor;
 
-pub(crate) fn index(op: &Index, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn index(op: &Index, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let dims = x.dims().to_vec();
     // Both are rows of a flat view: what dimensions they come from is arithmetic on numbers.
@@ -42,7 +42,7 @@ pub(crate) fn index(op: &Index, inputs: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(crate) fn choose(op: &Where, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn choose(op: &Where, inputs: &Inputs) -> Result<Done> {
     let (a, c) = (inputs.tensor(0), inputs.tensor(1));
     let bytes: Vec<u8> = op.condition.iter().map(|b| u8::from(*b)).collect();
     let condition = Tensor::from_vec(bytes, a.shape(), a.device())?;

@@ -3,10 +3,10 @@
 use super::act::{gelu, gelu_slope};
 use super::{column_sum, product};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::LinearOp;
+use crate::node::{Done, Inputs};
+use crate::spec::LinearOp;
 
-pub(crate) fn linear(op: &LinearOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
     let (precision, kind) = (inputs.precision(), op.gelu);
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (outputs, features) = LinearOp::sizes(&w_dims);

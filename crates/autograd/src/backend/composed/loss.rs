@@ -3,12 +3,12 @@
 use super::reduce::log_probabilities;
 use super::{act, mask, sum, upload};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::Loss;
+use crate::node::{Done, Inputs};
+use crate::spec::Loss;
 use candle_core::Tensor;
 use candlelight_kernels::tokens::patch::Grid;
 
-pub(crate) fn loss(op: &Loss, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn loss(op: &Loss, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let second = || -> Result<Tensor> { Ok(inputs.tensor(1).to_dtype(x.dtype())?) };
     let (loss, d) = match op {

@@ -2,18 +2,18 @@
 
 use super::{product, unbroadcast};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::MatMul;
+use crate::node::{Done, Inputs};
+use crate::spec::MatMul;
 use candle_core::Tensor;
 
-pub(crate) fn matmul(_: &MatMul, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn matmul(_: &MatMul, inputs: &Inputs) -> Result<Done> {
     let (precision, a, c) = (inputs.precision(), inputs.tensor(0).clone(), inputs.tensor(1).clone());
     let wide = |t: &Tensor, lead: &[usize]| -> Result<Tensor> {
         let mut dims = lead.to_vec();
         dims.extend(&t.dims()[t.rank() - 2..]);
         Ok(t.broadcast_as(dims)?.contiguous()?)
     };
-    let lead = crate::ops::broadcast("matmul", &a.dims()[..a.rank() - 2], &c.dims()[..c.rank() - 2])?;
+    let lead = crate::spec::broadcast("matmul", &a.dims()[..a.rank() - 2], &c.dims()[..c.rank() - 2])?;
     let (left, right) = (wide(&a, &lead)?, wide(&c, &lead)?);
     let y = product(precision, &left, &right)?;
     let (a_dims, c_dims) = (a.dims().to_vec(), c.dims().to_vec());

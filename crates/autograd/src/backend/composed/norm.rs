@@ -2,8 +2,8 @@
 
 use super::column_sum;
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{GroupNormOp, LayerNormOp};
+use crate::node::{Done, Inputs};
+use crate::spec::{GroupNormOp, LayerNormOp};
 use candle_core::Tensor;
 
 /// Rows normalised to mean 0 and variance 1: the rows (R, n), and 1 over their deviations (R, 1).
@@ -26,7 +26,7 @@ fn back(g: &Tensor, normal: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     Ok((g - normal.broadcast_mul(&along)?)?.broadcast_mul(rstd)?)
 }
 
-pub(crate) fn layer_norm(op: &LayerNormOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn layer_norm(op: &LayerNormOp, inputs: &Inputs) -> Result<Done> {
     let (x, gamma, beta) = (inputs.tensor(0), inputs.tensor(1).clone(), inputs.tensor(2));
     let (dims, n) = (x.dims().to_vec(), gamma.elem_count());
     let rows: usize = dims[..dims.len() - 1].iter().product();
@@ -40,7 +40,7 @@ pub(crate) fn layer_norm(op: &LayerNormOp, inputs: &Inputs<'_>) -> Result<Done> 
     }))
 }
 
-pub(crate) fn group_norm(op: &GroupNormOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn group_norm(op: &GroupNormOp, inputs: &Inputs) -> Result<Done> {
     let (x, gamma, beta) = (inputs.tensor(0), inputs.tensor(1).clone(), inputs.tensor(2));
     let (dims, c, groups) = (x.dims().to_vec(), gamma.elem_count(), op.groups);
     let batch = dims[0];

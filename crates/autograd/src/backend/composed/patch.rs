@@ -3,10 +3,10 @@
 use super::rows;
 use super::tokens::flat_ids;
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::ImagePatches;
+use crate::node::{Done, Inputs};
+use crate::spec::ImagePatches;
 
-pub(crate) fn image_patches(op: &ImagePatches, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn image_patches(op: &ImagePatches, inputs: &Inputs) -> Result<Done> {
     let images = inputs.tensor(0);
     let g = op.grid(images.dims());
     let (batch, p, len) = (images.dim(0)?, g.patch, g.patch_len());

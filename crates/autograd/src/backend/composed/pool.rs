@@ -2,12 +2,12 @@
 
 use super::{ids, mask, product};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Pool2dConfig, Pool2dOp};
+use crate::node::{Done, Inputs};
+use crate::spec::{Pool2dConfig, Pool2dOp};
 use candle_core::{Device, Tensor};
 use candlelight_kernels::Precision;
 
-pub(crate) fn pool2d(op: &Pool2dOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn pool2d(op: &Pool2dOp, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let (_, h, w, _) = x.dims4()?;
     match *op {

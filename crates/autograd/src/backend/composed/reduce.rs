@@ -2,8 +2,8 @@
 
 use super::{mask, sum};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Reduce, Reduction, Softmax};
+use crate::node::{Done, Inputs};
+use crate::spec::{Reduce, Reduction, Softmax};
 use candle_core::{DType, Tensor};
 
 /// The sum over several dimensions, which stay.
@@ -11,7 +11,7 @@ fn sums(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
     dims.iter().try_fold(x.clone(), |x, d| sum(&x, *d))
 }
 
-pub(crate) fn reduce(op: &Reduce, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn reduce(op: &Reduce, inputs: &Inputs) -> Result<Done> {
     let (op, x) = (op.clone(), inputs.tensor(0).clone());
     let n: usize = op.dims.iter().map(|d| x.dims()[*d]).product();
     let kept: Vec<usize> =
@@ -67,7 +67,7 @@ pub(super) fn log_probabilities(x: &Tensor, dim: usize) -> Result<Tensor> {
     Ok(x.broadcast_sub(&x.exp()?.sum_keepdim(dim)?.log()?)?)
 }
 
-pub(crate) fn softmax(op: &Softmax, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn softmax(op: &Softmax, inputs: &Inputs) -> Result<Done> {
     let Softmax { dim, log } = *op;
     let y = if log { log_probabilities(inputs.tensor(0), dim)? } else { probabilities(inputs.tensor(0), dim)? };
     let kept = y.clone();

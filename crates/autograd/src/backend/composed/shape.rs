@@ -1,11 +1,11 @@
 //! Shapes and orders.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::Arrange;
+use crate::node::{Done, Inputs};
+use crate::spec::Arrange;
 use candle_core::Tensor;
 
-pub(crate) fn arrange(op: &Arrange, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn arrange(op: &Arrange, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let dims = x.dims().to_vec();
     Ok(match op.clone() {

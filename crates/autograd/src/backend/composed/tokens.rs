@@ -2,8 +2,8 @@
 
 use super::{ids, product, rows, sum, upload};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{AddTable, GatherTokens, MeanTokens, PrependToken, UnshuffleTokens};
+use crate::node::{Done, Inputs};
+use crate::spec::{AddTable, GatherTokens, MeanTokens, PrependToken, UnshuffleTokens};
 use candle_core::{Device, Tensor};
 use candlelight_kernels::Precision;
 
@@ -22,7 +22,7 @@ pub(super) fn scatter(g: &Tensor, which: &Tensor, n: usize, width: usize) -> Res
     Ok(zeros.index_add(which, &g.reshape((which.elem_count(), width))?, 0)?)
 }
 
-pub(crate) fn add_table(_: &AddTable, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn add_table(_: &AddTable, inputs: &Inputs) -> Result<Done> {
     let (x, table) = (inputs.tensor(0), inputs.tensor(1));
     let (batch, dims) = (x.dim(0)?, table.dims().to_vec());
     let per = table.elem_count();
@@ -33,7 +33,7 @@ pub(crate) fn add_table(_: &AddTable, inputs: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(crate) fn gather_tokens(op: &GatherTokens, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn gather_tokens(op: &GatherTokens, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let (batch, n, width) = x.dims3()?;
     let which = flat_ids(&op.ids, batch, n, x.device())?;
@@ -44,7 +44,7 @@ pub(crate) fn gather_tokens(op: &GatherTokens, inputs: &Inputs<'_>) -> Result<Do
     }))
 }
 
-pub(crate) fn prepend_token(op: &PrependToken, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn prepend_token(op: &PrependToken, inputs: &Inputs) -> Result<Done> {
     let (x, token) = (inputs.tensor(0), inputs.tensor(1));
     let (batch, n, width) = x.dims3()?;
     let dims = token.dims().to_vec();
@@ -60,7 +60,7 @@ pub(crate) fn prepend_token(op: &PrependToken, inputs: &Inputs<'_>) -> Result<Do
     }))
 }
 
-pub(crate) fn unshuffle_tokens(op: &UnshuffleTokens, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn unshuffle_tokens(op: &UnshuffleTokens, inputs: &Inputs) -> Result<Done> {
     let (x, mask_token, pos) = (inputs.tensor(0), inputs.tensor(1), inputs.tensor(2));
     let (batch, k1, width) = x.dims3()?;
     let (l, kept) = (op.restore.len() / batch.max(1), k1 - 1);
@@ -83,7 +83,7 @@ pub(crate) fn unshuffle_tokens(op: &UnshuffleTokens, inputs: &Inputs<'_>) -> Res
     let y = y.broadcast_add(&pos.to_dtype(x.dtype())?.reshape((1, l + 1, width))?)?;
     let dims = mask_token.dims().to_vec();
     Ok(Done::tensor(y, move |g, b| {
-        b.give(2, || Ok(sum(&g, 0)?))?;
+        b.give(2, || sum(&g, 0))?;
         let g = g.reshape((batch * (l + 1), width))?;
         b.give(1, || Ok(product(Precision::F32, &removed, &g)?.reshape(dims)?))?;
         b.give(0, || {
@@ -93,7 +93,7 @@ pub(crate) fn unshuffle_tokens(op: &UnshuffleTokens, inputs: &Inputs<'_>) -> Res
     }))
 }
 
-pub(crate) fn mean_tokens(_: &MeanTokens, inputs: &Inputs<'_>) -> Result<Done> {
+pub(crate) fn mean_tokens(_: &MeanTokens, inputs: &Inputs) -> Result<Done> {
     let (batch, n, width) = inputs.tensor(0).dims3()?;
     let y = (sum(inputs.tensor(0), 1)?.reshape((batch, width))? / n as f64)?;
     Ok(Done::tensor(y, move |g, b| {

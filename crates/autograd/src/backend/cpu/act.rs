@@ -1,14 +1,14 @@
 //! Activations.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::act::gelu::{self as kernel, Gelu};
 use candlelight_kernels::act::relu;
 use candlelight_kernels::mem::buffer;
 
-pub(super) fn relu(x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn relu(x: &Inputs) -> Result<Done> {
     let mut y = x.slice("relu", 0)?.to_vec();
     relu::relu(&mut y);
     let y = tensor_from(y, x.tensor(0).shape())?;
@@ -23,7 +23,7 @@ pub(super) fn relu(x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn gelu(kind: Gelu, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn gelu(kind: Gelu, x: &Inputs) -> Result<Done> {
     let mut y = buffer(x.tensor(0).elem_count());
     kernel::forward(kind, &x.slice("gelu", 0)?, &mut y)?;
     let kept = x.tensor(0).clone();

@@ -1,14 +1,14 @@
 //! Sums and scalings.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
 use crate::tensor::tensor_from;
 use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
 
 /// Equal shapes: a residual connection.
-pub(super) fn add(x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn add(x: &Inputs) -> Result<Done> {
     let mut y = buffer(x.tensor(0).elem_count());
     elementwise::add(&x.slice("add", 0)?, &x.slice("add", 1)?, &mut y)?;
     Ok(Done::host(tensor_from(y, x.tensor(0).shape())?, |g, b| {
@@ -17,7 +17,7 @@ pub(super) fn add(x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn scale(factor: f32, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn scale(factor: f32, x: &Inputs) -> Result<Done> {
     let mut y = x.slice("affine", 0)?.to_vec();
     elementwise::scale(factor, &mut y);
     Ok(Done::host(tensor_from(y, x.tensor(0).shape())?, move |g, b| {

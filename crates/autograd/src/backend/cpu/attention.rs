@@ -1,13 +1,13 @@
 //! Attention.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::AttentionOp;
+use crate::node::{Done, Inputs};
+use crate::spec::AttentionOp;
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::attention as kernel;
 use candlelight_kernels::mem::buffer;
 
-pub(super) fn attention(op: &AttentionOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn attention(op: &AttentionOp, x: &Inputs) -> Result<Done> {
     let (batch, tokens, width) = x.tensor(0).dims3()?;
     let (heads, dropout, precision) = (op.heads, op.dropout, x.precision());
     let head_dim = width / 3 / heads;

@@ -1,9 +1,10 @@
 //! Batch normalisation.
 
+use crate::backend::composed::batch_norm::{joint, joint_sums};
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{BatchNormOp, joint, joint_sums};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::BatchNormOp;
 use crate::tensor::{CpuSlice, tensor_from};
 use candle_core::{Tensor, Var};
 use candlelight_kernels::mem::buffer;
@@ -11,12 +12,12 @@ use candlelight_kernels::norm::batch as kernel;
 
 const NAME: &str = "batch_norm";
 
-pub(super) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(super) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
     let (config, n) = (op.config, op.channels());
     let running = (&op.mean, &op.var);
     let xs = inputs.slice(NAME, 0)?;
     let rows = xs.len() / n.max(1);
-    let all = inputs.tape().comm().filter(|_| config.train);
+    let all = inputs.comm().filter(|_| config.train);
     let (mut mean, mut var) = (CpuSlice::new(NAME, running.0)?.to_vec(), CpuSlice::new(NAME, running.1)?.to_vec());
     if config.train {
         let old = (mean.clone(), var.clone());
@@ -27,7 +28,7 @@ pub(super) fn batch_norm(op: &BatchNormOp, inputs: &Inputs<'_>) -> Result<Done> 
             Some(all) => joint(&**all, rows, &mut mean, &mut var)?,
             None => rows as f64,
         };
-        if !inputs.tape().repeats() {
+        if !inputs.repeats() {
             update_running(running, old, (&mean, &var), rows, config.momentum)?;
         }
     }

@@ -1,13 +1,13 @@
 //! Convolutions.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Conv2dOp, ConvTranspose2dOp};
+use crate::node::{Done, Inputs};
+use crate::spec::{Conv2dOp, ConvTranspose2dOp};
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::{conv as kernel, elementwise};
 
-pub(super) fn conv2d(op: &Conv2dOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn conv2d(op: &Conv2dOp, x: &Inputs) -> Result<Done> {
     let c = op.sizes(x.tensor(0).dims(), x.tensor(1).dims())?;
     let (oh, ow, values) = c.sizes()?;
     let precision = x.precision();
@@ -32,7 +32,7 @@ pub(super) fn conv2d(op: &Conv2dOp, x: &Inputs<'_>) -> Result<Done> {
 }
 
 /// The adjoint: its forward pass is the convolution's input gradient, and the other way round.
-pub(super) fn conv_transpose2d(op: &ConvTranspose2dOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn conv_transpose2d(op: &ConvTranspose2dOp, x: &Inputs) -> Result<Done> {
     let c = op.adjoint(x.tensor(0).dims(), x.tensor(1).dims())?;
     let precision = x.precision();
     let mut y = buffer(c.batch * c.height * c.width * c.inputs);

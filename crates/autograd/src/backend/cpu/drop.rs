@@ -1,15 +1,15 @@
 //! Dropout of values, samples and blocks.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{AddKept, Drop};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::{AddKept, Drop};
 use crate::tensor::tensor_from;
 use candlelight_kernels::drop::{block, dropout};
 use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
 
-pub(super) fn drop(op: &Drop, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn drop(op: &Drop, x: &Inputs) -> Result<Done> {
     let dims = x.tensor(0).dims();
     let (samples, channels) = (dims.first().copied().unwrap_or(1), dims.last().copied().unwrap_or(1));
     let op = op.clone();
@@ -24,7 +24,7 @@ pub(super) fn drop(op: &Drop, x: &Inputs<'_>) -> Result<Done> {
     Ok(Done::host(tensor_from(y, x.tensor(0).shape())?, move |g, b| b.write(0, g.len(), |d| Ok(masked(&g, d)?))))
 }
 
-pub(super) fn add_kept(op: &AddKept, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn add_kept(op: &AddKept, x: &Inputs) -> Result<Done> {
     let samples = x.tensor(0).dims().first().copied().unwrap_or(1);
     let (kept, scale) = (op.kept.clone(), op.scale);
     let mut y = buffer(x.tensor(0).elem_count());

@@ -1,14 +1,14 @@
 //! Linear layers.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::LinearOp;
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::LinearOp;
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::matmul::linear as kernel;
 use candlelight_kernels::mem::buffer;
 
-pub(super) fn linear(op: &LinearOp, inputs: &Inputs<'_>) -> Result<Done> {
+pub(super) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
     let (precision, kind) = (inputs.precision(), op.gelu);
     let (x, w) = (inputs.tensor(0), inputs.tensor(1));
     let (outputs, features) = LinearOp::sizes(w.dims());

@@ -1,16 +1,16 @@
 //! Losses: each kernel gives the value and the gradient in one pass.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::Loss;
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::Loss;
 use crate::tensor::tensor_from;
 use candlelight_kernels::elementwise;
 use candlelight_kernels::loss::{bce, cross_entropy, mae};
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::tokens::patch::Grid;
 
-pub(super) fn loss(op: &Loss, inputs: &Inputs<'_>) -> Result<Done> {
+pub(super) fn loss(op: &Loss, inputs: &Inputs) -> Result<Done> {
     let name = "loss";
     let x = inputs.slice(name, 0)?;
     let batch = inputs.tensor(0).dims().first().copied().unwrap_or(0);

@@ -1,14 +1,14 @@
 //! Layer and group normalisation.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{GroupNormOp, LayerNormOp};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::{GroupNormOp, LayerNormOp};
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::norm::{group, layer as kernel};
 
-pub(super) fn layer_norm(op: &LayerNormOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn layer_norm(op: &LayerNormOp, x: &Inputs) -> Result<Done> {
     let n = x.tensor(1).elem_count();
     let rows: usize = x.tensor(0).dims().iter().rev().skip(1).product();
     let (mut y, mut mean, mut rstd) = (buffer(rows * n), buffer(rows), buffer(rows));
@@ -29,7 +29,7 @@ pub(super) fn layer_norm(op: &LayerNormOp, x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn group_norm(op: &GroupNormOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn group_norm(op: &GroupNormOp, x: &Inputs) -> Result<Done> {
     let (dims, channels) = (x.tensor(0).dims(), x.tensor(1).elem_count());
     let sizes = group::GroupNorm {
         batch: dims[0],

@@ -1,13 +1,13 @@
 //! Images as patches.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::ImagePatches;
+use crate::node::{Done, Inputs};
+use crate::spec::ImagePatches;
 use crate::tensor::tensor_from;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::tokens::patch as kernel;
 
-pub(super) fn image_patches(op: &ImagePatches, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn image_patches(op: &ImagePatches, x: &Inputs) -> Result<Done> {
     let images = x.tensor(0);
     let (g, batch) = (op.grid(images.dims()), images.dim(0)?);
     let keep = op.ids.as_ref().map_or(g.patches(), |i| i.len() / batch.max(1));

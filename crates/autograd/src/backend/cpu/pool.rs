@@ -1,13 +1,13 @@
 //! Pools.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{Pool2dConfig, Pool2dOp};
+use crate::node::{Done, Inputs};
+use crate::spec::{Pool2dConfig, Pool2dOp};
 use crate::tensor::tensor_from;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::pool::{blur, window as kernel};
 
-pub(super) fn pool2d(op: &Pool2dOp, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn pool2d(op: &Pool2dOp, x: &Inputs) -> Result<Done> {
     let (dims, xs) = (x.tensor(0).dims(), x.slice("pool2d", 0)?);
     let n = xs.len();
     let (b, c) = (dims[0], dims[3]);

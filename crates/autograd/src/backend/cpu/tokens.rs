@@ -1,15 +1,15 @@
 //! Sequences of tokens.
 
 use crate::error::Result;
-use crate::op::{Done, Inputs};
-use crate::ops::{GatherTokens, PrependToken, UnshuffleTokens};
-use crate::tape::Grad;
+use crate::flow::Grad;
+use crate::node::{Done, Inputs};
+use crate::spec::{GatherTokens, PrependToken, UnshuffleTokens};
 use crate::tensor::tensor_from;
 use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
 use candlelight_kernels::tokens::sequence as kernel;
 
-pub(super) fn add_table(x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn add_table(x: &Inputs) -> Result<Done> {
     let mut y = buffer(x.tensor(0).elem_count());
     elementwise::add_rows(&x.slice("add_table", 0)?, &x.slice("add_table", 1)?, &mut y)?;
     let n = x.tensor(1).elem_count();
@@ -19,7 +19,7 @@ pub(super) fn add_table(x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn gather_tokens(op: &GatherTokens, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn gather_tokens(op: &GatherTokens, x: &Inputs) -> Result<Done> {
     let (batch, n, width) = x.tensor(0).dims3()?;
     let k = op.ids.len() / batch.max(1);
     let mut y = buffer(batch * k * width);
@@ -30,7 +30,7 @@ pub(super) fn gather_tokens(op: &GatherTokens, x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn prepend_token(op: &PrependToken, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn prepend_token(op: &PrependToken, x: &Inputs) -> Result<Done> {
     let (batch, n, width) = x.tensor(0).dims3()?;
     let mut first = x.slice("prepend_token", 1)?.to_vec();
     if let Some(pos) = &op.pos {
@@ -53,7 +53,7 @@ pub(super) fn prepend_token(op: &PrependToken, x: &Inputs<'_>) -> Result<Done> {
     }))
 }
 
-pub(super) fn unshuffle_tokens(op: &UnshuffleTokens, x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn unshuffle_tokens(op: &UnshuffleTokens, x: &Inputs) -> Result<Done> {
     let (batch, k1, width) = x.tensor(0).dims3()?;
     let l = op.restore.len() / batch.max(1);
     let mut y = buffer(batch * (l + 1) * width);
@@ -71,7 +71,7 @@ pub(super) fn unshuffle_tokens(op: &UnshuffleTokens, x: &Inputs<'_>) -> Result<D
     }))
 }
 
-pub(super) fn mean_tokens(x: &Inputs<'_>) -> Result<Done> {
+pub(super) fn mean_tokens(x: &Inputs) -> Result<Done> {
     let (batch, n, width) = x.tensor(0).dims3()?;
     let mut y = vec![0.0; batch * width];
     for (y, x) in y.chunks_exact_mut(width.max(1)).zip(x.slice("mean_tokens", 0)?.chunks_exact((n * width).max(1))) {

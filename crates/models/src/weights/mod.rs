@@ -1,7 +1,11 @@
 //! Reading weights from any file, loading them with a report, writing safetensors.
 
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod names;
+pub mod pickle;
+
 use crate::error::{Error, Result};
-use crate::pickle;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candlelight_autograd::ParamStore;

@@ -5,6 +5,15 @@ use candle_core::{DType, Device, Tensor};
 use candlelight_kernels::elementwise;
 use std::rc::Rc;
 
+/// Where a value's gradient goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A slot of the backward pass.
+    Slot(usize),
+    /// A parameter, by its place in the store.
+    Param(usize),
+}
+
 /// A gradient in a buffer on the CPU. It may be shared between operations; one that is no longer shared is added to in place.
 #[derive(Debug, Clone)]
 pub struct Grad(Rc<Vec<f32>>);

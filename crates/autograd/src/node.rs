@@ -1,96 +1,26 @@
-//! The one door: an operation is described once, and [`Tape::apply`] is the only place that applies it.
+//! What an operation gets and gives: its inputs, its result, and its step of the backward pass.
 
-use crate::backend::Backend;
-use crate::error::{Error, Result, shape};
-use crate::tape::{Backward, Flow, Grad, Source, Tape, Value};
+use crate::error::Result;
+use crate::flow::{Flow, Grad, Source};
+use crate::pass::Backward;
 use crate::tensor::CpuSlice;
 use candle_core::{DType, Device, Tensor};
+use candlelight_dist::Comm;
 use candlelight_kernels::Precision;
 use candlelight_kernels::mem::buffer;
-
-/// A setting of an operation, as data.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Attr {
-    /// A whole number.
-    Int(i64),
-    /// Several whole numbers.
-    Ints(Vec<i64>),
-    /// A number.
-    Float(f64),
-    /// A switch.
-    Bool(bool),
-    /// One of several kinds.
-    Text(String),
-}
-
-impl From<usize> for Attr {
-    fn from(v: usize) -> Self {
-        Attr::Int(v as i64)
-    }
-}
-
-impl From<f64> for Attr {
-    fn from(v: f64) -> Self {
-        Attr::Float(v)
-    }
-}
-
-impl From<bool> for Attr {
-    fn from(v: bool) -> Self {
-        Attr::Bool(v)
-    }
-}
-
-impl From<&[usize]> for Attr {
-    fn from(v: &[usize]) -> Self {
-        Attr::Ints(v.iter().map(|&i| i as i64).collect())
-    }
-}
-
-impl From<(usize, usize)> for Attr {
-    fn from(v: (usize, usize)) -> Self {
-        Attr::Ints(vec![v.0 as i64, v.1 as i64])
-    }
-}
-
-/// Names and settings of an operation.
-pub type Attrs = Vec<(&'static str, Attr)>;
-
-/// An operation: what it is called, what it is set to, which shapes it takes, and which method of a backend computes it.
-///
-/// The description is plain data. An observer ([`Tape::with_observer`]) sees every operation of a forward pass with its name, its
-/// attributes and its shapes: a summary, a trace or an exported graph need no second walk over the model.
-pub trait Op: std::fmt::Debug {
-    /// The operation's name, as PyTorch calls it where PyTorch has it.
-    fn name(&self) -> &'static str;
-
-    /// Its settings.
-    fn attributes(&self) -> Attrs {
-        Attrs::new()
-    }
-
-    /// Checks the dimensions of the inputs and returns those of the result.
-    ///
-    /// # Errors
-    /// When they do not fit.
-    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>>;
-
-    /// Computes it.
-    ///
-    /// # Errors
-    /// Those of the backend.
-    fn run(&self, backend: &dyn Backend, x: &Inputs<'_>) -> Result<Done>;
-}
+use std::sync::Arc;
 
 /// The inputs of one call: contiguous tensors that hold no graph of candle's.
 #[derive(Debug)]
-pub struct Inputs<'a> {
-    tape: &'a Tape,
-    tensors: Vec<Tensor>,
-    sources: Vec<Option<Source>>,
+pub struct Inputs {
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) sources: Vec<Option<Source>>,
+    pub(crate) precision: Precision,
+    pub(crate) comm: Option<Arc<dyn Comm>>,
+    pub(crate) repeats: bool,
 }
 
-impl Inputs<'_> {
+impl Inputs {
     /// Number of inputs.
     pub fn len(&self) -> usize {
         self.tensors.len()
@@ -129,14 +59,19 @@ impl Inputs<'_> {
         self.wants(wanted).then(|| self.tensors[i].clone())
     }
 
-    /// The tape.
-    pub fn tape(&self) -> &Tape {
-        self.tape
-    }
-
     /// Precision of products.
     pub fn precision(&self) -> Precision {
-        self.tape.precision()
+        self.precision
+    }
+
+    /// How processes share statistics, if there are several.
+    pub fn comm(&self) -> Option<Arc<dyn Comm>> {
+        self.comm.clone()
+    }
+
+    /// True when this forward pass repeats an earlier one for its gradients: running statistics have seen the batch.
+    pub fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// Where the first input lies.
@@ -164,8 +99,8 @@ pub(crate) enum Way {
 
 /// What an operation gave: its result, and how the result's gradient goes back to the inputs.
 pub struct Done {
-    value: Tensor,
-    way: Way,
+    pub(crate) value: Tensor,
+    pub(crate) way: Way,
 }
 
 impl std::fmt::Debug for Done {
@@ -188,8 +123,8 @@ impl Done {
 
 /// An operation's step of a backward pass: gives gradients to the operation's inputs, by their number.
 pub struct Back<'a, 'b> {
-    pass: &'a mut Backward<'b>,
-    to: &'a [Option<Source>],
+    pub(crate) pass: &'a mut Backward<'b>,
+    pub(crate) to: &'a [Option<Source>],
 }
 
 impl std::fmt::Debug for Back<'_, '_> {
@@ -256,68 +191,6 @@ impl Back<'_, '_> {
         let Some(to) = self.source(i) else { return Ok(()) };
         let g = g()?.detach().contiguous()?;
         self.pass.give(to, Flow::Tensor(g))
-    }
-
-    /// Walks a segment that was run again, and hands its leaves' gradients on. Hooks are the outer pass's.
-    pub(crate) fn segment(&mut self, inner: &Tape, value: &Value, g: Flow, leaves: &[Value]) -> Result<()> {
-        let of: Vec<&Value> = leaves.iter().collect();
-        let found = self.pass.segment(inner, value, g, &of)?;
-        for (g, source) in found.into_iter().zip(self.to) {
-            if let (Some(g), Some(source)) = (g, source) {
-                self.pass.give(*source, g)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// An operation that an observer sees: its description and its shapes.
-#[derive(Debug)]
-pub struct Call<'a> {
-    /// The operation.
-    pub op: &'a dyn Op,
-    /// Dimensions of the inputs.
-    pub inputs: &'a [&'a [usize]],
-    /// Dimensions of the result.
-    pub result: &'a [usize],
-}
-
-impl Tape {
-    /// Applies an operation. This is the only place where values are made from values: every input is checked to be of this tape,
-    /// every parameter among the inputs is noted for the hooks, shapes are checked, the backend is chosen, and what comes out holds
-    /// no graph of candle's.
-    ///
-    /// # Errors
-    /// When an input is of another tape or a shape does not fit, and those of the backend.
-    pub fn apply(&self, op: &dyn Op, inputs: &[&Value]) -> Result<Value> {
-        if let Some(i) = inputs.iter().position(|v| !v.tape().is(self)) {
-            return shape(
-                op.name(),
-                format!(
-                    "input {i} is a value of another tape: its gradient would be lost. Inside a checkpointed segment, pass it as \
-                     one of the segment's inputs"
-                ),
-            );
-        }
-        let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
-        let result = op.shape(&dims)?;
-        self.observe(&Call { op, inputs: &dims, result: &result });
-        if self.dry() {
-            let x = inputs.first().map(|v| v.tensor());
-            let (device, dtype) = x.map_or((Device::Cpu, DType::F32), |t| (t.device().clone(), t.dtype()));
-            return Ok(self.constant(&Tensor::zeros((), dtype, &device)?.broadcast_as(result)?));
-        }
-        let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
-        let tensors = inputs.iter().map(|v| v.tensor().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
-        let x = Inputs { tape: self, tensors, sources };
-        let Done { value, way } = op.run(self.backend(&x), &x)?;
-        if value.dims() != result.as_slice() {
-            let message = format!("the backend gave {:?}, the description says {result:?}", value.dims());
-            return Err(Error::Shape { op: op.name(), message });
-        }
-        let value = value.detach();
-        let Inputs { sources, .. } = x;
-        Ok(self.push(value, sources, way))
     }
 }
 

@@ -1,0 +1,80 @@
+//! The state of a running backward pass.
+
+use crate::error::Result;
+use crate::flow::{Flow, Source};
+use crate::grads::Gradients;
+use std::collections::HashMap;
+
+/// A running backward pass.
+#[derive(Debug)]
+pub struct Backward<'a> {
+    pub(crate) slots: Vec<Option<Flow>>,
+    pub(crate) grads: Option<&'a mut Gradients>,
+    /// Sources whose gradients are asked for, and what came.
+    pub(crate) asked: HashMap<Source, Option<Flow>>,
+}
+
+impl Backward<'_> {
+    /// A slot's gradient, which is complete: everything that reads the value comes later on the tape.
+    pub(crate) fn take(&mut self, slot: usize) -> Option<Flow> {
+        let g = self.slots[slot].take()?;
+        if let Some(held) = self.asked.get_mut(&Source::Slot(slot)) {
+            *held = Some(g.clone());
+        }
+        Some(g)
+    }
+
+    /// What came for a source that was asked for.
+    pub(crate) fn held(&mut self, source: Source) -> Option<Flow> {
+        let leaf = match source {
+            Source::Slot(s) => self.slots[s].clone(),
+            Source::Param(_) => None,
+        };
+        leaf.or_else(|| self.asked.get(&source).cloned().flatten())
+    }
+
+    /// Whether gradients of this source are wanted at all.
+    pub(crate) fn takes(&self, source: Source) -> bool {
+        matches!(source, Source::Slot(_)) || self.grads.is_some() || self.asked.contains_key(&source)
+    }
+
+    /// Gives a gradient to a source: stored if it is the first, else added.
+    pub(crate) fn give(&mut self, to: Source, g: Flow) -> Result<()> {
+        if let Source::Slot(s) = to {
+            self.slots[s] = Some(match self.slots[s].take() {
+                None => g,
+                Some(old) => old.plus(g)?,
+            });
+            return Ok(());
+        }
+        if let Some(held) = self.asked.get_mut(&to) {
+            *held = Some(match held.take() {
+                None => g.clone(),
+                Some(old) => old.plus(g.clone())?,
+            });
+        }
+        match (to, &mut self.grads, g) {
+            (Source::Param(p), Some(grads), Flow::Host(g)) => grads.add(p, &g),
+            (Source::Param(p), Some(grads), Flow::Tensor(t)) => grads.add_tensor(p, t),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a parameter's gradient is a buffer that may be written in place: it lies on the CPU and nobody asked to see it.
+    pub(crate) fn on_host(&self, p: usize) -> bool {
+        !self.asked.contains_key(&Source::Param(p)) && self.grads.as_ref().is_some_and(|g| g.on_host(p))
+    }
+
+    /// The gradient buffer of a parameter on the CPU and whether to add to it (true) or overwrite it (false).
+    pub(crate) fn param(&mut self, p: usize) -> (&mut [f32], bool) {
+        match &mut self.grads {
+            Some(grads) => grads.slot(p),
+            None => (&mut [], false),
+        }
+    }
+
+    /// The parameters' gradients, lent to a segment.
+    pub(crate) fn grads(&mut self) -> Option<&mut Gradients> {
+        self.grads.as_deref_mut()
+    }
+}

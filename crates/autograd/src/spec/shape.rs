@@ -1,0 +1,102 @@
+//! The order of values: other shapes, permutations, parts and joins, zeros around.
+
+use super::{Attr, Attrs, Op, count};
+use crate::error::{Result, shape};
+
+/// A change of order. Input x, or several for a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrange {
+    /// The same values in another shape.
+    Reshape(Vec<usize>),
+    /// Dimensions in another order: dimension i of the result is dimension `order[i]` of x.
+    Permute(Vec<usize>),
+    /// `len` entries of dimension `dim`, from `from` on.
+    Narrow {
+        /// The dimension.
+        dim: usize,
+        /// First entry.
+        from: usize,
+        /// Number of entries.
+        len: usize,
+    },
+    /// Zeros before and behind the entries of dimension `dim`.
+    Pad {
+        /// The dimension.
+        dim: usize,
+        /// Zeros before.
+        before: usize,
+        /// Zeros behind.
+        behind: usize,
+    },
+    /// Entries of size 1 repeated to this shape.
+    Expand(Vec<usize>),
+    /// Values one after the other along a dimension.
+    Cat(usize),
+}
+
+impl Op for Arrange {
+    fn name(&self) -> &'static str {
+        match self {
+            Arrange::Reshape(_) => "reshape",
+            Arrange::Permute(_) => "permute",
+            Arrange::Narrow { .. } => "narrow",
+            Arrange::Pad { .. } => "pad",
+            Arrange::Expand(_) => "expand",
+            Arrange::Cat(_) => "cat",
+        }
+    }
+
+    fn attributes(&self) -> Attrs {
+        match self {
+            Arrange::Reshape(dims) | Arrange::Expand(dims) => vec![("shape", dims.as_slice().into())],
+            Arrange::Permute(order) => vec![("dims", order.as_slice().into())],
+            Arrange::Narrow { dim, from, len } => {
+                vec![("dim", (*dim).into()), ("start", (*from).into()), ("length", (*len).into())]
+            }
+            Arrange::Pad { dim, before, behind } => {
+                vec![("dim", (*dim).into()), ("pad", Attr::Ints(vec![*before as i64, *behind as i64]))]
+            }
+            Arrange::Cat(dim) => vec![("dim", (*dim).into())],
+        }
+    }
+
+    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
+        let Some(&x) = inputs.first() else { return shape(self.name(), "nothing to join") };
+        let mut out = x.to_vec();
+        match self {
+            Arrange::Reshape(dims) if count(dims) == count(x) => out.clone_from(dims),
+            Arrange::Permute(order) => {
+                let mut seen = order.clone();
+                seen.sort_unstable();
+                if seen != (0..x.len()).collect::<Vec<_>>() {
+                    return shape("permute", format!("{order:?} is no order of the dimensions of {x:?}"));
+                }
+                out = order.iter().map(|i| x[*i]).collect();
+            }
+            Arrange::Narrow { dim, from, len } => {
+                let have = x.get(*dim).copied().unwrap_or(0);
+                if *dim >= x.len() || from.checked_add(*len).is_none_or(|end| end > have) {
+                    return shape("narrow", format!("entries {from} to {from} + {len} of dimension {dim} of {x:?}"));
+                }
+                out[*dim] = *len;
+            }
+            Arrange::Pad { dim, before, behind } if *dim < x.len() => out[*dim] += before + behind,
+            Arrange::Expand(dims) => {
+                let fits = super::broadcast("expand", x, dims)?;
+                if fits != *dims {
+                    return shape("expand", format!("{x:?} does not expand to {dims:?}"));
+                }
+                out = fits;
+            }
+            Arrange::Cat(dim) => {
+                let same = |d: &[usize]| d.len() == x.len() && (0..x.len()).all(|i| i == *dim || d[i] == x[i]);
+                if *dim >= x.len() || !inputs.iter().all(|d| same(d)) {
+                    return shape("cat", format!("{inputs:?} do not join along dimension {dim}"));
+                }
+                out[*dim] = inputs.iter().map(|d| d[*dim]).sum();
+            }
+            _ => return shape(self.name(), format!("{x:?} does not fit {self:?}")),
+        }
+        Ok(out)
+    }
+}

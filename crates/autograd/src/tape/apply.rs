@@ -1,0 +1,48 @@
+//! The one door: the only place that applies an operation.
+
+use super::{Tape, Value};
+use crate::backend::Run;
+use crate::error::{Error, Result, shape};
+use crate::flow::Source;
+use crate::node::{Done, Inputs};
+use crate::spec::Call;
+use candle_core::{DType, Device, Tensor};
+
+impl Tape {
+    /// Applies an operation. This is the only place where values are made from values: every input is checked to be of this tape,
+    /// every parameter among the inputs is noted for the hooks, shapes are checked, the backend is chosen, and what comes out holds
+    /// no graph of candle's.
+    ///
+    /// # Errors
+    /// When an input is of another tape or a shape does not fit, and those of the backend.
+    pub fn apply(&self, op: &dyn Run, inputs: &[&Value]) -> Result<Value> {
+        if let Some(i) = inputs.iter().position(|v| !v.tape().is(self)) {
+            return shape(
+                op.name(),
+                format!(
+                    "input {i} is a value of another tape: its gradient would be lost. Inside a checkpointed segment, pass it as \
+                     one of the segment's inputs"
+                ),
+            );
+        }
+        let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
+        let result = op.shape(&dims)?;
+        self.observe(&Call { op: op.description(), inputs: &dims, result: &result });
+        if self.dry() {
+            let x = inputs.first().map(|v| v.tensor());
+            let (device, dtype) = x.map_or((Device::Cpu, DType::F32), |t| (t.device().clone(), t.dtype()));
+            return Ok(self.constant(&Tensor::zeros((), dtype, &device)?.broadcast_as(result)?));
+        }
+        let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
+        let tensors = inputs.iter().map(|v| v.tensor().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+        let x = Inputs { tensors, sources, precision: self.precision(), comm: self.comm(), repeats: self.repeats() };
+        let Done { value, way } = op.run(self.backend(&x), &x)?;
+        if value.dims() != result.as_slice() {
+            let message = format!("the backend gave {:?}, the description says {result:?}", value.dims());
+            return Err(Error::Shape { op: op.name(), message });
+        }
+        let value = value.detach();
+        let Inputs { sources, .. } = x;
+        Ok(self.push(value, sources, way))
+    }
+}

@@ -1,0 +1,106 @@
+//! Making other people's weights fit a model: what all architectures share here, the rest in a file per architecture.
+
+mod resnet;
+mod vit;
+
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+use candlelight_autograd::{Key, ParamStore, tensor_from};
+use candlelight_nn::Anatomy;
+
+fn foreign(family: &str, tensors: &[(String, Tensor)]) -> Error {
+    let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+    Error::Mismatch(format!("no {family}'s weights: the file starts with {}", few.join(", ")))
+}
+
+fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
+    match tensors.iter().find(|(_, t)| !finite(t)) {
+        Some((name, _)) => Err(Error::Mismatch(format!("{name} holds values that are not finite"))),
+        None => Ok(()),
+    }
+}
+
+fn finite(t: &Tensor) -> bool {
+    // A sum is not finite where a value is not; one that merely overflows f32 would be no weights either.
+    let sum = || t.to_dtype(candle_core::DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>();
+    sum().is_ok_and(f32::is_finite)
+}
+
+/// Draws the head's weight anew, N(0, std), and sets its bias to 0, as MAE does after loading: 2e-5 for finetuning, 0.01 for a
+/// linear probe.
+///
+/// # Errors
+/// When the model has no head.
+pub fn init_head(params: &ParamStore, model: &Anatomy, std: f64, key: &Key) -> Result<()> {
+    let own = params.entries().into_iter().filter(|e| model.in_head(&e.name));
+    let (weights, vectors): (Vec<_>, Vec<_>) = own.partition(|e| e.var.rank() > 1);
+    if weights.is_empty() {
+        return Err(Error::Config("the model has no head".into()));
+    }
+    for e in weights {
+        let z = key.child(&e.name).normal(e.var.elem_count());
+        let values = z.into_iter().map(|z| (f64::from(z) * std) as f32).collect();
+        params.set(&e.name, &tensor_from(values, e.var.shape())?)?;
+    }
+    for e in vectors {
+        params.set(&e.name, &e.var.zeros_like()?)?;
+    }
+    Ok(())
+}
+
+fn left_out(theirs: usize, ours: usize) -> String {
+    let instead = if ours > 0 { format!("a new one of {ours} starts") } else { "the model has none".into() };
+    format!("the file's head of {theirs} classes is left out: {instead}")
+}
+
+fn whole(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let first = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+    Err(Error::Mismatch(format!("{} tensors of the backbone are not in the file: {first}, ...", missing.len())))
+}
+
+/// Brings the first convolution, (O, I, kh, kw), to other image channels as timm does: one is the sum of all; others repeat those
+/// of the file, scaled to keep the sum. Says so where it did.
+///
+/// # Errors
+/// When more than one channel is to be made of other than three.
+pub fn input_channels(tensors: &mut [(String, Tensor)], name: &str, channels: usize) -> Result<Option<String>> {
+    let Some((_, t)) = tensors.iter_mut().find(|(n, _)| n == name) else { return Ok(None) };
+    let have = t.dims4()?.1;
+    if have == channels {
+        return Ok(None);
+    }
+    *t = match (channels, have) {
+        (1, _) => t.sum_keepdim(1)?,
+        (_, 3) => {
+            let copies = vec![&*t; channels.div_ceil(3)];
+            (Tensor::cat(&copies, 1)?.narrow(1, 0, channels)? * (3.0 / channels as f64))?.contiguous()?
+        }
+        _ => {
+            return Err(Error::Mismatch(format!(
+                "{name} is for {have} channels: only one channel, or more from 3, can be made of it, not {channels}"
+            )));
+        }
+    };
+    Ok(Some(format!("{name} brought from {have} to {channels} channels")))
+}
+
+/// The model's part of one of our checkpoints; any other file as it is.
+pub fn weights_only(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    if !tensors.iter().all(|(n, _)| ["model.", "optim.", "ema."].iter().any(|p| n.starts_with(p))) {
+        return tensors.to_vec();
+    }
+    below("model.", tensors)
+}
+
+/// The moving average of a checkpoint of ours; empty where it has none.
+pub fn averaged(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    below("ema.", tensors)
+}
+
+fn below(prefix: &str, tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    let strip = |(n, t): &(String, Tensor)| Some((n.strip_prefix(prefix)?.to_string(), t.clone()));
+    tensors.iter().filter_map(strip).collect()
+}

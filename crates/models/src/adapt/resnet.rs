@@ -1,0 +1,204 @@
+//! Weights of residual networks, under torchvision's, timm's and akamaster's names.
+
+use super::{all_finite, foreign, input_channels, left_out, weights_only, whole};
+use crate::error::{Error, Result};
+use crate::model::{Architecture, Classifier, Fitted, Loaded};
+use crate::posemb::Interpolation;
+use crate::resnet::{ResNet, ResNetConfig};
+use crate::weights;
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use candlelight_autograd::ParamStore;
+use candlelight_nn::BatchNormConfig;
+
+impl Architecture for ResNetConfig {
+    fn image(&self) -> (usize, usize) {
+        self.image
+    }
+
+    fn set_image(&mut self, image: (usize, usize)) {
+        self.image = image;
+    }
+
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn batch_norm(&mut self) -> Option<&mut BatchNormConfig> {
+        Some(&mut self.norm)
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
+        Ok(Box::new(ResNet::new(self, vb)?))
+    }
+
+    fn fit(&mut self, tensors: &[(String, Tensor)], _: Option<(usize, usize)>, _: Interpolation) -> Result<Fitted> {
+        let (tensors, config) = residual(tensors, self)?;
+        *self = config;
+        Ok(Fitted { tensors, notes: vec![] })
+    }
+
+    fn load_pretrained(
+        &self,
+        params: &ParamStore,
+        tensors: &[(String, Tensor)],
+        _: Option<(usize, usize)>,
+        _: Interpolation,
+    ) -> Result<Loaded> {
+        residual_backbone(params, tensors, self)
+    }
+}
+
+/// Fits a residual network's weights to `config`: classes and image channels are the file's.
+///
+/// # Errors
+/// When the file holds no residual network, or one of another depth.
+fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<(String, Tensor)>, ResNetConfig)> {
+    let tensors = residual_weights(tensors, config)?;
+    let mut config = config.clone();
+    let of = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
+    if let Some(t) = of("conv1.weight") {
+        config.channels = t.dim(1)?;
+    }
+    let Some(head) = of(&format!("{}.weight", config.head())) else {
+        return Err(Error::Mismatch("the file has no head".into()));
+    };
+    config.classes = head.dim(0)?;
+    Ok((tensors, config))
+}
+
+/// Loads pretrained weights into a residual network with parameters `params`: everything below the head must be whole, other
+/// input channels are adapted as timm does, a head of other classes is left out, further splits of batch normalisations start as
+/// the first.
+///
+/// # Errors
+/// When the file holds no residual network, one of another width or depth, or only a part of it. Nothing is changed then.
+fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Loaded> {
+    let mut tensors = residual_weights(tensors, config)?;
+    let mut notes = vec![];
+    let model = params.state_dict();
+    let dims = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());
+    let prefix = format!("{}.", config.head());
+    let head = |n: &str| n.starts_with(&prefix);
+    let weight = tensors.iter().find(|(n, _)| head(n) && n.ends_with("weight"));
+    if let Some((_, t)) = weight.filter(|(n, t)| dims(n).is_none_or(|d| d != t.dims())) {
+        notes.push(left_out(t.dim(0)?, config.classes));
+        tensors.retain(|(n, _)| !head(n));
+    }
+    for (name, _) in &model {
+        let Some((before, (_, rest))) = name.split_once("aux_bn.").and_then(|(b, r)| Some((b, r.split_once('.')?)))
+        else {
+            continue;
+        };
+        let first = tensors.iter().find(|(n, _)| *n == format!("{before}{rest}")).map(|(_, t)| t.clone());
+        if let (Some(t), false) = (first, tensors.iter().any(|(n, _)| n == name)) {
+            tensors.push((name.clone(), t));
+        }
+    }
+    let missing = |n: &&str| !head(n) && !n.ends_with("num_batches_tracked") && !tensors.iter().any(|(m, _)| m == n);
+    let incomplete: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).filter(missing).collect();
+    whole(&incomplete)?;
+    notes.extend(input_channels(&mut tensors, "conv1.weight", config.channels)?);
+    Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
+}
+
+/// A residual network's tensors under our names, of the depth of `config`.
+fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
+    let tensors = weights::unwrapped(&weights_only(tensors));
+    if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
+        return Err(foreign("residual network", &tensors));
+    }
+    all_finite(&tensors)?;
+    let block_of = |n: &str, stage: usize| -> Option<usize> {
+        n.strip_prefix(&format!("layer{stage}."))?.split('.').next()?.parse().ok()
+    };
+    for (i, depth) in config.depths.iter().enumerate() {
+        let blocks = tensors.iter().filter_map(|(n, _)| block_of(n, i + 1));
+        let found = blocks.max().map_or(0, |b| b + 1);
+        if found != *depth {
+            let message = format!("layer{} has {found} blocks in the file, the model has {depth}", i + 1);
+            return Err(Error::Mismatch(message));
+        }
+    }
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{registry, weights};
+    use candlelight_autograd::{Key, Tape};
+
+    fn residual_file(channels: usize, classes: usize) -> Vec<(String, Tensor)> {
+        let params = ParamStore::new();
+        ResNet::new(&narrow(channels, classes), params.builder(Key::new(5))).unwrap();
+        params.state_dict()
+    }
+
+    fn narrow(channels: usize, classes: usize) -> ResNetConfig {
+        ResNetConfig { widths: vec![8, 12, 16, 20], channels, classes, ..registry::resnet("resnet18").unwrap() }
+    }
+
+    #[test]
+    fn a_pretrained_residual_network_gets_a_new_head_other_channels_and_its_splits() {
+        let file = residual_file(3, 7);
+        for (channels, classes, notes) in [(3, 7, 0), (1, 7, 1), (6, 4, 2), (3, 0, 1)] {
+            let mut config = narrow(channels, classes);
+            config.norm.splits = 2;
+            let params = ParamStore::new();
+            let model = ResNet::new(&config, params.builder(Key::new(6))).unwrap();
+            let loaded = residual_backbone(&params, &file, &config).unwrap();
+            assert_eq!(loaded.notes.len(), notes, "{:?}", loaded.notes);
+            let head: Vec<&String> = loaded.report.missing.iter().collect();
+            assert!(head.iter().all(|n| n.starts_with("fc.")), "{head:?}");
+            let aux = params.var("layer1.0.bn1.aux_bn.0.weight").unwrap();
+            let first = params.var("layer1.0.bn1.weight").unwrap();
+            assert_eq!(aux.to_vec1::<f32>().unwrap(), first.to_vec1::<f32>().unwrap());
+            // A gray image in every channel gives what it gave in three.
+            let image =
+                |c: usize| Tensor::ones((1, c, 64, 64), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+            let tape = Tape::off();
+            let features = |m: &ResNet, c: usize| -> Vec<f32> {
+                let v = m.forward_features(&tape.constant(&image(c)), None).unwrap();
+                v.tensor().flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let theirs = ParamStore::new();
+            let original = ResNet::new(&narrow(3, 7), theirs.builder(Key::new(0))).unwrap();
+            weights::load(&theirs, &file, true).unwrap();
+            let (a, b) = (features(&model, channels), features(&original, 3));
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4), "{channels}");
+        }
+    }
+
+    #[test]
+    fn residual_files_that_cannot_fit_say_why() {
+        let file = residual_file(3, 7);
+        let try_ = |file: &[(String, Tensor)], config: &ResNetConfig| {
+            let params = ParamStore::new();
+            ResNet::new(config, params.builder(Key::new(6))).unwrap();
+            residual_backbone(&params, file, config).unwrap_err().to_string()
+        };
+        let base = narrow(3, 7);
+        let wider = ResNetConfig { widths: vec![8, 12, 16, 24], ..base.clone() };
+        assert!(try_(&file, &wider).contains("the file has"), "{}", try_(&file, &wider));
+        let deeper = ResNetConfig { depths: vec![2, 2, 3, 2], ..base.clone() };
+        assert!(try_(&file, &deeper).contains("layer3 has 2 blocks in the file, the model has 3"));
+        let mut part = file.clone();
+        part.retain(|(n, _)| n != "layer2.0.conv1.weight");
+        assert!(try_(&part, &base).contains("layer2.0.conv1.weight"));
+        let e = try_(&residual_file(2, 7), &base);
+        assert!(e.contains("is for 2 channels"), "{e}");
+        let headless: Vec<_> = file.iter().filter(|(n, _)| !n.starts_with("fc.")).cloned().collect();
+        assert!(residual(&headless, &base).unwrap_err().to_string().contains("no head"));
+        // To evaluate, classes and channels are the file's.
+        let (_, c) = residual(&residual_file(1, 3), &base).unwrap();
+        assert_eq!((c.channels, c.classes), (1, 3));
+        let mut broken = file;
+        broken[0].1 = (&broken[0].1 * f64::NAN).unwrap();
+        assert!(try_(&broken, &base).contains("not finite"));
+    }
+}
