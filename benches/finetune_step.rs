@@ -6,8 +6,6 @@
 
 mod turns;
 
-use candle_core::{DType, Device, Tensor};
-use candle_transformers::models::vit as theirs;
 use candlelight::autograd::tensor_from;
 use candlelight::data::{Batch, Collate, Mix, Moment, Pixels};
 use candlelight::models::Model;
@@ -81,6 +79,27 @@ impl Finetune {
     }
 }
 
+/// candle-transformers' ViT of the same size.
+#[cfg(feature = "transformers")]
+fn theirs(config: &VitConfig, images: candle_core::Tensor) -> Result<Step> {
+    use candle_core::{DType, Device};
+    use candlelight::models::transformers::vit;
+    let c = vit::Config {
+        hidden_size: config.dim,
+        num_hidden_layers: config.depth,
+        num_attention_heads: config.heads,
+        intermediate_size: config.dim * config.mlp_ratio,
+        image_size: config.image.0,
+        patch_size: config.patch,
+        ..vit::Config::vit_base_patch16_224()
+    };
+    let model = vit::Model::new(&c, config.classes, candle_nn::VarBuilder::zeros(DType::F32, &Device::Cpu))?;
+    Ok(Box::new(move || {
+        model.forward(&images)?;
+        Ok(())
+    }))
+}
+
 /// What is timed.
 fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Step> {
     let precision: Precision = precision.parse()?;
@@ -100,25 +119,11 @@ fn subject(what: &str, name: &str, batch: usize, precision: &str) -> Result<Step
                 Ok(())
             }))
         }
-        "candle" => {
-            let c = theirs::Config {
-                hidden_size: config.dim,
-                num_hidden_layers: config.depth,
-                num_attention_heads: config.heads,
-                intermediate_size: config.dim * config.mlp_ratio,
-                image_size: config.image.0,
-                patch_size: config.patch,
-                ..theirs::Config::vit_base_patch16_224()
-            };
-            let vb = candle_nn::VarBuilder::zeros(DType::F32, &Device::Cpu);
-            let model = theirs::Model::new(&c, config.classes, vb)?;
-            let images: Tensor = images;
-            Ok(Box::new(move || {
-                model.forward(&images)?;
-                Ok(())
-            }))
+        #[cfg(feature = "transformers")]
+        "candle" => theirs(&config, images),
+        _ => {
+            Err(format!("{what}: expected finetune, infer, or candle in a build with the feature transformers").into())
         }
-        _ => Err(format!("{what}: expected finetune, infer or candle").into()),
     }
 }
 
@@ -136,6 +141,10 @@ fn main() -> Result<()> {
         ("infer", "vit_base_patch16", 16, "f32"),
         ("candle", "vit_base_patch16", 16, "f32"),
     ] {
+        if what == "candle" && !cfg!(feature = "transformers") {
+            println!("candle-transformers' ViT: build with --features transformers");
+            continue;
+        }
         let step = subject(what, name, batch, precision)?;
         turns::print(&format!("{what} {name} batch {batch} {precision}"), batch, step)?;
     }

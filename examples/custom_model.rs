@@ -10,7 +10,7 @@ mod support;
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init};
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::train::{Plan, Resume, Trainer};
@@ -98,7 +98,7 @@ fn run() -> Result<ExitCode> {
     let cnn = SmallCnn::new(&model, params.builder(Key::new(plan.seed)))?;
     let config = ClassifyConfig {
         classes: model.classes,
-        loss: Loss::CrossEntropy { smoothing: 0.1 },
+        loss: LossConfig::CrossEntropy { smoothing: 0.1 },
         optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
         layer_decay: None,

@@ -9,7 +9,7 @@ mod support;
 
 use candlelight::data::{Dataset, RandomErasing, Transform};
 use candlelight::engine::checkpoint;
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
@@ -191,8 +191,10 @@ impl Args {
         Ok(ClassifyConfig {
             classes: model.classes,
             loss: match self.loss.as_str() {
-                "bce" => Loss::BinaryCrossEntropy { smoothing, threshold: self.bce_target_thresh, sum: self.bce_sum },
-                _ => Loss::CrossEntropy { smoothing },
+                "bce" => {
+                    LossConfig::BinaryCrossEntropy { smoothing, threshold: self.bce_target_thresh, sum: self.bce_sum }
+                }
+                _ => LossConfig::CrossEntropy { smoothing },
             },
             optimizer: match self.opt.as_str() {
                 "sgd" => SgdConfig::default().into(),

@@ -9,7 +9,7 @@ mod support;
 
 use candlelight::data::Dataset;
 use candlelight::engine::checkpoint;
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly, fingerprint};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
@@ -101,7 +101,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         if args.global_pool { Trained::Matching(vec!["head.*".into(), "fc_norm.*".into()]) } else { Trained::Head };
     let config = ClassifyConfig {
         classes: model.classes,
-        loss: Loss::CrossEntropy { smoothing: 0.0 },
+        loss: LossConfig::CrossEntropy { smoothing: 0.0 },
         optimizer: LarsConfig::default().into(),
         weight_decay: common.weight_decay.unwrap_or(0.0),
         layer_decay: None,

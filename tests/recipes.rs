@@ -5,7 +5,7 @@ mod goldens;
 
 use candle_core::{Device, Tensor};
 use candlelight::data::{Batch, Mix, Normalize, Pixels, Stats, Subset};
-use candlelight::engine::classify::{Classify, ClassifyConfig, Loss};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly};
 use candlelight::engine::task::Batches;
 use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
@@ -135,8 +135,8 @@ fn fifty(
 fn fifty_steps_of_finetuning_are_pytorchs() {
     let g = golden("recipes");
     for (name, loss) in [
-        ("ce", Loss::CrossEntropy { smoothing: 0.1 }),
-        ("bce", Loss::BinaryCrossEntropy { smoothing: 0.1, threshold: Some(0.2), sum: true }),
+        ("ce", LossConfig::CrossEntropy { smoothing: 0.1 }),
+        ("bce", LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: Some(0.2), sum: true }),
     ] {
         let config = ClassifyConfig {
             model: small(Pool::Avg, Head::Linear),
@@ -192,7 +192,7 @@ fn probe_config() -> ClassifyConfig<VitConfig> {
     ClassifyConfig {
         model: small(Pool::Token, Head::Probe),
         classes: 5,
-        loss: Loss::CrossEntropy { smoothing: 0.0 },
+        loss: LossConfig::CrossEntropy { smoothing: 0.0 },
         optimizer: LarsConfig::default().into(),
         weight_decay: 0.0,
         layer_decay: None,
@@ -238,7 +238,7 @@ fn batch_norm_and_binary_losses_are_pytorchs() {
         let (w, b) = (params.var("w").unwrap().as_tensor().clone(), params.var("b").unwrap().as_tensor().clone());
         let tape = Tape::new(&params);
         let x = tape.leaf(&g[&format!("{name}.x")]);
-        let how = ops::BatchNormConfig { eps: 1e-5, momentum: 0.1, train };
+        let how = ops::BatchNormStep { eps: 1e-5, momentum: 0.1, train };
         let y = ops::batch_norm(&x, Some((&w, &b)), (&mean, &var), how).unwrap();
         close(name, &values(y.tensor()), &values(&g[&format!("{name}.y")]), 1e-5, 0.0);
         let mut grads = Gradients::new(&params);
@@ -296,7 +296,7 @@ fn everything() -> ClassifyConfig<VitConfig> {
     ClassifyConfig {
         model: tiny(Pool::Avg, Head::Linear),
         classes: 10,
-        loss: Loss::CrossEntropy { smoothing: 0.1 },
+        loss: LossConfig::CrossEntropy { smoothing: 0.1 },
         optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
         layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
@@ -422,8 +422,8 @@ fn what_does_not_fit_is_refused_before_training() {
         |c: ClassifyConfig<VitConfig>| go(&dir.path().join("a"), short(1), c, Resume::No).unwrap_err().to_string();
     let model = VitConfig { classes: 7, ..everything().model };
     let e = text(ClassifyConfig { model, classes: 7, mix: Some(Mix::mae_finetune(7)), ..everything() });
-    assert!(e.contains("10 classes") && e.contains("head 7") && e.contains("--nb_classes 10"), "{e}");
-    let e = text(ClassifyConfig { loss: Loss::CrossEntropy { smoothing: 1.5 }, ..everything() });
+    assert!(e.contains("10 classes") && e.contains("head 7") && e.contains("nb_classes to 10"), "{e}");
+    let e = text(ClassifyConfig { loss: LossConfig::CrossEntropy { smoothing: 1.5 }, ..everything() });
     assert!(e.contains("smoothing 1.5"), "{e}");
     let decay = LayerDecay { decay: 1.5, timm: false };
     assert!(text(ClassifyConfig { layer_decay: Some(decay), ..everything() }).contains("layer_decay 1.5"));

@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use candle_transformers::models::vit as theirs;
 use candlelight::autograd::tensor_from;
+use candlelight::models::transformers::vit as theirs;
 use candlelight::models::vit::Pool;
 use candlelight::models::weights;
 use candlelight::models::weights::names::{Family, from_timm};
+use candlelight::models::{FeatureExtractor, transformers::frozen_vit};
 use candlelight::prelude::*;
 
 #[test]
@@ -52,13 +53,9 @@ fn candle_transformers_loads_our_weights_and_gives_our_logits() {
     let logits = values(&model.forward(&images).unwrap());
     assert!(off(&mine, &logits) < 1e-5, "{}", off(&mine, &logits));
 
-    #[cfg(feature = "transformers")]
-    {
-        use candlelight::models::{FeatureExtractor, transformers::frozen_vit};
-        let frozen = frozen_vit(&c, builder()).unwrap();
-        let theirs = values(&frozen.extract(&images).unwrap());
-        let mine = values(&ours.extract(&images).unwrap());
-        assert_eq!((frozen.width(), theirs.len()), (48, 96));
-        assert!(off(&mine, &theirs) < 1e-5, "{}", off(&mine, &theirs));
-    }
+    let frozen = frozen_vit(&c, builder()).unwrap();
+    let theirs = values(&frozen.extract(&images).unwrap());
+    let mine = values(&ours.extract(&images).unwrap());
+    assert_eq!((frozen.width(), theirs.len()), (48, 96));
+    assert!(off(&mine, &theirs) < 1e-5, "{}", off(&mine, &theirs));
 }

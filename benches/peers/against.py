@@ -15,7 +15,7 @@ CASES = [
     ("mae_step", ["mae_vit_base_patch16", 8, "f32"], 8, 1),
     ("mae_step", ["mae_vit_tiny_patch16", 32, "f32"], 32, 2),
     ("mae_step", ["mae_vit_tiny_patch16", 32, "bf16"], 32, 1),
-    ("finetune_step", ["train", "vit_tiny_patch16", 32, "f32"], 32, 2),
+    ("finetune_step", ["finetune", "vit_tiny_patch16", 32, "f32"], 32, 2),
     ("finetune_step", ["infer", "vit_base_patch16", 1, "f32"], 1, 4),
     ("resnet_step", ["ours", "resnet18", 8, "f32"], 8, 2),
     ("resnet_step", ["ours", "resnet50", 4, "f32"], 4, 1),

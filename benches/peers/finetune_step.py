@@ -68,7 +68,7 @@ class Torch(Timed):
 def main():
     args = arguments(3).parse_args()
     torch.set_num_threads(args.threads)
-    binary, bars = build("finetune_step"), []
+    binary, bars = build("finetune_step", "transformers"), []
     for bar, *case, n in CASES:
         if args.only not in bar:
             continue

@@ -19,9 +19,9 @@ def arguments(rounds):
     return parser
 
 
-def build(bench):
+def build(bench, features=""):
     """The path of one of our benches, built."""
-    command = ["cargo", "bench", "--bench", bench, "--no-run", "--message-format=json"]
+    command = ["cargo", "bench", "--bench", bench, "--features", features, "--no-run", "--message-format=json"]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for line in out.splitlines():
         message = json.loads(line)

@@ -242,7 +242,7 @@ fn norms() -> Vec<Row> {
     for d in [&[2, 3][..], &[4, 5, 7], &[3, 16], &[31, 17]] {
         let c = d[d.len() - 1];
         for train in [true, false] {
-            let config = ops::BatchNormConfig { eps: 1e-3, momentum: 0.1, train };
+            let config = ops::BatchNormStep { eps: 1e-3, momentum: 0.1, train };
             let running = move || {
                 let of = |v: f32| Var::from_vec(vec![v; c], c, &Device::Cpu).unwrap();
                 (of(0.25), of(1.5))

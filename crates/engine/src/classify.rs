@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Which loss; batches with soft targets use these instead of their labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Loss {
+pub enum LossConfig {
     /// Softmax cross-entropy.
     CrossEntropy {
         /// Label smoothing; soft targets are smoothed where they are made.
@@ -39,7 +39,7 @@ pub struct ClassifyConfig<M> {
     /// Classes of its head.
     pub classes: usize,
     /// The loss.
-    pub loss: Loss,
+    pub loss: LossConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// Decay of matrices.
@@ -85,7 +85,7 @@ impl<M> Classify<M> {
         if config.eval_every == Some(0) {
             return Err(Error::Config("eval_every is 0, expected at least 1".into()));
         }
-        let (Loss::CrossEntropy { smoothing } | Loss::BinaryCrossEntropy { smoothing, .. }) = config.loss;
+        let (LossConfig::CrossEntropy { smoothing } | LossConfig::BinaryCrossEntropy { smoothing, .. }) = config.loss;
         if !(0.0..1.0).contains(&smoothing) {
             return Err(Error::Config(format!("smoothing {smoothing} is outside [0, 1)")));
         }
@@ -218,16 +218,18 @@ where
 
     fn optimizer(&self) -> Result<Optimizer> {
         let decay = self.config.weight_decay;
-        let rules = match (self.config.layer_decay, self.config.optimizer) {
+        let rules = match (self.config.layer_decay, &self.config.optimizer) {
             (Some(d), _) => {
                 let parts = self.model.anatomy();
                 d.rules(&parts.layers, &parts.no_decay, &parts.final_norm, decay)
             }
             (None, OptimizerConfig::AdamW(_)) => mae_rules(decay),
             // SGD decays everything, and LARS leaves vectors alone by itself.
-            (None, _) => vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })],
+            (None, OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_)) => {
+                vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })]
+            }
         };
-        Ok(Optimizer::new(self.config.optimizer, &rules, &self.params)?)
+        Ok(Optimizer::new(self.config.optimizer.clone(), &rules, &self.params)?)
     }
 
     fn ema(&self) -> Result<Option<Ema>> {
@@ -273,13 +275,13 @@ where
         let logits = self.model.forward(&tape.constant(images), Some(&key))?;
         let device = images.device();
         Ok(match self.config.loss {
-            Loss::CrossEntropy { smoothing } if batch.targets.is_none() => {
+            LossConfig::CrossEntropy { smoothing } if batch.targets.is_none() => {
                 ops::cross_entropy(&logits, &batch.labels, smoothing)?
             }
-            Loss::CrossEntropy { smoothing } => {
+            LossConfig::CrossEntropy { smoothing } => {
                 ops::soft_cross_entropy(&logits, &self.targets(batch, smoothing, None, device)?)?
             }
-            Loss::BinaryCrossEntropy { smoothing, threshold, sum } => {
+            LossConfig::BinaryCrossEntropy { smoothing, threshold, sum } => {
                 ops::binary_cross_entropy(&logits, &self.targets(batch, smoothing, threshold, device)?, sum)?
             }
         })

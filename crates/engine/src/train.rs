@@ -200,15 +200,18 @@ impl<T: Task> Trainer<T> {
         checkpoint::save(&checkpoint::best(dir), T::KIND, &self.record(), &self.tensors(false)?)
     }
 
-    /// Forward and backward of one batch; the gradients are added up. Returns the loss.
-    fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
+    /// Forward and backward of one batch; the gradients are added up. `finite` says whether the losses of the update's earlier
+    /// batches were. Returns the loss.
+    fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize, finite: bool) -> Result<f32> {
         let images = batch::images(&mut batch, normalize, &self.device)?;
         let at = At { epoch: self.position.epoch, step: self.position.step };
         let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
         let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
         let value = loss.scalar()?;
         if value.is_finite() {
-            self.grads.accumulating((self.position.step + 1) % self.plan.accum_iter != 0);
+            // Gradients are final with the last micro-batch, and never where the update will be skipped.
+            let last = (self.position.step + 1) % self.plan.accum_iter == 0;
+            self.grads.accumulating(!(last && finite));
             tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, &mut self.grads)?;
         }
         Ok(value)
@@ -337,7 +340,8 @@ impl<T: Task> Trainer<T> {
             if self.position.step % accum == 0 {
                 lr = self.plan.schedule.at(at(self.position.step), &self.plan.length(steps));
             }
-            let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize())) {
+            let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize(), finite))
+            {
                 Ok(loss) => loss,
                 // Nothing is lost: the weights are those of the last update, and so is the position saved.
                 Err(e) => return Err(self.failed(stage, "a batch", updated, e)?),

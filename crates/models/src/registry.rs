@@ -27,10 +27,23 @@ pub struct Entry {
 macro_rules! architectures {
     ($($(#[$doc:meta])* $name:ident($config:ty) => $variants:expr,)*) => {
         /// The configuration of a classifier of any architecture.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize)]
         #[serde(untagged)]
         pub enum ModelConfig {
             $($(#[$doc])* $name($config),)*
+        }
+
+        impl<'de> Deserialize<'de> for ModelConfig {
+            /// Configurations are told apart by their fields; one that fits none says why for each.
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(d)?;
+                let mut why = vec![];
+                $(match serde_json::from_value::<$config>(value.clone()) {
+                    Ok(c) => return Ok(ModelConfig::$name(c)),
+                    Err(e) => why.push(format!("as {}: {e}", stringify!($config))),
+                })*
+                Err(serde::de::Error::custom(format!("no model's configuration: {}", why.join("; "))))
+            }
         }
 
         impl ModelConfig {
@@ -283,6 +296,10 @@ mod tests {
             let back: ModelConfig = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
             assert_eq!(back, c);
         }
+        let mut typo = serde_json::to_value(ModelConfig::named("resnet20").unwrap()).unwrap();
+        typo["drop_paths"] = 0.into();
+        let e = serde_json::from_value::<ModelConfig>(typo).unwrap_err().to_string();
+        assert!(e.contains("unknown field `drop_paths`"), "{e}");
         for (typo, want) in [("resnet51", "resnet50"), ("vit_b_17", "vit_b_16")] {
             let e = ModelConfig::named(typo).unwrap_err().to_string();
             assert!(e.contains("did you mean") && e.contains(want), "{e}");

@@ -99,7 +99,7 @@ impl Norm {
 
     fn forward(&self, config: &BatchNormConfig, x: &Value, train: bool, then: Then) -> Result<Value> {
         let train = train && !self.frozen(x);
-        let how = ops::BatchNormConfig { eps: config.eps, momentum: config.momentum, train };
+        let how = ops::BatchNormStep { eps: config.eps, momentum: config.momentum, train };
         let affine = self.affine.as_ref().map(|(g, b)| (g as &dyn Weight, b as &dyn Weight));
         let y = ops::batch_norm_then(x, affine, (&self.mean, &self.var), how, then)?;
         if train && !x.tape().repeats() {

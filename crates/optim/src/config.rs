@@ -5,7 +5,7 @@ use crate::{AdamWConfig, LarsConfig, SgdConfig};
 use serde::{Deserialize, Serialize};
 
 /// An optimizer and its settings.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", from = "Stored")]
 pub enum OptimizerConfig {
     /// AdamW.

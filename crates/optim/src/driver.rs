@@ -270,14 +270,14 @@ mod tests {
     fn saved_state_continues_bit_for_bit() {
         for config in all() {
             let (params, x) = problem();
-            let mut optimizer = Optimizer::new(config, &rules(), &params).unwrap();
+            let mut optimizer = Optimizer::new(config.clone(), &rules(), &params).unwrap();
             assert!(optimizer.state().unwrap().is_empty());
             optimizer.step(&loss(&params, &x), 1e-2).unwrap();
             let saved: HashMap<String, Tensor> = optimizer.state().unwrap().into_iter().collect();
             let (copy, _) = problem();
             params.values().iter().for_each(|(n, t)| copy.set(n, t).unwrap());
-            let mut again = Optimizer::new(config, &rules(), &copy).unwrap();
-            let slots = config.method().slots();
+            let mut again = Optimizer::new(config.clone(), &rules(), &copy).unwrap();
+            let slots = config.clone().method().slots();
             if let Some(slot) = slots.first() {
                 let e = again.load_state(&HashMap::new(), 1).unwrap_err().to_string();
                 assert!(e.contains(&format!("head.weight.{slot} is missing")), "{e}");
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn the_update_on_a_device_is_the_kernels_and_holds_no_graph() {
         for config in all() {
-            let method = config.method();
+            let method = config.clone().method();
             let dims = (2, 3);
             let (mut p, var) =
                 (Key::new(1).normal(6), Var::from_vec(Key::new(1).normal(6), dims, &Device::Cpu).unwrap());

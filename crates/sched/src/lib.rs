@@ -34,7 +34,7 @@ pub trait Schedule {
 }
 
 /// Which schedule: settings as they stand in files.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleConfig {
     /// One rate all along.

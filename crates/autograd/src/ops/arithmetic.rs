@@ -127,7 +127,7 @@ impl Value {
         self.unary(Unary::Abs)
     }
 
-    /// Limits to `min ..= max`; what lies outside gets no gradient, the bounds do, as in PyTorch.
+    /// Limits to `min ..= max`; only what lies between the bounds gets a gradient, as in PyTorch 2.15.
     ///
     /// # Errors
     /// When `min` is above `max`.

@@ -2,7 +2,7 @@
 
 use super::{Weight, apply};
 use crate::error::Result;
-use crate::spec::{BatchNormConfig, BatchNormOp};
+use crate::spec::{BatchNormOp, BatchNormStep};
 use crate::tape::Value;
 use candle_core::Tensor;
 
@@ -28,7 +28,7 @@ pub fn batch_norm(
     x: &Value,
     affine: Option<(&dyn Weight, &dyn Weight)>,
     running: (&Tensor, &Tensor),
-    config: BatchNormConfig,
+    config: BatchNormStep,
 ) -> Result<Value> {
     batch_norm_then(x, affine, running, config, Then::Plain)
 }
@@ -41,7 +41,7 @@ pub fn batch_norm_then(
     x: &Value,
     affine: Option<(&dyn Weight, &dyn Weight)>,
     running: (&Tensor, &Tensor),
-    config: BatchNormConfig,
+    config: BatchNormStep,
     then: Then<'_>,
 ) -> Result<Value> {
     let residual = if let Then::AddRelu(r) = then { Some(r) } else { None };

@@ -36,7 +36,7 @@ pub use pool::*;
 pub use shape::*;
 pub use tokens::*;
 
-pub use crate::spec::{Activation, BatchNormConfig, Conv2dConfig, ConvTranspose2dConfig, GlobalPool, Pool2dConfig};
+pub use crate::spec::{Activation, BatchNormStep, Conv2dConfig, ConvTranspose2dConfig, GlobalPool, Pool2dConfig};
 
 use crate::backend::Run;
 use crate::error::Result;

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 /// Constants of a batch normalisation and what it does with its statistics.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BatchNormConfig {
+pub struct BatchNormStep {
     /// Added to the variance.
     pub eps: f64,
     /// Share of the batch's statistics in the running ones.
@@ -19,7 +19,7 @@ pub struct BatchNormConfig {
 #[derive(Debug, Clone)]
 pub struct BatchNormOp {
     /// Constants.
-    pub config: BatchNormConfig,
+    pub config: BatchNormStep,
     /// Running mean (C), which training updates in place.
     pub mean: Tensor,
     /// Running variance (C), which training updates in place.
@@ -50,7 +50,7 @@ impl Op for BatchNormOp {
     }
 
     fn attributes(&self) -> Attrs {
-        let BatchNormConfig { eps, momentum, train } = self.config;
+        let BatchNormStep { eps, momentum, train } = self.config;
         let then = if self.residual { "add_relu" } else { "relu" };
         let mut all = vec![("eps", eps.into()), ("momentum", momentum.into()), ("training", train.into())];
         all.extend(self.relu.then(|| ("then", Attr::Text(then.into()))));

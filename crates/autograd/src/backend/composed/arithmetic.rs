@@ -32,7 +32,7 @@ pub(crate) fn unary(op: &Unary, x: &Inputs) -> Result<Done> {
                     (g * sign)?
                 }
                 Unary::Clamp { min, max } => {
-                    let inside = (mask(&kept.ge(min)?, &kept)? * mask(&kept.le(max)?, &kept)?)?;
+                    let inside = (mask(&kept.gt(min)?, &kept)? * mask(&kept.lt(max)?, &kept)?)?;
                     (g * inside)?
                 }
             })

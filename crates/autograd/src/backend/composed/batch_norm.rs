@@ -4,13 +4,13 @@ use super::reduce::finite;
 use super::{column_sum, upload};
 use crate::error::{Error, Result, shape};
 use crate::node::{Done, Inputs};
-use crate::spec::{BatchNormConfig, BatchNormOp};
+use crate::spec::{BatchNormOp, BatchNormStep};
 use candle_core::{DType, Tensor, Var};
 use candlelight_dist::Comm;
 use std::sync::Arc;
 
 pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
-    let BatchNormConfig { eps, momentum, train } = op.config;
+    let BatchNormStep { eps, momentum, train } = op.config;
     let (x, n) = (inputs.tensor(0), op.channels());
     let dims = x.dims().to_vec();
     let own = dims[..dims.len() - 1].iter().product::<usize>();
