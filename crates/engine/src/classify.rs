@@ -8,7 +8,7 @@ use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
-use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule, mae_rules};
+use candlelight_optim::{Ema, EmaConfig, LayerDecay, Optimizer, OptimizerConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Which loss; batches with soft targets use these instead of their labels.
@@ -218,16 +218,12 @@ where
 
     fn optimizer(&self) -> Result<Optimizer> {
         let decay = self.config.weight_decay;
-        let rules = match (self.config.layer_decay, &self.config.optimizer) {
-            (Some(d), _) => {
+        let rules = match self.config.layer_decay {
+            Some(d) => {
                 let parts = self.model.anatomy();
                 d.rules(&parts.layers, &parts.no_decay, &parts.final_norm, decay)
             }
-            (None, OptimizerConfig::AdamW(_)) => mae_rules(decay),
-            // SGD decays everything, and LARS leaves vectors alone by itself.
-            (None, OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_)) => {
-                vec![Rule::named("*", Group { weight_decay: decay, lr_scale: 1.0 })]
-            }
+            None => self.config.optimizer.clone().method().rules(decay),
         };
         Ok(Optimizer::new(self.config.optimizer.clone(), &rules, &self.params)?)
     }

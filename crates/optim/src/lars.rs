@@ -1,6 +1,7 @@
 //! LARS, Y. You et al., arXiv 1708.03888, as facebookresearch/mae's linear probe has it.
 
 use crate::method::{Method, Now};
+use crate::rules::{Group, Rule};
 use crate::sgd::check_momentum;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -40,6 +41,11 @@ impl Method for LarsConfig {
             return Ok(());
         }
         Err(Error::Config(format!("a trust coefficient of {} is not above 0", self.trust)))
+    }
+
+    /// One group: LARS leaves vectors alone by itself.
+    fn rules(&self, weight_decay: f64) -> Vec<Rule> {
+        vec![Rule::named("*", Group { weight_decay, lr_scale: 1.0 })]
     }
 
     fn slots(&self) -> &'static [&'static str] {

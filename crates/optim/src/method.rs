@@ -1,6 +1,7 @@
 //! What an optimizer is beside the driver: how one tensor is updated.
 
 use crate::Result;
+use crate::rules::{Rule, mae_rules};
 use candle_core::Tensor;
 
 /// The numbers of one tensor's update.
@@ -26,6 +27,11 @@ pub trait Method: std::fmt::Debug + Send {
     /// # Errors
     /// Names what is out of range.
     fn check(&self) -> Result<()>;
+
+    /// Rules for a model where nobody gives others: without decay for vectors, biases among them.
+    fn rules(&self, weight_decay: f64) -> Vec<Rule> {
+        mae_rules(weight_decay)
+    }
 
     /// Names of what is kept per parameter, each of the parameter's shape; in saved state they follow the parameter's name.
     fn slots(&self) -> &'static [&'static str];

@@ -1,6 +1,7 @@
 //! SGD with momentum: `torch.optim.SGD`.
 
 use crate::method::{Method, Now};
+use crate::rules::{Group, Rule};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candlelight_kernels::optim::sgd::{Step, sgd};
@@ -39,6 +40,11 @@ impl Method for SgdConfig {
             return Err(Error::Config("Nesterov's update needs a momentum above 0".into()));
         }
         Ok(())
+    }
+
+    /// Everything decays, as in PyTorch.
+    fn rules(&self, weight_decay: f64) -> Vec<Rule> {
+        vec![Rule::named("*", Group { weight_decay, lr_scale: 1.0 })]
     }
 
     fn slots(&self) -> &'static [&'static str] {
