@@ -7,7 +7,6 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::models::adapt;
 use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
 use candlelight::models::weights::{self, pickle};
 use clap::{Parser, ValueEnum};
@@ -39,7 +38,7 @@ struct Args {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let read = adapt::weights_only(&weights::read(&args.weights)?);
+    let read = weights::weights_only(&weights::read(&args.weights)?);
     let Some(from) = detect(read.iter().map(|(n, _)| n.as_str())) else {
         return Err(format!("{}: no vision transformer's names", args.weights.display()).into());
     };

@@ -8,7 +8,7 @@ use candlelight::data::{
 };
 use candlelight::engine::checkpoint;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, adapt, registry, weights};
+use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, registry, weights};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -206,7 +206,7 @@ pub fn load_trained(
 ) -> Result<bool> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let read = weights::read(path)?;
-    let averaged = adapt::averaged(&read);
+    let averaged = weights::averaged(&read);
     let chosen = if ema { &averaged } else { &read };
     let loaded = config.load_pretrained(params, chosen, grid(path)?, how).map_err(named)?;
     if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
@@ -262,7 +262,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let mut read = weights::read(path)?;
     if asked.from.ema {
-        read = adapt::averaged(&read);
+        read = weights::averaged(&read);
         if read.is_empty() {
             return Err(format!("{}: no averaged weights in it", path.display()).into());
         }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::posemb::Interpolation;
-use crate::weights::Report;
+use crate::weights::{self, Report};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{Key, ParamStore, Value};
@@ -102,7 +102,8 @@ pub trait Architecture {
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>>;
 
     /// Fits a trained classifier's weights, of any family's names, to this architecture, to evaluate it: classes and image channels
-    /// become the file's. `from` is the grid that the file's positions are on; a square one without it.
+    /// become the file's. `from` is the grid that the file's positions are on; a square one without it. By default a file has our names
+    /// and is taken as it is.
     ///
     /// # Errors
     /// When the file holds another architecture, another depth, or no head.
@@ -110,7 +111,8 @@ pub trait Architecture {
     -> Result<Fitted>;
 
     /// Loads pretrained weights of any family's names into parameters built for this configuration, to train further: a head of
-    /// other classes is left out, other input channels are adapted, positions are brought to the grid.
+    /// other classes is left out, other input channels are adapted, positions are brought to the grid. By default a file has our names
+    /// and fits.
     ///
     /// # Errors
     /// When the file holds another architecture, size or only a part. Nothing is changed then.
@@ -120,7 +122,10 @@ pub trait Architecture {
         tensors: &[(String, Tensor)],
         from: Option<(usize, usize)>,
         how: Interpolation,
-    ) -> Result<Loaded>;
+    ) -> Result<Loaded> {
+        let _ = (from, how);
+        Ok(Loaded { notes: vec![], report: weights::load(params, &weights::weights_only(tensors), false)? })
+    }
 }
 
 /// A model that classifies images.

@@ -1,6 +1,6 @@
 //! Weights of residual networks, under torchvision's, timm's and akamaster's names.
 
-use super::{all_finite, foreign, input_channels, left_out, weights_only, whole};
+use super::{all_finite, foreign, input_channels, left_out, whole};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::posemb::Interpolation;
@@ -108,7 +108,7 @@ fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: 
 
 /// A residual network's tensors under our names, of the depth of `config`.
 fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
-    let tensors = weights::unwrapped(&weights_only(tensors));
+    let tensors = weights::unwrapped(&weights::weights_only(tensors));
     if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
         return Err(foreign("residual network", &tensors));
     }

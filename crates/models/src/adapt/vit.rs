@@ -1,6 +1,6 @@
 //! Weights of vision transformers, of any family's names.
 
-use super::{all_finite, foreign, input_channels, left_out, weights_only, whole};
+use super::{all_finite, foreign, input_channels, left_out, whole};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::posemb::{Interpolation, resample};
@@ -77,7 +77,7 @@ fn classifier(
     how: Interpolation,
 ) -> Result<Adapted> {
     let mut notes = vec![];
-    let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
+    let mut tensors: Vec<(String, Tensor)> = to_timm(&weights::weights_only(tensors))?;
     let find = |tensors: &[(String, Tensor)], name: &str| tensors.iter().position(|(n, _)| n == name);
     if find(&tensors, "patch_embed.proj.weight").is_none() || find(&tensors, "pos_embed").is_none() {
         return Err(foreign("vision transformer", &tensors));
@@ -148,7 +148,7 @@ fn backbone(
     how: Interpolation,
 ) -> Result<Loaded> {
     let mut notes = vec![];
-    let mut tensors: Vec<(String, Tensor)> = to_timm(&weights_only(tensors))?;
+    let mut tensors: Vec<(String, Tensor)> = to_timm(&weights::weights_only(tensors))?;
     if !tensors.iter().any(|(n, _)| n == "patch_embed.proj.weight") {
         return Err(foreign("vision transformer", &tensors));
     }

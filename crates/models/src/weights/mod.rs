@@ -219,6 +219,24 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// The model's part of one of our checkpoints; any other file as it is.
+pub fn weights_only(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    if !tensors.iter().all(|(n, _)| ["model.", "optim.", "ema."].iter().any(|p| n.starts_with(p))) {
+        return tensors.to_vec();
+    }
+    below("model.", tensors)
+}
+
+/// The moving average of a checkpoint of ours; empty where it has none.
+pub fn averaged(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    below("ema.", tensors)
+}
+
+fn below(prefix: &str, tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    let strip = |(n, t): &(String, Tensor)| Some((n.strip_prefix(prefix)?.to_string(), t.clone()));
+    tensors.iter().filter_map(strip).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
