@@ -178,7 +178,7 @@ fn weights_that_do_not_fit_are_explained() {
         &["--model", "vit_tiny_patch16"],
         &["good.safetensors", "96 tensors of the backbone are not"],
     );
-    tune("good.safetensors", &["--nb_classes", "7"], &["10 classes", "head 7", "--nb_classes 10"]);
+    tune("good.safetensors", &["--nb_classes", "7"], &["10 classes", "head 7", "nb_classes to 10"]);
     tune("good.safetensors", &["--input_size", "30"], &["30x30", "patch size 4"]);
     tune("good.safetensors", &["--trained", "layer4_fc"], &["matches no parameter"]);
     tune("good.safetensors", &["--aa", "rand-m9-quack1"], &["quack1"]);

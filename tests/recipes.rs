@@ -422,7 +422,7 @@ fn what_does_not_fit_is_refused_before_training() {
         |c: ClassifyConfig<VitConfig>| go(&dir.path().join("a"), short(1), c, Resume::No).unwrap_err().to_string();
     let model = VitConfig { classes: 7, ..everything().model };
     let e = text(ClassifyConfig { model, classes: 7, mix: Some(Mix::mae_finetune(7)), ..everything() });
-    assert!(e.contains("10 classes") && e.contains("head 7") && e.contains("--nb_classes 10"), "{e}");
+    assert!(e.contains("10 classes") && e.contains("head 7") && e.contains("nb_classes to 10"), "{e}");
     let e = text(ClassifyConfig { loss: Loss::CrossEntropy { smoothing: 1.5 }, ..everything() });
     assert!(e.contains("smoothing 1.5"), "{e}");
     let decay = LayerDecay { decay: 1.5, timm: false };
