@@ -1,4 +1,4 @@
-//! A model from the layers of `nn`, trained by a loop of one's own on the shipped Fashion-MNIST images, about a minute on two cores:
+//! Trains a model from the layers of `nn` with a loop of your own on the shipped Fashion-MNIST images, about a minute on two cores:
 //! `cargo run --release --example 02_own_model`.
 
 use candle_nn::VarBuilder;
@@ -9,7 +9,7 @@ use candlelight::nn::{BatchNorm, Conv2d, Linear};
 use candlelight::prelude::*;
 use std::path::Path;
 
-/// Three convolutions of stride 2, each normalised and rectified, and a linear layer on their means.
+/// Three convolutions of stride 2, each followed by batch normalisation and ReLU, then a linear layer on the means over all pixels.
 struct Net {
     layers: Vec<(Conv2d, BatchNorm)>,
     head: Linear,

@@ -26,10 +26,10 @@ enum Format {
 struct Args {
     /// Any safetensors or PyTorch file, or one of our checkpoints
     weights: PathBuf,
-    /// mae, timm, torchvision or huggingface
+    /// The library whose names the file gets: mae, timm, torchvision or huggingface
     #[arg(long)]
     to: Family,
-    /// Which file format
+    /// The file format
     #[arg(long, value_enum, default_value = "safetensors")]
     format: Format,
     /// The file to write [default: beside the weights]

@@ -1,5 +1,5 @@
-//! A model of one's own, in candle's operations, through our loader, optimizer and engine: checkpoints, resume, evaluation and
-//! log come with it.
+//! Trains a model of your own, written in candle's operations, with our loader, optimizer and engine, which provide checkpoints, resume,
+//! evaluation and a log.
 //!
 //! ```text
 //! cargo run --release --example custom_model                     # about a minute on two cores
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use support::common::finish;
 use support::{Result, vision};
 
-/// Whatever makes the model what it is; it goes into the checkpoint.
+/// The configuration of the model, which the checkpoint records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct SmallCnnConfig {
     channels: usize,
@@ -36,7 +36,7 @@ struct SmallCnn {
 }
 
 impl SmallCnn {
-    /// Built the candle way; the builder decides whether the parameters are new or a file's.
+    /// Builds the model from a `VarBuilder`, as in candle; the builder decides whether the parameters are new or those of a file.
     fn new(c: &SmallCnnConfig, vb: VarBuilder) -> candle_core::Result<Self> {
         let widths = [c.channels, c.width, 2 * c.width, 4 * c.width];
         let conv = |i: usize| {
@@ -60,7 +60,7 @@ impl Classifier for SmallCnn {
         let mut x = images.clone(); // (B, C, H, W)
         for (weight, bias) in &self.convs {
             let (w, b) = (images.tape().value(weight), images.tape().value(bias));
-            // Any candle expression is one step of the tape; candle differentiates inside it.
+            // Any candle expression can be one operation of the tape; candle differentiates inside it.
             x = ops::candle(images.tape(), &[&x, &w, &b], |t| {
                 t[0].conv2d(&t[1], 1, 2, 1, 1)?.broadcast_add(&t[2].reshape((1, (), 1, 1))?)?.relu()
             })?; // (B, width, H / 2, W / 2)
@@ -73,7 +73,7 @@ impl Classifier for SmallCnn {
 fn run() -> Result<ExitCode> {
     let model = SmallCnnConfig { channels: 1, width: 32, classes: 10 };
     let data = vision::labelled(None, model.channels)?;
-    // Candle's convolution wants equal remainders of height and width where it strides: 32 x 32 divides all the way.
+    // With a stride, the gradient of candle's convolution needs height and width to leave equal remainders; 32 x 32 always does.
     let size = (32, 32);
     let plan = Plan {
         epochs: 4,

@@ -1,4 +1,4 @@
-//! Features of images at any place of a vision transformer, from a memory-mapped file, without any part that trains:
+//! Extracts features of images at any place of a vision transformer, from a memory-mapped file and without recording gradients:
 //!
 //! ```text
 //! cargo run --release --example embed -- mae_pretrain_vit_base.safetensors vit_base_patch16 blocks.8 photo.jpg

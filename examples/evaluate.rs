@@ -27,60 +27,60 @@ struct Args {
     data: PathBuf,
     #[command(flatten)]
     from: vision::From,
-    /// Which part of the data
+    /// The part of the data to read, such as train or val
     #[arg(long, default_value = "val")]
     split: String,
-    /// Height and width; positions are brought to it [default: the model's]
+    /// Side, or height and width, of the images; positions are resized to match [default: the model's]
     #[arg(long, num_args = 1..=2, value_name = "PIXELS")]
     input_size: Option<Vec<usize>>,
-    /// Share of the resized image that is cut out [default: 0.875 up to 224, else 1]
+    /// Share of the resized image that the crop keeps, up to 1 [default: 0.875 up to 224 pixels, else 1]
     #[arg(long)]
     crop_pct: Option<f64>,
-    /// center, squash or border
+    /// How the image is fitted to the crop: center, squash or border
     #[arg(long, default_value = "center", value_parser = parsed::<CropMode>)]
     crop_mode: CropMode,
-    /// nearest, box, bilinear, hamming, bicubic or lanczos
+    /// Filter of the resize: nearest, box, bilinear, hamming, bicubic or lanczos
     #[arg(long, default_value = "bicubic", value_parser = parsed::<Filter>)]
     interpolation: Filter,
-    /// How positions are brought to another size: mae or timm
+    /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>)]
     pos_interpolation: Interpolation,
     /// Average over views of each image: flip, five (corners and centre) or ten (both)
     #[arg(long, num_args = 0..=1, default_missing_value = "flip", value_parser = ["flip", "five", "ten"])]
     tta: Option<String>,
-    /// For residual networks and images larger than trained on: timm's test-time pooling
+    /// Use timm's test-time pooling, for residual networks and images larger than those of training
     #[arg(long)]
     test_pool: bool,
     /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
     #[arg(long, num_args = 1.., requires = "std")]
     mean: Option<Vec<f32>>,
-    /// Deviations of the channels
+    /// Standard deviations of the channels the weights were trained with
     #[arg(long, num_args = 1.., requires = "mean")]
     std: Option<Vec<f32>>,
-    /// Samples a batch
+    /// Samples per batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// Loader threads [default: cores]
+    /// Number of loader threads [default: the number of cores]
     #[arg(long)]
     num_workers: Option<usize>,
-    /// f32 or bf16
+    /// Precision of matrix products: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: Precision,
-    /// cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     device: Option<String>,
-    /// Number classes as timm does: 2 before 10
+    /// Number classes in natural order, as timm does: 2 before 10
     #[arg(long)]
     natural: bool,
-    /// Also write the scores, in percent, to this file
+    /// Also write the scores, in percent, to this JSON file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also write each class's share to this file
+    /// Also write the accuracy of each class, in percent, to this CSV file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 }
 
-/// The pipelines whose outputs are averaged: the plain one first.
+/// The pipelines whose outputs are averaged; the first is the plain one.
 fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
     let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
     let cropped = |&(y, x): &(f64, f64)| {
@@ -118,7 +118,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     vision::same_classes(&classes, data.classes(), config.classes())?;
 
     let image = size.unwrap_or(config.image());
-    // The checkpoint's own normalisation; sizes and crops are the flags'.
+    // The normalisation comes from the checkpoint, sizes and crops from the flags.
     let normalize = match (&args.mean, &args.std) {
         (Some(mean), Some(std)) => Normalize { mean: mean.clone(), std: std.clone() },
         _ => evaluation.map_or_else(|| vision::imagenet(config.channels()), |p| p.normalize),

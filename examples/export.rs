@@ -16,7 +16,7 @@ use std::process::ExitCode;
 enum To {
     /// The encoder alone, as mae_pretrain_vit_base.pth holds it
     Encoder,
-    /// Encoder and decoder
+    /// Encoder and decoder together
     Full,
 }
 
@@ -33,10 +33,10 @@ enum Format {
 struct Args {
     /// A pretraining checkpoint
     checkpoint: PathBuf,
-    /// Which part
+    /// The part of the model to write
     #[arg(long, value_enum, default_value = "encoder")]
     to: To,
-    /// Which file format
+    /// The file format
     #[arg(long, value_enum, default_value = "safetensors")]
     format: Format,
     /// The file to write [default: beside the checkpoint]

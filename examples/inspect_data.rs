@@ -1,4 +1,4 @@
-//! Shows what a data set is, what is wrong with it, and what augmentation makes of it.
+//! Shows the statistics of a data set, its broken files, and how its images look after augmentation.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -24,7 +24,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 struct Args {
     /// Folder, list, archive or shards [default: the shipped Fashion-MNIST]
     data: Option<PathBuf>,
-    /// Which part of the data
+    /// The part of the data to read, such as train or val
     #[arg(long, default_value = "train")]
     split: String,
     /// Height and width after augmentation [default: 224, and 28 for the shipped images]
@@ -33,33 +33,33 @@ struct Args {
     /// Augmentation policy, such as rand-m9-mstd0.5-inc1; empty for none
     #[arg(long, default_value = "rand-m9-mstd0.5-inc1")]
     aa: String,
-    /// Share of images with a random box erased
+    /// Share of images with a random box erased, from 0 to 1
     #[arg(long, default_value_t = 0.25)]
     reprob: f64,
-    /// A pipeline as JSON, instead of the above
+    /// A JSON file with a pipeline, instead of the augmentation flags above
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
-    /// Rows of the sheet
+    /// Number of rows of the sheet, one sample each
     #[arg(long, default_value_t = 8)]
     rows: usize,
     /// Samples to decode for the statistics; 0 for all
     #[arg(long, default_value_t = 2000)]
     scan: usize,
-    /// Loader threads [default: cores]
+    /// Number of loader threads [default: the number of cores]
     #[arg(long)]
     num_workers: Option<usize>,
-    /// Seed of what is drawn
+    /// Seed of the chosen samples and their augmentation
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Number classes as timm does: 2 before 10
+    /// Number classes in natural order, as timm does: 2 before 10
     #[arg(long)]
     natural: bool,
-    /// Where the sheet goes
+    /// The PNG file to write the sheet to
     #[arg(long, default_value = "inspect_data.png")]
     output: PathBuf,
 }
 
-/// Evenly spread indices.
+/// Indices that are evenly spread over a data set.
 fn spread(n: usize, of: usize) -> Vec<usize> {
     (0..n.min(of)).map(|i| i * of / n.min(of)).collect()
 }
@@ -142,7 +142,7 @@ fn classes(data: &dyn Dataset) -> Result<()> {
 const COLUMNS: usize = 6;
 const CELL: usize = 112;
 
-/// One sample a row: as it is, then augmented five times.
+/// Draws one sample per row: as it is, then augmented five times.
 fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed: u64) -> Result<Image> {
     let (gap, text) = (6, 14);
     let indices = spread(rows, data.len());

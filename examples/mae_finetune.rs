@@ -41,73 +41,73 @@ struct Args {
     /// Start from random weights
     #[arg(long, help_heading = "Model")]
     from_scratch: bool,
-    /// Classes [default: those of the data]
+    /// Number of classes [default: that of the data]
     #[arg(long, help_heading = "Model")]
     nb_classes: Option<usize>,
-    /// Classify the mean of the patches: the default
+    /// Classify the mean of the patches, which is the default
     #[arg(long, help_heading = "Model", conflicts_with = "cls_token")]
     global_pool: bool,
     /// Classify the class token
     #[arg(long, help_heading = "Model")]
     cls_token: bool,
-    /// Stochastic depth of the last block [default: 0.1]
+    /// Rate of stochastic depth in the last block, in [0, 1) [default: 0.1]
     #[arg(long, help_heading = "Model")]
     drop_path: Option<f32>,
-    /// How positions are brought to another size: mae or timm
+    /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = vision::parsed::<Interpolation>, help_heading = "Model")]
     pos_interpolation: Interpolation,
     /// Train only a part: head, attn_only, attn_last(N), or name patterns separated by commas
     #[arg(long, value_name = "PART", help_heading = "Model")]
     trained: Option<Trained>,
-    /// Rate from layer to layer [default: 0.75; demo: 1]
+    /// Factor on the learning rate from each layer to the one before it, in (0, 1] [default: 0.75; demo: 1]
     #[arg(long, help_heading = "Optimisation")]
     layer_decay: Option<f64>,
-    /// Group layers as mae or timm does
+    /// How layers are grouped for the layer decay: mae or timm
     #[arg(long, default_value = "mae", value_parser = ["mae", "timm"], help_heading = "Optimisation")]
     layer_rule: String,
-    /// Largest gradient norm [default: none]
+    /// Largest norm of all gradients together [default: no clipping]
     #[arg(long, help_heading = "Optimisation")]
     clip_grad: Option<f64>,
-    /// adamw, sgd or lars
+    /// Optimizer: adamw, sgd or lars
     #[arg(long, default_value = "adamw", value_parser = ["adamw", "sgd", "lars"], help_heading = "Optimisation")]
     opt: String,
-    /// Keep a moving average of the weights with this decay, and evaluate it too
+    /// Keep a moving average of the weights with this decay, in [0, 1), and evaluate it too
     #[arg(long, value_name = "DECAY", help_heading = "Optimisation")]
     ema: Option<f64>,
-    /// Let the average start with less decay
+    /// Let the decay of the average start small and grow
     #[arg(long, help_heading = "Optimisation")]
     ema_warmup: bool,
-    /// ce (soft targets where images are mixed) or bce
+    /// Loss: ce (cross-entropy, with soft targets where images are mixed) or bce (binary cross-entropy)
     #[arg(long, default_value = "ce", value_parser = ["ce", "bce"], help_heading = "Optimisation")]
     loss: String,
-    /// With bce: targets above become 1, others 0
+    /// With bce: targets above this threshold become 1, others 0
     #[arg(long, help_heading = "Optimisation")]
     bce_target_thresh: Option<f32>,
-    /// With bce: sum over the classes
+    /// With bce: sum over the classes instead of taking the mean
     #[arg(long, help_heading = "Optimisation")]
     bce_sum: bool,
-    /// Label smoothing
+    /// Label smoothing, in [0, 1)
     #[arg(long, default_value_t = 0.1, help_heading = "Optimisation")]
     smoothing: f32,
-    /// Train on so many labelled images, or such a share: 1000, 10% [demo: 1000]
+    /// Train on so many labelled images, such as 1000, or on a share, such as 10% [default: all; demo: 1000]
     #[arg(long, value_name = "N|P%", help_heading = "Augmentation")]
     labels: Option<String>,
-    /// Colour jitter; without effect where --aa is set, as in timm
+    /// Strength of the colour jitter; it has no effect where --aa is set, as in timm
     #[arg(long, help_heading = "Augmentation")]
     color_jitter: Option<f64>,
     /// Augmentation policy, '' for none [default: rand-m9-mstd0.5-inc1; demo: none]
     #[arg(long, help_heading = "Augmentation")]
     aa: Option<String>,
-    /// Smallest area of the random crop [default: 0.08; demo: 0.5]
+    /// Smallest area of the random crop, as a share of the image [default: 0.08; demo: 0.5]
     #[arg(long, help_heading = "Augmentation")]
     crop_scale: Option<f64>,
-    /// Random erasing's share [default: 0.25; demo: 0]
+    /// Share of images with random boxes erased, from 0 to 1 [default: 0.25; demo: 0]
     #[arg(long, help_heading = "Augmentation")]
     reprob: Option<f64>,
-    /// What erased boxes hold: const, rand or pixel
+    /// What erased boxes are filled with: const, rand or pixel
     #[arg(long, default_value = "pixel", help_heading = "Augmentation")]
     remode: String,
-    /// Most boxes erased
+    /// Largest number of boxes erased per image
     #[arg(long, default_value_t = 1, help_heading = "Augmentation")]
     recount: usize,
     /// Accepted for compatibility; it has no effect in MAE either
@@ -119,16 +119,16 @@ struct Args {
     /// CutMix's Beta parameter; 0 turns it off
     #[arg(long, default_value_t = 0.0, help_heading = "Augmentation")]
     cutmix: f64,
-    /// Sides of CutMix's box as shares of the image's
+    /// Smallest and largest side of CutMix's box, as shares of the image's side
     #[arg(long, num_args = 2, action = clap::ArgAction::Set, value_names = ["MIN", "MAX"], help_heading = "Augmentation")]
     cutmix_minmax: Option<Vec<f64>>,
-    /// How often anything is mixed
+    /// Probability that images are mixed at all
     #[arg(long, default_value_t = 1.0, help_heading = "Augmentation")]
     mixup_prob: f64,
-    /// How often it is CutMix where both are on
+    /// Probability of CutMix instead of mixup where both are on
     #[arg(long, default_value_t = 0.5, help_heading = "Augmentation")]
     mixup_switch_prob: f64,
-    /// What shares a draw: batch, pair or elem
+    /// What is mixed with the same random numbers: batch, pair or elem
     #[arg(long, default_value = "batch", help_heading = "Augmentation")]
     mixup_mode: String,
     /// Only evaluate the weights of --resume or --finetune
@@ -143,7 +143,7 @@ struct Args {
     /// Also train from scratch and compare; the demo does
     #[arg(long, help_heading = "Run")]
     compare: bool,
-    /// Accepted at false: one process evaluates everything
+    /// Accepted for compatibility; one process evaluates everything
     #[arg(long, help_heading = "Many processes (not there yet)")]
     dist_eval: bool,
 }
@@ -153,7 +153,7 @@ min_lr 1e-6, warmup_epochs 5, weight_decay 0.05, a checkpoint every epoch. The d
 1,000 labels. Published recipes: docs/recipes.";
 
 const FULL: Preset = Preset { batch_size: 64, epochs: 50, blr: 1e-3, min_lr: 1e-6, warmup_epochs: 5.0, save_every: 1 };
-/// About three minutes on two cores for all runs of the comparison.
+/// The preset of the demo: about three minutes on two cores for all runs of the comparison.
 const DEMO: Preset = Preset { batch_size: 64, epochs: 30, blr: 4e-3, min_lr: 1e-6, warmup_epochs: 5.0, save_every: 30 };
 
 impl Args {
@@ -212,7 +212,7 @@ impl Args {
     }
 }
 
-/// A run and its top-1, if it came to an end.
+/// Trains one run; gives its outcome, and its top-1 if it came to its end.
 fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: &Signals) -> Result<Ended> {
     let common = Common { seed: v.seed, ..args.common.clone() };
     let mut model = model.clone();
@@ -271,7 +271,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 
-/// Evaluates a file's weights, and their average where it has one.
+/// Evaluates the weights of a file, and their average if the file has one.
 fn evaluate(path: &Path, task: &Classify<VitConfig>, how: Interpolation) -> Result<f64> {
     let said = checkpoint::describe(path)?.map_or(vec![], |d| d.classes);
     vision::same_classes(&said, task.classes(), task.config().classes)?;

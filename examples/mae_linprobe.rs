@@ -37,25 +37,25 @@ struct Args {
     /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     finetune: Option<String>,
-    /// Probe random weights
+    /// Probe the features of random weights
     #[arg(long, help_heading = "Model")]
     from_scratch: bool,
-    /// Classes [default: those of the data]
+    /// Number of classes [default: that of the data]
     #[arg(long, help_heading = "Model")]
     nb_classes: Option<usize>,
-    /// Probe the mean of the patches; its norm, which pretraining has none of, is trained with the head
+    /// Probe the mean of the patches; its normalisation, which pretraining does not have, is trained with the head
     #[arg(long, help_heading = "Model", conflicts_with = "cls_token")]
     global_pool: bool,
-    /// Probe the class token: the default
+    /// Probe the class token, which is the default
     #[arg(long, help_heading = "Model")]
     cls_token: bool,
-    /// How positions are brought to another size: mae or timm
+    /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = vision::parsed::<Interpolation>, help_heading = "Model")]
     pos_interpolation: Interpolation,
     /// Compute the features once, without augmentation, keep them in the output folder, and train the head on them
     #[arg(long, help_heading = "Data")]
     cache_features: bool,
-    /// Train on so many labelled images, or such a share: 1000, 10% [demo: 1000]
+    /// Train on so many labelled images, such as 1000, or on a share, such as 10% [default: all; demo: 1000]
     #[arg(long, value_name = "N|P%", help_heading = "Data")]
     labels: Option<String>,
     /// Only evaluate the weights of --resume
@@ -70,7 +70,7 @@ struct Args {
     /// Also probe random features and compare; the demo does
     #[arg(long, help_heading = "Run")]
     compare: bool,
-    /// Accepted at false: one process evaluates everything
+    /// Accepted for compatibility; one process evaluates everything
     #[arg(long, help_heading = "Many processes (not there yet)")]
     dist_eval: bool,
 }
@@ -80,10 +80,10 @@ min_lr 0, warmup_epochs 10, weight_decay 0, LARS, a checkpoint every epoch. The 
 Published recipes: docs/recipes.";
 
 const FULL: Preset = Preset { batch_size: 512, epochs: 90, blr: 0.1, min_lr: 0.0, warmup_epochs: 10.0, save_every: 1 };
-/// About a minute and a half on two cores for all runs of the comparison.
+/// The preset of the demo: about a minute and a half on two cores for all runs of the comparison.
 const DEMO: Preset = Preset { batch_size: 64, epochs: 40, blr: 4.0, min_lr: 0.0, warmup_epochs: 5.0, save_every: 40 };
 
-/// A run and its top-1, if it came to an end.
+/// Trains one run; gives its outcome, and its top-1 if it came to its end.
 fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: &Signals) -> Result<Ended> {
     let common = Common { seed: v.seed, ..args.common.clone() };
     let mut model = model.clone();
@@ -136,7 +136,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     let precision = plan.precision;
     let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
 
-    // Where batches come from, and what they go through.
+    // The images, and the pipelines that prepare them.
     let (batches, task): (Box<dyn Batches>, _) = if args.cache_features && !args.eval {
         // Images in shards have no names of their own, so the folder is part of what features are made from.
         let folder = common.data_path.as_deref().map(std::fs::canonicalize).transpose()?;
@@ -194,7 +194,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         tracing::warn!("--dist_eval: there is one process, which evaluates every image once");
     }
     let demo = args.common.demo();
-    // What is only evaluated brings its own weights.
+    // A run that only evaluates takes its weights from --resume.
     let weights = runs::weights(args.finetune.as_deref(), args.from_scratch, demo && !args.eval)?;
     if weights.is_none() && !args.from_scratch && !args.eval {
         return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into());

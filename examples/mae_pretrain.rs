@@ -30,13 +30,13 @@ use support::vision::imagenet;
 struct Args {
     #[command(flatten)]
     common: Common,
-    /// Share of patches removed
+    /// Share of patches that are removed, between 0 and 1
     #[arg(long, default_value_t = 0.75, help_heading = "Model")]
     mask_ratio: f64,
     /// Predict patches normalised to their own mean and deviation
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Model")]
     norm_pix_loss: bool,
-    /// Epochs between pictures, 0 for only the last
+    /// Epochs between pictures of reconstructions; 0 draws only the last
     #[arg(long, default_value_t = 10, help_heading = "Run")]
     picture_every: usize,
 }
@@ -69,7 +69,7 @@ impl Args {
     }
 }
 
-/// Training images, held-out images, their normalisation.
+/// The training images, the held-out images, and their normalisation.
 type Data = (Arc<dyn Dataset>, Arc<dyn Dataset>, Normalize);
 
 fn data(root: Option<&Path>, channels: usize) -> Result<Data> {
@@ -132,7 +132,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let shown = Shown::new(&held_out, &config.model, config.mask_ratio, normalize)?;
     let mut trainer = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &device)?)?;
     support::vision::count(trainer.task().params(), &device);
-    tracing::info!("{} steps an epoch; writing to {}", loader.steps(), output.display());
+    tracing::info!("{} steps per epoch; writing to {}", loader.steps(), output.display());
     let resume = common.resume();
     let folder = RunDir::open(&output, resume != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| output.clone());

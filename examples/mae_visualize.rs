@@ -1,4 +1,4 @@
-//! Draws what a pretrained model makes of images: original, masked, reconstruction, reconstruction with the visible patches.
+//! Draws how a pretrained model reconstructs images: original, masked, reconstruction, reconstruction with the visible patches.
 //!
 //! ```text
 //! cargo run --release --example mae_visualize -- --checkpoint output_dir/checkpoint-00004992.safetensors photo.jpg
@@ -26,10 +26,10 @@ struct Args {
     /// The checkpoint [default: the newest of ./output_dir]
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// Where the picture goes
+    /// The PNG file to write the picture to
     #[arg(long, default_value = "reconstruction.png")]
     output: PathBuf,
-    /// Share of patches removed [default: the checkpoint's]
+    /// Share of patches that are removed, between 0 and 1 [default: the checkpoint's]
     #[arg(long)]
     mask_ratio: Option<f64>,
     /// Seed of the masks

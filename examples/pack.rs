@@ -19,14 +19,14 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 #[derive(Parser)]
 #[command(name = "pack", rename_all = "snake_case")]
 struct Args {
-    /// What to pack
+    /// The data set to pack
     data: PathBuf,
     /// Where the shards begin: OUT-000000.tar, OUT-000001.tar, ... and classes.txt beside them
     out: PathBuf,
-    /// Which part of the data
+    /// The part of the data to read, such as train or val
     #[arg(long, default_value = "train")]
     split: String,
-    /// Megabytes a shard
+    /// Size of a shard in megabytes
     #[arg(long, default_value_t = 256)]
     shard_mb: u64,
     /// Shrink images whose short side is longer than this; they are written as JPEG
@@ -35,7 +35,7 @@ struct Args {
     /// Quality of the JPEGs that --shrink writes
     #[arg(long, default_value_t = 92)]
     quality: u8,
-    /// Number classes as timm does: 2 before 10
+    /// Number classes in natural order, as timm does: 2 before 10
     #[arg(long)]
     natural: bool,
 }
@@ -93,7 +93,7 @@ fn run(args: &Args) -> Result<()> {
             .and_then(|Sample { picture, label }| Ok((encoded(picture, args)?, label)));
         match packed {
             Ok((_, Label::Classes(_))) => {
-                return Err("shards hold one class a sample; this data set has several".into());
+                return Err("shards hold one class per sample; this data set has several".into());
             }
             Ok(((bytes, extension), label)) => out.add(&bytes, extension, label.class())?,
             Err(e) => {

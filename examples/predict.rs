@@ -1,4 +1,4 @@
-//! Classifies images: what YOLOv5's classify/predict.py does, for vision transformers and residual networks.
+//! Classifies images as YOLOv5's classify/predict.py does, with vision transformers and residual networks.
 //!
 //! ```text
 //! cargo run --release --example predict -- --weights output_dir/finetune/best.safetensors --source photos/
@@ -32,13 +32,13 @@ struct Args {
     /// An image, a folder, a glob such as 'photos/*.jpg', a list .txt, or - for an image or a list of paths on standard input
     #[arg(long)]
     source: String,
-    /// Side, or height and width, the model sees; positions are brought to it [default: the model's]
+    /// Side, or height and width, of the images that the model sees; positions are resized to match [default: the model's]
     #[arg(long, num_args = 1..=2, value_name = "PIXELS")]
     imgsz: Option<Vec<usize>>,
-    /// cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     device: Option<String>,
-    /// Write labels/NAME.txt, a line `probability class` each
+    /// Write labels/NAME.txt for each image, with one line `probability class` per guess
     #[arg(long)]
     save_txt: bool,
     /// Write predictions.csv
@@ -50,35 +50,35 @@ struct Args {
     /// Do not write annotated images
     #[arg(long)]
     nosave: bool,
-    /// Multiply in bf16
+    /// Compute matrix products in bf16
     #[arg(long)]
     half: bool,
-    /// Where runs go
+    /// The folder that holds the folders of runs
     #[arg(long, default_value = "runs/predict-cls")]
     project: PathBuf,
-    /// This run's folder; name2, name3, ... where it exists
+    /// Name of this run's folder; if it exists, NAME2, NAME3, ...
     #[arg(long, default_value = "exp")]
     name: String,
     /// Write into an existing folder of this name
     #[arg(long)]
     exist_ok: bool,
-    /// Classes listed an image
+    /// Number of classes listed per image
     #[arg(long, default_value_t = 5)]
     topk: usize,
     /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
     #[arg(long, num_args = 1.., requires = "std")]
     mean: Option<Vec<f32>>,
-    /// Deviations of the channels
+    /// Standard deviations of the channels the weights were trained with
     #[arg(long, num_args = 1.., requires = "mean")]
     std: Option<Vec<f32>>,
-    /// Class names, a line each [default: the checkpoint's]
+    /// A file of class names, one per line [default: the checkpoint's]
     #[arg(long, value_name = "FILE")]
     names: Option<PathBuf>,
 }
 
 const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif"];
 
-/// What there is to classify: names, and bytes where they are not a file's.
+/// The images to classify: names, and their bytes if they come from standard input.
 fn sources(source: &str) -> Result<Vec<(PathBuf, Option<Vec<u8>>)>> {
     let list = |text: &str| -> Vec<(PathBuf, Option<Vec<u8>>)> {
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), None)).collect()
@@ -146,12 +146,12 @@ fn run_folder(args: &Args) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// YOLOv5's preprocessing, for weights that do not say how they want it.
+/// YOLOv5's preprocessing, for weights that do not record their own.
 fn yolo(size: (usize, usize), normalize: Normalize) -> Pipeline {
     Pipeline::new(vec![Transform::CenterSquare, Transform::ResizeOpencv { size }], normalize)
 }
 
-/// What was found in one image, the likeliest first.
+/// The guesses for one image, the likeliest first.
 #[derive(serde::Serialize)]
 struct Prediction {
     image: String,
@@ -193,7 +193,7 @@ fn annotate(image: Image, guesses: &[Guess]) -> Image {
     image
 }
 
-/// `name`, or `name-2`, ... where this run has it already.
+/// `name`, or `name-2`, ... if this run has already used it.
 fn unused(taken: &mut HashSet<String>, stem: &str) -> String {
     let names = std::iter::once(stem.to_string()).chain((2..).map(|n| format!("{stem}-{n}")));
     names.into_iter().find(|n| taken.insert(n.clone())).unwrap_or_else(|| stem.into())

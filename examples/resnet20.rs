@@ -1,4 +1,4 @@
-//! Trains a ResNet-20 on the shipped images with a loop of its own and saves it:
+//! Trains a ResNet-20 on the shipped images with a loop of its own and saves the weights:
 //! `cargo run --release --example resnet20 -- [STEPS] [FILE]`.
 
 use candlelight::data::{ClassOrder, open};

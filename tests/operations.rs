@@ -37,7 +37,7 @@ fn apply(op: &str, a: &Attributes, x: &[Value]) -> Result<Value> {
     let both = |n: usize| (n, n);
     match op {
         "relu" => x[0].relu(),
-        "leaky_relu" => x[0].leaky_relu(a.float("slope")),
+        "leaky_relu" => x[0].leaky_relu(a.float("negative_slope")),
         "gelu" => x[0].gelu(),
         "silu" => x[0].silu(),
         "sigmoid" => x[0].sigmoid(),

@@ -13,28 +13,28 @@ use std::process::ExitCode;
 #[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]
 pub struct Common {
-    /// Model name
+    /// Name of the model
     #[arg(long, help_heading = "Model")]
     pub model: Option<String>,
-    /// Image side, or height and width
+    /// Side of the images in pixels, or height and width
     #[arg(long, num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set, help_heading = "Model")]
     pub input_size: Option<Vec<usize>>,
-    /// Samples a step
+    /// Samples per step
     #[arg(long, help_heading = "Optimisation")]
     pub batch_size: Option<usize>,
-    /// Epochs
+    /// Number of epochs
     #[arg(long, help_heading = "Optimisation")]
     pub epochs: Option<usize>,
-    /// Steps an update
+    /// Steps per update: gradients are accumulated over so many batches
     #[arg(long, default_value_t = 1, help_heading = "Optimisation")]
     pub accum_iter: usize,
     /// Absolute learning rate; overrides --blr
     #[arg(long, help_heading = "Optimisation")]
     pub lr: Option<f64>,
-    /// Rate for 256 samples: lr = blr * batch_size * accum_iter / 256
+    /// Learning rate for 256 samples per update: lr = blr * batch_size * accum_iter / 256
     #[arg(long, help_heading = "Optimisation")]
     pub blr: Option<f64>,
-    /// Rate at the end
+    /// Learning rate at the end of the run
     #[arg(long, help_heading = "Optimisation")]
     pub min_lr: Option<f64>,
     /// Epochs of linear warm-up
@@ -43,7 +43,7 @@ pub struct Common {
     /// Weight decay
     #[arg(long, help_heading = "Optimisation")]
     pub weight_decay: Option<f64>,
-    /// Precision of the products: f32 or bf16
+    /// Precision of matrix products: f32 or bf16
     #[arg(long, default_value = "f32", help_heading = "Optimisation")]
     pub precision: Precision,
     /// Stop after this many steps
@@ -52,10 +52,10 @@ pub struct Common {
     /// The images; without it the program runs its demo on those that come with the repository
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     pub data_path: Option<PathBuf>,
-    /// Loader threads [default: the number of cores]
+    /// Number of loader threads [default: the number of cores]
     #[arg(long, help_heading = "Data")]
     pub num_workers: Option<usize>,
-    /// Share of unreadable images at which to stop
+    /// Share of unreadable images, from 0 to 1, at which the run stops
     #[arg(long, default_value_t = 0.1, help_heading = "Data")]
     pub max_bad: f64,
     /// Accepted for compatibility; batches for the CPU are not pinned
@@ -64,48 +64,48 @@ pub struct Common {
     /// Accepted for compatibility
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
     pub no_pin_mem: Option<bool>,
-    /// Where checkpoints, log.txt and pictures go
+    /// Folder for checkpoints, log.txt and pictures
     #[arg(long, help_heading = "Run")]
     pub output_dir: Option<PathBuf>,
-    /// Where TensorBoard events go [default: the output folder]
+    /// Folder for TensorBoard events [default: the output folder]
     #[arg(long, help_heading = "Run")]
     pub log_dir: Option<PathBuf>,
-    /// cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long, help_heading = "Run")]
     pub device: Option<String>,
-    /// Seed of weights, order, augmentation and all else that is random
+    /// Seed of weights, order, augmentation and everything else that is random
     #[arg(long, default_value_t = 0, help_heading = "Run")]
     pub seed: u64,
     /// A checkpoint to continue from, or `auto` for the newest of the output folder
     #[arg(long, value_name = "PATH|auto", help_heading = "Run")]
     pub resume: Option<String>,
-    /// First epoch; a resumed run continues at its own, so only 0 is accepted
+    /// First epoch; a resumed run finds its own epoch, so only 0 is accepted
     #[arg(long, default_value_t = 0, help_heading = "Run")]
     pub start_epoch: usize,
     /// Epochs between checkpoints
     #[arg(long, help_heading = "Run")]
     pub save_every: Option<usize>,
-    /// Checkpoints kept
+    /// Number of checkpoints that are kept
     #[arg(long, default_value_t = 3, help_heading = "Run")]
     pub keep: usize,
     /// A TOML file of these flags; the command line overrides it
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
-    /// Number of processes; only 1 so far
+    /// Number of processes; only 1 works so far
     #[arg(long, default_value_t = 1, help_heading = "Many processes (not there yet)")]
     pub world_size: usize,
-    /// Accepted at -1
+    /// Accepted for compatibility; only -1 works so far
     #[arg(long, allow_hyphen_values = true, default_value_t = -1, help_heading = "Many processes (not there yet)")]
     pub local_rank: i64,
-    /// Accepted at false
+    /// Accepted for compatibility; only false works so far
     #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Many processes (not there yet)")]
     pub dist_on_itp: bool,
-    /// Accepted at env://
+    /// Accepted for compatibility; only env:// works so far
     #[arg(long, default_value = "env://", help_heading = "Many processes (not there yet)")]
     pub dist_url: String,
 }
 
-/// What a program's own defaults are, with data and for its demo.
+/// The defaults of a program; each has one set of them for your data and one for its demo.
 #[derive(Debug, Clone, Copy)]
 pub struct Preset {
     pub batch_size: usize,
@@ -176,7 +176,7 @@ impl Common {
         }
     }
 
-    /// The device, and a line about what runs on it.
+    /// Opens the device, and logs what runs on it.
     pub fn device(&self) -> super::Result<Device> {
         let device = device(self.device.as_deref())?;
         if let Err(reason) = cpu::requested() {

@@ -1,8 +1,8 @@
-//! Letters and pictures on pictures.
+//! Draws letters and pictures into pictures.
 
 use candlelight::data::Image;
 
-/// Text in letters of 8 x 8 dots, each `scale` pixels wide.
+/// Writes text in letters of 8 x 8 dots, each `scale` pixels wide.
 pub fn write(sheet: &mut Image, x: usize, y: usize, text: &str, scale: usize, color: [u8; 3]) {
     use font8x8::UnicodeFonts;
     let dot = Image::filled(scale, scale, 3, color);
@@ -16,7 +16,7 @@ pub fn write(sheet: &mut Image, x: usize, y: usize, text: &str, scale: usize, co
     }
 }
 
-/// Copies what fits of an RGB picture.
+/// Copies the part of an RGB picture that fits.
 pub fn paste(sheet: &mut Image, part: &Image, x: usize, y: usize) {
     for row in 0..part.height.min(sheet.height.saturating_sub(y)) {
         let n = part.width.min(sheet.width.saturating_sub(x)) * 3;

@@ -26,14 +26,14 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
         let table: toml::Table = text.parse().map_err(|e| named(&e))?;
         for (key, value) in table {
             if !command.get_arguments().any(|a| a.get_long() == Some(&key) && key != "config") {
-                return Err(named(&format!("`{key}` is no flag of this program")).into());
+                return Err(named(&format!("`{key}` is not a flag of this program")).into());
             }
             let takes_none = |a: &clap::Arg| a.get_long() == Some(&key) && !a.get_action().takes_values();
             if command.get_arguments().any(takes_none) {
                 match value.as_bool() {
                     Some(true) => all.push(format!("--{key}")),
                     Some(false) => {}
-                    None => return Err(named(&format!("`{key}` is true or false")).into()),
+                    None => return Err(named(&format!("`{key}` must be true or false")).into()),
                 }
                 continue;
             }
@@ -52,7 +52,7 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
     P::from_arg_matches(&matches).map_err(|e| e.exit())
 }
 
-/// Parses the arguments, runs the program, and ends it with a word and a status.
+/// Parses the arguments, runs the program, and ends it with an exit status, after a message if it failed.
 pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitCode {
     log();
     match parse::<P>().and_then(|args| run(&args)) {
@@ -73,7 +73,7 @@ pub fn arguments() -> Vec<String> {
     std::env::args().map(flag).collect()
 }
 
-/// A reader that closed the pipe (`| head`) has seen enough: that ends the program without a word.
+/// Ends the program without a message when the reader of its output closes the pipe, as in `| head`.
 fn leave_closed_pipes_quietly() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -143,7 +143,7 @@ pub fn device(name: Option<&str>) -> Result<Device> {
     }
 }
 
-/// The name [`device`] knows it by.
+/// The name of a device, as [`device`] accepts it.
 pub fn device_name(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),

@@ -1,4 +1,4 @@
-//! What the programs that finetune and probe do around a run: which weights, how many runs, what is printed.
+//! What the programs that finetune and probe share around their runs: choosing weights, repeating runs, printing results.
 
 use super::common::Common;
 use super::{Result, vision};
@@ -11,27 +11,27 @@ use candlelight::models::VitConfig;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// One run.
+/// The settings of one run.
 pub struct Run<'a> {
     pub weights: Option<&'a Path>,
     pub seed: u64,
     pub output: PathBuf,
 }
 
-/// How a run ended, and its top-1 if it came to its end.
+/// How a run ended, with its top-1 if it came to its end.
 pub type Ended = (ExitCode, Option<f64>);
 
-/// One run, or the comparison of weights with none over several seeds.
+/// One run, or a comparison of pretrained and random weights over several seeds.
 pub struct Plan<'a> {
     pub common: &'a Common,
     pub weights: Option<&'a Path>,
-    /// What runs with and without weights are called.
+    /// The names of the runs with and without pretrained weights.
     pub names: [&'static str; 2],
-    /// Epochs of a run.
+    /// The number of epochs of a run.
     pub epochs: usize,
     pub seeds: Option<usize>,
     pub compare: bool,
-    /// Nothing is trained: there is one run.
+    /// Whether the program only evaluates, in a single run.
     pub eval: bool,
     pub output: PathBuf,
 }
@@ -84,7 +84,7 @@ impl Plan<'_> {
     }
 }
 
-/// The weights to start from; the demo's are those of mae_pretrain.
+/// The weights to start from; the demo takes those of mae_pretrain.
 pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result<Option<PathBuf>> {
     match (finetune, from_scratch) {
         (Some(_), true) => Err("--from_scratch and --finetune exclude each other".into()),
@@ -94,12 +94,12 @@ pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result
     }
 }
 
-/// The result of an evaluation.
+/// Prints the result of an evaluation.
 pub fn print(s: &Scores) {
     println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
 }
 
-/// Says how a run ended, where its best weights are, and what its score is.
+/// Prints how a run ended, where its best weights are, and what their score is.
 pub fn ended(
     outcome: Outcome,
     trainer: &Trainer<Classify<VitConfig>>,
@@ -125,7 +125,7 @@ pub fn finished(output: &Path, epochs: usize) -> Option<f64> {
     (last.get("epoch")?.as_u64()? as usize + 1 == epochs).then(|| last.get("test_acc1")?.as_f64())?
 }
 
-/// Accuracies of repeated runs: a line a kind, and what lies between the first and the second.
+/// The accuracies of repeated runs as a table: one line per kind of run, and the difference between the first and the second.
 pub fn table(rows: &[(&str, Vec<f64>)]) -> String {
     let stats = |v: &[f64]| {
         let mean = v.iter().sum::<f64>() / v.len() as f64;

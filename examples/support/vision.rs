@@ -12,7 +12,7 @@ use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitC
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// ImageNet's statistics, or their mean for images that are not RGB.
+/// ImageNet's normalisation, or its mean over the channels for images that are not RGB.
 pub fn imagenet(channels: usize) -> Normalize {
     match channels {
         3 => Normalize::imagenet(),
@@ -27,7 +27,7 @@ pub struct Data {
     pub normalize: Normalize,
 }
 
-/// DATA's parts `train` and `val` (or `test`), or the shipped images.
+/// Opens the parts `train` and `val` (or `test`) of DATA, or the shipped images.
 pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
     let shipped = shipped_data();
     let root = root.unwrap_or(&shipped);
@@ -40,7 +40,7 @@ pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
     let order = ClassOrder::Lexicographic;
     let (part, held_out) = match open(root, "val", order) {
         Ok(data) => ("val", data),
-        // A part that is there and cannot be read is no reason to take another.
+        // A part that exists but cannot be read is an error; another part must not replace it.
         Err(e) if split_dir(root, "val").is_some() => return Err(e.into()),
         Err(e) => ("test", open(root, "test", order).map_err(|_| e)?),
     };
@@ -61,13 +61,13 @@ fn same(a: &dyn Dataset, b: &dyn Dataset) -> Result<bool> {
     }
     let equal = |i: usize| -> Result<bool> {
         let image = |d: &dyn Dataset| d.get(i).ok().and_then(|s| s.image(&Decode::default()).ok());
-        // An image that cannot be read says nothing; the loader will name it.
+        // An image that cannot be read is ignored here; the loader will name it.
         Ok(image(a).zip(image(b)).is_some_and(|(a, b)| a == b))
     };
     Ok(equal(0)? && equal(n - 1)?)
 }
 
-/// About `n` samples, the same share of every class.
+/// About `n` samples, with the same share of every class.
 pub fn few(data: Arc<dyn Dataset>, n: usize, seed: u64) -> Result<Arc<dyn Dataset>> {
     if n >= data.len() {
         return Ok(data);
@@ -76,7 +76,7 @@ pub fn few(data: Arc<dyn Dataset>, n: usize, seed: u64) -> Result<Arc<dyn Datase
     Ok(Arc::new(Subset::new(data, fold.test)?))
 }
 
-/// A text that tells two data sets apart: names and labels of all samples, and the classes.
+/// A text that tells two data sets apart: a checksum of the names and labels of all samples and of the classes.
 pub fn identity(data: &dyn Dataset) -> Result<String> {
     let mut h = crc32fast::Hasher::new();
     for (i, label) in labels(data)?.into_iter().enumerate() {
@@ -97,13 +97,13 @@ pub fn share(text: &str, of: usize) -> Result<usize> {
     if n == 0 { Err(bad().into()) } else { Ok(n) }
 }
 
-/// The newest checkpoint of a folder, or a word on how to get one.
+/// The newest checkpoint of a folder, or an error that says how to get one.
 pub fn newest(dir: &Path) -> Result<PathBuf> {
     let missing = || format!("no checkpoint in {}: run mae_pretrain first, or give --finetune FILE", dir.display());
     Ok(checkpoint::list(dir).pop().ok_or_else(missing)?)
 }
 
-/// A value by its serialised name.
+/// Parses a value from its serialised name.
 pub fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
 }
@@ -119,7 +119,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
     Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }
 
-/// Which weights, of which model.
+/// The flags that choose a model and its weights.
 #[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]
 pub struct From {
@@ -129,10 +129,10 @@ pub struct From {
     /// A checkpoint of facebookresearch/mae, timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
     #[arg(long, required_unless_present = "pretrained")]
     weights: Option<String>,
-    /// The hub's ImageNet weights of --model
+    /// Use the ImageNet weights of --model from the HuggingFace hub
     #[arg(long, conflicts_with = "weights", requires = "model")]
     pretrained: bool,
-    /// The averaged weights of our own checkpoint
+    /// Use the averaged weights of one of our own checkpoints
     #[arg(long)]
     ema: bool,
     #[command(flatten)]
@@ -140,7 +140,7 @@ pub struct From {
 }
 
 impl From {
-    /// The file: `--weights`, or with `--pretrained` the hub's.
+    /// The file of weights: that of `--weights`, or with `--pretrained` that of the hub.
     pub fn locate(&self) -> Result<PathBuf> {
         match (&self.weights, &self.model) {
             (Some(name), _) => locate(name),
@@ -153,17 +153,17 @@ impl From {
     }
 }
 
-/// Constants of every batch normalisation.
+/// The flags for the constants of every batch normalisation.
 #[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]
 struct BatchNormArgs {
-    /// Share of a batch in the running statistics of batch normalisations; it acts in training [default: the model's]
+    /// Share of a batch in the running statistics of batch normalisations, used only in training [default: the model's]
     #[arg(long)]
     bn_momentum: Option<f64>,
-    /// What batch normalisations add to variances [default: the model's]
+    /// Constant that batch normalisations add to variances [default: the model's]
     #[arg(long)]
     bn_eps: Option<f64>,
-    /// TensorFlow's constants for both, where they are not given
+    /// Use TensorFlow's constants for both, unless they are given
     #[arg(long)]
     bn_tf: bool,
 }
@@ -176,7 +176,7 @@ fn described(path: &Path) -> Result<Option<MaeConfig>> {
     }
 }
 
-/// The classifier named, or the one a checkpoint of ours was pretrained as, or `default`.
+/// The classifier that is named, else the one that a pretraining checkpoint of ours contains, else `default`.
 pub fn config(name: Option<&str>, weights: Option<&Path>, default: &str) -> Result<VitConfig> {
     if let Some(name) = name {
         return Ok(registry::vit(name)?);
@@ -196,7 +196,7 @@ fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
     }))
 }
 
-/// Loads a trained classifier's weights, head and all, to evaluate them; true where the file also has averaged weights.
+/// Loads the weights of a trained classifier, head included, to evaluate them; returns whether the file also has averaged weights.
 pub fn load_trained(
     path: &Path,
     params: &ParamStore,
@@ -216,7 +216,7 @@ pub fn load_trained(
     Ok(!averaged.is_empty())
 }
 
-/// Loads pretrained weights into a classifier's parameters and says what became of them.
+/// Loads pretrained weights into the parameters of a classifier, and logs what was loaded, left out or resized.
 pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let read: Vec<(String, Tensor)> = weights::read(path)?;
@@ -236,7 +236,7 @@ pub struct Trained {
     pub evaluation: Option<Pipeline>,
 }
 
-/// What is asked of a file of weights.
+/// The options with which a file of weights is loaded.
 pub struct Asked<'a> {
     pub weights: &'a Path,
     pub from: &'a From,
@@ -244,7 +244,7 @@ pub struct Asked<'a> {
     pub positions: Interpolation,
 }
 
-/// Loads a classifier of any family.
+/// Loads a classifier of any architecture, from weights under the names of any library.
 pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let path = asked.weights;
     let said = checkpoint::describe(path)?;
@@ -276,7 +276,7 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let params = ParamStore::on(device);
     let model = config.build(params.builder(Key::new(0)))?;
     let report = weights::load(&params, &fitted.tensors, false).map_err(named)?;
-    // Counters of batches are of no use here, and old files do not have them.
+    // Counters of batches are not needed here, and old files do not have them.
     if report.missing.iter().any(|n| !n.ends_with("num_batches_tracked")) || report.loaded.is_empty() {
         return Err(format!("{}: {report}", path.display()).into());
     }
@@ -311,7 +311,7 @@ pub fn count(params: &ParamStore, device: &Device) {
     tracing::info!("{all} parameters, {trained} trained, on {}", super::device_name(device));
 }
 
-/// The published mixing of finetuning from its flags; `None` where neither mixup nor CutMix is on.
+/// The mixing of images that the flags ask for; `None` if neither mixup nor CutMix is on.
 pub struct Mixing {
     pub mixup: f64,
     pub cutmix: f64,

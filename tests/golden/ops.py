@@ -41,7 +41,7 @@ def main():
     OUT.mkdir(exist_ok=True)
     for act in ["silu", "sigmoid", "tanh", "softplus", "relu"]:
         case(act, act, [(3, 17)], getattr(F, act))
-    case("leaky_relu", "leaky_relu", [(3, 17)], lambda x: F.leaky_relu(x, 0.2), slope=0.2)
+    case("leaky_relu", "leaky_relu", [(3, 17)], lambda x: F.leaky_relu(x, 0.2), negative_slope=0.2)
     case("gelu", "gelu", [(3, 17)], F.gelu)
     for groups in (1, 2, 6):
         norm = lambda x, w, b: last(F.group_norm(first(x), groups, w, b, 1e-5))
@@ -65,7 +65,7 @@ def main():
     ties = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]])
     case("max_of_equals", "max", [ties.clone()], lambda x: x.max(1).values, dim=1)
     case("maximum_of_equals", "maximum", [ties.clone(), torch.full((2, 3), 2.0)], torch.maximum)
-    case("clamp_at_the_bounds", "clamp", [ties.clone()], lambda x: x.clamp(1.0, 2.0), min=1.0, max=2.0)
+    case("clamp_at_the_bounds", "clamp", [torch.tensor([[1.0, 3.0, 1.25], [2.0, 1.5, 0.0]])], lambda x: x.clamp(1.0, 2.0), min=1.0, max=2.0)
     case("var", "var", [(3, 5, 2)], lambda x: x.var((0, 2)), dims=[0, 2], unbiased=True)
     case("mean", "mean", [(3, 5, 2)], lambda x: x.mean((1,), keepdim=True), dims=[1], keep=True)
     case("pow", "pow", [torch.rand(3, 4) + 0.2], lambda x: x.pow(2.5), exponent=2.5)

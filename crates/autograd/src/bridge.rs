@@ -12,7 +12,7 @@ use candlelight_kernels::{Precision, attention as attn};
 fn slice<'a>(s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
     match (s, l.contiguous_offsets()) {
         (CpuStorage::F32(v), Some((a, b))) => Ok(&v[a..b]),
-        _ => bail!("expected contiguous f32"),
+        _ => bail!("expected a contiguous f32 tensor"),
     }
 }
 
@@ -57,7 +57,12 @@ impl CustomOp3 for LayerNorm {
         let (x, g, b) = (slice(x, lx)?, slice(g, lg)?, slice(b, lb)?);
         let last = &lx.dims()[lx.dims().len().saturating_sub(1)..];
         if last.is_empty() || lg.dims() != last || lb.dims() != last {
-            bail!("layer_norm: x {:?}, weight {:?}, bias {:?}", lx.dims(), lg.dims(), lb.dims());
+            bail!(
+                "layer_norm: x {:?}, weight {:?}, bias {:?}: expected x (.., D), weight (D) and bias (D)",
+                lx.dims(),
+                lg.dims(),
+                lb.dims()
+            );
         }
         let rows = x.len() / g.len().max(1);
         let (mut y, mut mean, mut rstd) = (buffer(x.len()), buffer(rows), buffer(rows));
@@ -83,7 +88,7 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
-/// GELU.
+/// The activation GELU, in its exact or its tanh form.
 ///
 /// # Errors
 /// When the tensor is not f32 on the CPU.
@@ -142,7 +147,7 @@ impl CustomOp3 for Linear {
         let mut dims = lx.shape().dims().to_vec();
         match dims.last_mut() {
             Some(d) if *d == inputs => *d = outputs,
-            _ => bail!("linear: x {:?} with a weight {:?}", lx.shape(), lw.shape()),
+            _ => bail!("linear: x {:?} with a weight {:?}: expected x (.., {inputs})", lx.shape(), lw.shape()),
         }
         let mut y = buffer(xs.len() / inputs.max(1) * outputs);
         kernel(lin::forward(self.0, xs, w, Some(b), inputs, &mut y))?;

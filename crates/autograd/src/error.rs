@@ -9,7 +9,7 @@ pub enum Error {
     /// A shape does not fit an operation.
     #[error("{op}: {message}")]
     Shape {
-        /// The operation.
+        /// Name of the operation.
         op: &'static str,
         /// What was expected and found.
         message: String,
@@ -17,24 +17,24 @@ pub enum Error {
     /// A parameter that should train got no gradient.
     #[error("no gradient for {}: the loss does not depend on {}; freeze what should not train", list(.names), if .names.len() == 1 { "it" } else { "them" })]
     NoGradient {
-        /// The parameters.
+        /// Names of the parameters.
         names: Vec<String>,
     },
     /// A parameter is missing or has another shape.
     #[error("parameter {name}: {message}")]
     Param {
-        /// Its state-dict name.
+        /// State-dict name of the parameter.
         name: String,
         /// What was expected and found.
         message: String,
     },
-    /// From another process.
+    /// An error of another process, or of the connection to it.
     #[error(transparent)]
     Dist(#[from] candlelight_dist::Error),
-    /// From a kernel.
+    /// An error of a kernel.
     #[error(transparent)]
     Kernel(#[from] candlelight_kernels::Error),
-    /// From candle.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
@@ -53,7 +53,7 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// The tape's result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) fn shape<T>(op: &'static str, message: impl Into<String>) -> Result<T> {

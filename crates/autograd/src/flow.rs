@@ -8,9 +8,9 @@ use std::rc::Rc;
 /// Where a value's gradient goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// A slot of the backward pass.
+    /// A slot of the backward pass, by its number: the place where the gradient of an inner value or a leaf is collected.
     Slot(usize),
-    /// A parameter, by its place in the store.
+    /// A parameter, by its place in the store, counted from 0.
     Param(usize),
 }
 
@@ -19,7 +19,7 @@ pub enum Source {
 pub struct Grad(Rc<Vec<f32>>);
 
 impl Grad {
-    /// Takes over a buffer.
+    /// A gradient that takes over a buffer.
     pub fn new(v: Vec<f32>) -> Self {
         Grad(Rc::new(v))
     }
@@ -49,7 +49,7 @@ impl std::ops::Deref for Grad {
     }
 }
 
-/// A gradient between operations: a kernel's buffer, or a tensor that holds no graph of candle's.
+/// A gradient between operations: the buffer of a kernel, or a tensor without candle's autograd graph.
 #[derive(Debug, Clone)]
 pub(crate) enum Flow {
     Host(Grad),

@@ -7,23 +7,23 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use candlelight_kernels::elementwise;
 
-/// A finished gradient, where its parameter is.
+/// A finished gradient, on the device of its parameter.
 #[derive(Debug)]
 pub enum Gradient<'a> {
-    /// Of a parameter on the CPU.
+    /// The gradient of a parameter on the CPU.
     Host(&'a mut [f32]),
-    /// Of a parameter on a device.
+    /// The gradient of a parameter on another device.
     Device(&'a mut Tensor),
 }
 
 /// Called with a parameter's name and gradient as soon as the backward pass has added the last contribution to it.
 type Hook = Box<dyn FnMut(&str, Gradient<'_>) + Send>;
 
-/// One gradient per parameter, in the store's order: a buffer for parameters on the CPU, a tensor beside those on a device.
+/// One gradient per parameter, in the store's order: a buffer for a parameter on the CPU, a tensor on the same device for any other.
 pub struct Gradients {
     slots: Vec<Slot>,
     hooks: Vec<Hook>,
-    /// More micro-batches will be added: no gradient is final yet.
+    /// True while further micro-batches will be added, so that no gradient is final yet.
     unfinished: bool,
 }
 
@@ -41,7 +41,7 @@ enum Place {
 }
 
 impl Slot {
-    /// Whether there was a gradient before; there is one now.
+    /// Marks the slot as filled; returns whether it was filled before.
     fn fill(&mut self) -> bool {
         std::mem::replace(&mut self.filled, true)
     }
@@ -81,18 +81,19 @@ impl Gradients {
         Gradients { slots, hooks: Vec::new(), unfinished: false }
     }
 
-    /// Forgets what was accumulated; the buffers stay.
+    /// Forgets the gradients, as PyTorch's `zero_grad`; the buffers stay allocated.
     pub fn zero(&mut self) {
         self.slots.iter_mut().for_each(|s| s.filled = false);
     }
 
-    /// Calls `hook` once per backward pass and parameter that has a gradient, after its last contribution: from then on the gradient
-    /// does not change in that pass.
+    /// Calls `hook` once per backward pass for every parameter that has a gradient, after the last contribution to that gradient: it
+    /// does not change any more in that pass.
     pub fn on_ready(&mut self, hook: impl FnMut(&str, Gradient<'_>) + Send + 'static) {
         self.hooks.push(Box::new(hook));
     }
 
-    /// Says whether further micro-batches follow: hooks wait for the backward pass of the last one, which makes gradients final.
+    /// Says whether further micro-batches follow (`more`). Hooks are called only in the backward pass of the last one, because only that
+    /// pass makes the gradients final.
     pub fn accumulating(&mut self, more: bool) {
         self.unfinished = more;
     }
@@ -128,8 +129,8 @@ impl Gradients {
         self.hooks = hooks;
     }
 
-    /// The buffer of parameter `p` and whether it already holds something; it is marked filled. Empty on a device, where kernels
-    /// do not run.
+    /// The gradient buffer of parameter `p` and whether it already holds something; the slot is marked as filled. The buffer is empty for
+    /// a parameter on another device than the CPU, because kernels do not run there.
     pub(crate) fn slot(&mut self, p: usize) -> (&mut [f32], bool) {
         let slot = &mut self.slots[p];
         let had = slot.fill();
@@ -158,7 +159,8 @@ impl Gradients {
         }
     }
 
-    /// Adds a tensor. What is held has no graph of candle's: an optimizer that read one would keep every step alive.
+    /// Adds a tensor. The stored sum carries no autograd graph of candle: an optimizer that read such a graph would keep the tensors of
+    /// every step alive.
     pub(crate) fn add_tensor(&mut self, p: usize, g: Tensor) -> Result<()> {
         let Slot { place: Place::Device(held), .. } = &mut self.slots[p] else {
             return self.add(p, &g.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
@@ -172,12 +174,12 @@ impl Gradients {
         Ok(())
     }
 
-    /// Trainable parameters without a gradient.
+    /// Names of the trainable parameters without a gradient.
     pub fn missing(&self) -> Vec<String> {
         self.slots.iter().filter(|s| s.trainable && !s.filled).map(|s| s.name.clone()).collect()
     }
 
-    /// Name and gradient of every parameter on the CPU that has one.
+    /// Name and gradient of every parameter on the CPU that has a gradient.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
         self.slots.iter().filter(|s| s.filled).filter_map(|s| match &s.place {
             Place::Host(buf) => Some((s.name.as_str(), buf.as_slice())),
@@ -185,15 +187,15 @@ impl Gradients {
         })
     }
 
-    /// The gradient of a parameter on the CPU.
+    /// The gradient of a parameter on the CPU; `None` where there is none.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.iter().find(|(n, _)| *n == name).map(|(_, g)| g)
     }
 
-    /// A parameter's gradient as a tensor of its shape, on its device.
+    /// The gradient of a parameter as a tensor of the parameter's shape, on its device; `None` where there is none.
     ///
     /// # Errors
-    /// Those of candle.
+    /// The errors of candle.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         self.slots.iter().find(|s| s.name == name).map_or(Ok(None), Slot::tensor)
     }
@@ -208,21 +210,21 @@ impl Gradients {
     /// The 2-norm of all gradients together.
     ///
     /// # Errors
-    /// Those of the device.
+    /// The errors of the device.
     pub fn norm(&self) -> Result<f64> {
         let host: f64 = self.iter().map(|(_, g)| elementwise::sum_squares(g)).sum();
-        // One number comes back from the device, not one a parameter.
+        // One number comes back from the device, not one per parameter.
         let squares = self.on_device().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
         let device =
             if squares.is_empty() { 0.0 } else { Tensor::stack(&squares, 0)?.sum_all()?.to_scalar::<f32>()? };
         Ok((host + f64::from(device)).sqrt())
     }
 
-    /// Scales the gradients so that their norm is at most `max_norm`, as PyTorch's `clip_grad_norm_` does; returns the norm
-    /// before.
+    /// Scales the gradients so that their norm is at most `max_norm`, as PyTorch's `clip_grad_norm_` does; returns the norm before the
+    /// scaling.
     ///
     /// # Errors
-    /// Those of the device.
+    /// The errors of the device.
     pub fn clip_norm(&mut self, max_norm: f64) -> Result<f64> {
         let norm = self.norm()?;
         let factor = max_norm / (norm + 1e-6);
@@ -232,10 +234,10 @@ impl Gradients {
         Ok(norm)
     }
 
-    /// Multiplies every gradient.
+    /// Multiplies every gradient by `factor`.
     ///
     /// # Errors
-    /// Those of the device.
+    /// The errors of the device.
     pub fn scale(&mut self, factor: f32) -> Result<()> {
         for s in self.slots.iter_mut().filter(|s| s.filled) {
             match &mut s.place {

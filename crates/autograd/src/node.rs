@@ -1,4 +1,4 @@
-//! What an operation gets and gives: its inputs, its result, and its step of the backward pass.
+//! What an operation receives and returns: its inputs, its result, and its step of the backward pass.
 
 use crate::error::Result;
 use crate::flow::{Flow, Grad, Source};
@@ -10,7 +10,7 @@ use candlelight_kernels::Precision;
 use candlelight_kernels::mem::buffer;
 use std::sync::Arc;
 
-/// The inputs of one call: contiguous tensors that hold no graph of candle's.
+/// The inputs of one call: contiguous tensors without candle's autograd graph.
 #[derive(Debug)]
 pub struct Inputs {
     pub(crate) tensors: Vec<Tensor>,
@@ -26,17 +26,17 @@ impl Inputs {
         self.tensors.len()
     }
 
-    /// True without inputs.
+    /// Whether there are no inputs.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
 
-    /// Input `i`, which the operation's shape check has seen.
+    /// Input `i`, counted from 0, which must exist: the operation's shape check has seen it.
     pub fn tensor(&self, i: usize) -> &Tensor {
         &self.tensors[i]
     }
 
-    /// Input `i`, if there are so many.
+    /// Input `i`, or `None` where there are fewer inputs, such as an optional bias.
     pub fn get(&self, i: usize) -> Option<&Tensor> {
         self.tensors.get(i)
     }
@@ -49,37 +49,38 @@ impl Inputs {
         CpuSlice::new(op, &self.tensors[i])
     }
 
-    /// Whether input `i` gets a gradient: what only its gradient needs is not kept otherwise.
+    /// Whether input `i` gets a gradient. Where it does not, the forward pass need not keep the tensors that only this gradient needs.
     pub fn wants(&self, i: usize) -> bool {
         self.sources.get(i).is_some_and(Option::is_some)
     }
 
-    /// [`Inputs::tensor`] to keep for the backward pass, if input `wanted` gets a gradient.
+    /// Input `i`, to keep for the backward pass, if input `wanted` gets a gradient; `None` if it does not.
     pub fn keep(&self, i: usize, wanted: usize) -> Option<Tensor> {
         self.wants(wanted).then(|| self.tensors[i].clone())
     }
 
-    /// Precision of products.
+    /// The precision in which matrix products are computed.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// How processes share statistics, if there are several.
+    /// The connection through which processes share the statistics of a batch, if there are several processes.
     pub fn comm(&self) -> Option<Arc<dyn Comm>> {
         self.comm.clone()
     }
 
-    /// True when this forward pass repeats an earlier one for its gradients: running statistics have seen the batch.
+    /// True when this forward pass repeats an earlier one for its gradients (a checkpointed segment): running statistics have already
+    /// seen the batch and must not be updated again.
     pub fn repeats(&self) -> bool {
         self.repeats
     }
 
-    /// Where the first input lies.
+    /// The device of the first input; the CPU where there is none.
     pub fn device(&self) -> &Device {
         self.tensors.first().map_or(&Device::Cpu, Tensor::device)
     }
 
-    /// Type of the first input's values.
+    /// The type of the first input's values; f32 where there is none.
     pub fn dtype(&self) -> DType {
         self.tensors.first().map_or(DType::F32, Tensor::dtype)
     }
@@ -90,14 +91,14 @@ type TensorBack = Box<dyn FnOnce(Tensor, &mut Back<'_, '_>) -> Result<()>>;
 
 type SegmentBack = Box<dyn FnOnce(Flow, &mut Back<'_, '_>) -> Result<()>>;
 
-/// What takes the result's gradient to the inputs.
+/// The function that turns the gradient of the result into gradients of the inputs.
 pub(crate) enum Way {
     Host(HostBack),
     Tensor(TensorBack),
     Segment(SegmentBack),
 }
 
-/// What an operation gave: its result, and how the result's gradient goes back to the inputs.
+/// What an operation returns: its result, and the function that turns the gradient of the result into gradients of the inputs.
 pub struct Done {
     pub(crate) value: Tensor,
     pub(crate) way: Way,
@@ -110,18 +111,19 @@ impl std::fmt::Debug for Done {
 }
 
 impl Done {
-    /// A result whose gradient is taken back by a kernel on the CPU.
+    /// A result whose backward step is a kernel on the CPU: `back` gets the gradient of the result as a buffer.
     pub fn host(value: Tensor, back: impl FnOnce(Grad, &mut Back<'_, '_>) -> Result<()> + 'static) -> Self {
         Done { value, way: Way::Host(Box::new(back)) }
     }
 
-    /// A result whose gradient, a contiguous tensor like the result, is taken back by operations on tensors.
+    /// A result whose backward step is made of operations on tensors: `back` gets the gradient as a contiguous tensor of the result's
+    /// shape, type and device.
     pub fn tensor(value: Tensor, back: impl FnOnce(Tensor, &mut Back<'_, '_>) -> Result<()> + 'static) -> Self {
         Done { value, way: Way::Tensor(Box::new(back)) }
     }
 }
 
-/// An operation's step of a backward pass: gives gradients to the operation's inputs, by their number.
+/// One operation's step of a backward pass: it gives gradients to the operation's inputs, which are numbered from 0.
 pub struct Back<'a, 'b> {
     pub(crate) pass: &'a mut Backward<'b>,
     pub(crate) to: &'a [Option<Source>],
@@ -151,10 +153,11 @@ impl Back<'_, '_> {
         self.source(i).map_or(Ok(()), |to| self.pass.give(to, Flow::Host(g)))
     }
 
-    /// Gives input `i` a gradient of `n` values that `f` writes, if it wants one. The buffer's contents are unspecified before.
+    /// Gives input `i` a gradient of `n` values that `f` writes, if it wants one. `f` must write every value: the buffer's contents are
+    /// unspecified before.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// The errors of `f`.
     pub fn write(&mut self, i: usize, n: usize, f: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
         let Some(to) = self.source(i) else { return Ok(()) };
         let mut g = buffer(n);
@@ -162,11 +165,11 @@ impl Back<'_, '_> {
         self.pass.give(to, Flow::Host(Grad::new(g)))
     }
 
-    /// Gives input `i` a gradient of `n` values, if it wants one: `f` overwrites the buffer it gets, or adds to it where the flag
-    /// is true. A parameter's is added where it lies, without a copy.
+    /// Gives input `i` a gradient of `n` values, if it wants one: `f` overwrites the buffer that it gets, or adds to it where the flag is
+    /// true. The gradient of a parameter is added in place, without a copy.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// The errors of `f`.
     pub fn accumulate(
         &mut self,
         i: usize,
@@ -183,10 +186,10 @@ impl Back<'_, '_> {
         }
     }
 
-    /// Gives input `i` the tensor that `g` makes, if it wants a gradient.
+    /// Gives input `i` the gradient that `g` computes as a tensor, if it wants one.
     ///
     /// # Errors
-    /// Those of `g`.
+    /// The errors of `g`.
     pub fn give(&mut self, i: usize, g: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         let Some(to) = self.source(i) else { return Ok(()) };
         let g = g()?.detach().contiguous()?;
@@ -194,7 +197,7 @@ impl Back<'_, '_> {
     }
 }
 
-/// Runs an operation's way back with the gradient of its result.
+/// Runs the backward step of an operation with the gradient of its result.
 pub(crate) fn back(
     way: Way,
     g: Flow,

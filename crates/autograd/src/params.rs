@@ -1,4 +1,5 @@
-//! Parameters by name, in the order they were made; f32 master values as candle `Var`s; buffers apart.
+//! The parameters of a model by name, in the order in which they were made. Their values are kept in f32 as candle `Var`s; buffers are
+//! kept apart from them.
 
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, TensorId, Var};
@@ -16,8 +17,8 @@ struct Inner {
     by_name: HashMap<String, usize>,
 }
 
-/// Last parts of the names of running statistics: saved, loaded and averaged with the parameters, changed by the forward
-/// pass, never trained.
+/// The last parts of the names of running statistics. These are saved, loaded and averaged with the parameters; the forward pass of
+/// training changes them, and they never get a gradient.
 pub const STATISTICS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
 
 fn is_statistic(name: &str) -> bool {
@@ -27,11 +28,11 @@ fn is_statistic(name: &str) -> bool {
 /// A named parameter.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// State-dict name.
+    /// The state-dict name.
     pub name: String,
-    /// Master values, f32.
+    /// The values, in f32.
     pub var: Var,
-    /// False once frozen.
+    /// Whether the parameter trains; false once it is frozen.
     pub trainable: bool,
 }
 
@@ -68,14 +69,14 @@ impl ParamStore {
         Self::on(&Device::Cpu)
     }
 
-    /// An empty store whose parameters and buffers lie on `device`. Their values are drawn on the host: the same bits on
+    /// An empty store whose parameters and buffers lie on `device`. Initial values are drawn on the host, so they have the same bits on
     /// every device.
     pub fn on(device: &Device) -> Self {
         let (entries, buffers, statistics, by_name) = Default::default();
         ParamStore(Arc::new(RwLock::new(Inner { device: device.clone(), entries, buffers, statistics, by_name })))
     }
 
-    /// Where the parameters lie.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.read().device.clone()
     }
@@ -88,9 +89,10 @@ impl ParamStore {
         self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A `VarBuilder` that makes parameters here: each is drawn from `key` by its own name as its hint says, so the order
-    /// in which a model asks does not matter. Names registered as buffers give the buffer; names that end as [`STATISTICS`]
-    /// do are no parameters but running statistics, which a layer may change through the tensor's `Var`.
+    /// A `VarBuilder` that makes parameters in this store. The initial values of each are drawn from `key` and its own name, with the
+    /// distribution that the model asks for, so the order in which a model asks does not matter. A name that is registered as a buffer
+    /// gives the buffer. Names that end in one of [`STATISTICS`] make running statistics instead of parameters; a layer may change these
+    /// through the tensor's `Var`.
     pub fn builder(&self, key: Key) -> VarBuilder<'static> {
         let backend: Box<dyn SimpleBackend> = Box::new(Backend { store: self.clone(), key });
         VarBuilder::from_backend(backend, DType::F32, self.device())
@@ -109,12 +111,12 @@ impl ParamStore {
         Ok(())
     }
 
-    /// Every parameter, in order.
+    /// Every parameter, in the order in which they were made.
     pub fn entries(&self) -> Vec<Entry> {
         self.read().entries.clone()
     }
 
-    /// Names of the parameters, in order.
+    /// Names of the parameters, in the order in which they were made.
     pub fn names(&self) -> Vec<String> {
         self.read().entries.iter().map(|e| e.name.clone()).collect()
     }
@@ -124,12 +126,12 @@ impl ParamStore {
         self.read().entries.len()
     }
 
-    /// True without parameters.
+    /// Whether the store has no parameters.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// (all, trainable) values. Buffers count among all, as PyTorch counts frozen parameters.
+    /// Numbers of values as (all, trainable). Buffers count among all, as PyTorch counts frozen parameters.
     pub fn count(&self) -> (usize, usize) {
         let inner = self.read();
         let of =
@@ -138,7 +140,7 @@ impl ParamStore {
         (of(false) + buffers, of(true))
     }
 
-    /// A parameter's `Var`, or a running statistic's.
+    /// The `Var` of a parameter or a running statistic.
     ///
     /// # Errors
     /// When there is none of this name.
@@ -166,8 +168,8 @@ impl ParamStore {
         inner.entries.iter_mut().filter(|e| glob(pattern, &e.name)).map(|e| e.trainable = on).count()
     }
 
-    /// Drops the parameters and statistics whose names match, so that a builder makes new ones; returns how many. Models that
-    /// hold their tensors keep them as constants, and gradients and optimizers made before do not fit any more.
+    /// Removes the parameters and statistics whose names match `pattern`, so that a builder makes new ones; returns how many. A model that
+    /// holds such tensors keeps them as constants; gradients and optimizers made before do not fit the store any more.
     pub fn forget(&self, pattern: &str) -> usize {
         let mut inner = self.write();
         let before = inner.entries.len() + inner.statistics.len();
@@ -191,23 +193,23 @@ impl ParamStore {
         params.chain(inner.statistics.iter().map(|(n, v)| (n.clone(), v.as_tensor().detach()))).collect()
     }
 
-    /// Overwrites a parameter's or a running statistic's values in place.
+    /// Overwrites the values of a parameter or a running statistic in place.
     ///
     /// # Errors
     /// When there is none of this name or the shape differs.
     pub fn set(&self, name: &str, value: &Tensor) -> Result<()> {
         let var = self.var(name)?;
         if var.dims() != value.dims() {
-            let message = format!("has {:?}, the new value {:?}", var.dims(), value.dims());
+            let message = format!("has shape {:?}, the new value {:?}", var.dims(), value.dims());
             return Err(Error::Param { name: name.into(), message });
         }
         Ok(var.set(&value.to_device(var.device())?.to_dtype(DType::F32)?.contiguous()?)?)
     }
 
-    /// Calls `f` with the values of a parameter for changing them in place.
+    /// Calls `f` with the values of a parameter, so that it can change them in place.
     ///
     /// # Errors
-    /// Those of `f`, and when the parameter is not f32 on the CPU.
+    /// The errors of `f`, and when the parameter is not f32 on the CPU.
     pub fn update<R>(var: &Var, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
         struct Op<F, R>(std::sync::Mutex<(Option<F>, Option<R>)>);
         impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for Op<F, R> {
@@ -215,8 +217,10 @@ impl ParamStore {
                 "update"
             }
             fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-                let CpuStorage::F32(v) = storage else { candle_core::bail!("parameters are f32") };
-                let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a strided parameter") };
+                let CpuStorage::F32(v) = storage else { candle_core::bail!("expected a parameter in f32") };
+                let Some((start, end)) = layout.contiguous_offsets() else {
+                    candle_core::bail!("expected a contiguous parameter")
+                };
                 let mut cell = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if let Some(f) = cell.0.take() {
                     cell.1 = Some(f(&mut v[start..end]));
@@ -230,7 +234,7 @@ impl ParamStore {
         result.ok_or_else(|| Error::Shape { op: "update", message: "the parameter is not on the CPU".into() })
     }
 
-    /// Places of the trainable parameters by tensor.
+    /// Maps the tensor id of every trainable parameter to its place in the store.
     pub(crate) fn index(&self) -> HashMap<TensorId, usize> {
         let inner = self.read();
         inner.entries.iter().enumerate().filter(|(_, e)| e.trainable).map(|(i, e)| (e.var.id(), i)).collect()
@@ -295,7 +299,7 @@ impl SimpleBackend for Backend {
             if t.shape() == &s {
                 Ok(t.clone())
             } else {
-                candle_core::bail!("{name}: the store has {:?}, the model wants {:?}", t.dims(), s.dims())
+                candle_core::bail!("{name}: the store has shape {:?}, the model wants {:?}", t.dims(), s.dims())
             }
         };
         if let Some((_, t)) = self.store.read().buffers.iter().find(|(n, _)| n == name) {

@@ -1,21 +1,21 @@
-//! The state of a running backward pass.
+//! The state of a backward pass while it runs.
 
 use crate::error::Result;
 use crate::flow::{Flow, Source};
 use crate::grads::Gradients;
 use std::collections::HashMap;
 
-/// A running backward pass.
+/// A backward pass while it runs.
 #[derive(Debug)]
 pub struct Backward<'a> {
     pub(crate) slots: Vec<Option<Flow>>,
     pub(crate) grads: Option<&'a mut Gradients>,
-    /// Sources whose gradients are asked for, and what came.
+    /// The sources whose gradients the caller asked for, and the gradients collected for them so far.
     pub(crate) asked: HashMap<Source, Option<Flow>>,
 }
 
 impl Backward<'_> {
-    /// A slot's gradient, which is complete: everything that reads the value comes later on the tape.
+    /// Takes the gradient of a slot, which is complete: every operation that reads the value comes later on the tape and has been walked.
     pub(crate) fn take(&mut self, slot: usize) -> Option<Flow> {
         let g = self.slots[slot].take()?;
         if let Some(held) = self.asked.get_mut(&Source::Slot(slot)) {
@@ -24,7 +24,7 @@ impl Backward<'_> {
         Some(g)
     }
 
-    /// What came for a source that was asked for.
+    /// The gradient collected for a source that the caller asked for.
     pub(crate) fn held(&mut self, source: Source) -> Option<Flow> {
         let leaf = match source {
             Source::Slot(s) => self.slots[s].clone(),
@@ -38,7 +38,7 @@ impl Backward<'_> {
         matches!(source, Source::Slot(_)) || self.grads.is_some() || self.asked.contains_key(&source)
     }
 
-    /// Gives a gradient to a source: stored if it is the first, else added.
+    /// Gives a gradient to a source: it is stored if it is the first, and added otherwise.
     pub(crate) fn give(&mut self, to: Source, g: Flow) -> Result<()> {
         if let Source::Slot(s) = to {
             self.slots[s] = Some(match self.slots[s].take() {
@@ -73,7 +73,7 @@ impl Backward<'_> {
         }
     }
 
-    /// The parameters' gradients, lent to a segment.
+    /// The gradients of the parameters, lent to a segment that runs again.
     pub(crate) fn grads(&mut self) -> Option<&mut Gradients> {
         self.grads.as_deref_mut()
     }

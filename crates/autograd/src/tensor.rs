@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, Device, Shape, Storage, StorageRef, Tensor};
 
-/// A contiguous f32 CPU tensor, read as a slice.
+/// A contiguous f32 tensor on the CPU, read as a slice.
 pub struct CpuSlice<'a> {
     storage: StorageRef<'a>,
     start: usize,
@@ -26,7 +26,10 @@ impl<'a> CpuSlice<'a> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             return Err(Error::Shape {
                 op,
-                message: format!("a strided view of shape {:?}: call contiguous()", t.dims()),
+                message: format!(
+                    "a strided view of shape {:?}, expected a contiguous tensor: call contiguous()",
+                    t.dims()
+                ),
             });
         };
         match &*storage {
@@ -37,7 +40,10 @@ impl<'a> CpuSlice<'a> {
             _ => {
                 return Err(Error::Shape {
                     op,
-                    message: format!("no kernel for {:?} yet: move the tensor to the CPU", t.device().location()),
+                    message: format!(
+                        "a kernel cannot read a tensor on {:?}, expected one on the CPU",
+                        t.device().location()
+                    ),
                 });
             }
         }

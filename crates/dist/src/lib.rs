@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// What can go wrong between processes.
+/// The errors of communication between processes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A process does not answer any more.
@@ -11,9 +11,9 @@ pub enum Error {
     Lost {
         /// The process that does not answer.
         rank: usize,
-        /// Number of processes.
+        /// The number of processes.
         world: usize,
-        /// What is known of it.
+        /// What is known about the loss.
         message: String,
     },
     /// A call that makes no sense.
@@ -21,10 +21,11 @@ pub enum Error {
     Config(String),
 }
 
-/// The result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// One process's end of a group of processes. All of them make the same calls in the same order.
+/// The connection of one process to a group of processes, as PyTorch's process group. All processes must make the same calls in the
+/// same order.
 pub trait Comm: std::fmt::Debug + Send + Sync {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;
@@ -32,20 +33,20 @@ pub trait Comm: std::fmt::Debug + Send + Sync {
     /// The number of processes.
     fn world(&self) -> usize;
 
-    /// Replaces each value by its sum over all processes, which all give equally many. The order of the additions depends on the
-    /// number of processes alone, so every process gets the same bits.
+    /// Replaces each value by its sum over all processes; every process must give the same number of values. The order of the additions
+    /// depends only on the number of processes, so every process gets the same bits.
     ///
     /// # Errors
     /// When a process is lost.
     fn all_reduce(&self, values: &mut [f64]) -> Result<()>;
 
-    /// What every process gives, in the order of their numbers.
+    /// Gathers the bytes of every process, in the order of their numbers; each may give another number of bytes.
     ///
     /// # Errors
     /// When a process is lost.
     fn all_gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
 
-    /// Replaces `bytes` by what process `root` has.
+    /// Replaces `bytes` on every process by those of process `root`.
     ///
     /// # Errors
     /// When there is no such process, or one is lost.
@@ -57,24 +58,24 @@ pub trait Comm: std::fmt::Debug + Send + Sync {
     /// When there is no such process, or it is lost.
     fn send(&self, to: usize, bytes: &[u8]) -> Result<()>;
 
-    /// The next bytes that another process sent to this one.
+    /// Receives the next bytes that another process sent to this one.
     ///
     /// # Errors
     /// When there is no such process, or it is lost.
     fn receive(&self, from: usize) -> Result<Vec<u8>>;
 
-    /// Waits until every process is here.
+    /// Waits until every process has made this call.
     ///
     /// # Errors
     /// When a process is lost.
     fn barrier(&self) -> Result<()>;
 
-    /// Says that this process may be silent for so long from now on, since it does something slow: saving, evaluating. A process that
-    /// is silent for longer is lost.
+    /// Allows this process to be silent for `silence` from now on, because it does something slow such as saving or evaluating. A process
+    /// that is silent for longer counts as lost.
     fn deadline(&self, silence: Duration);
 }
 
-/// One process alone.
+/// A group of one process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Solo;
 

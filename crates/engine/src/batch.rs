@@ -1,11 +1,11 @@
-//! From a batch's pixels to a tensor: the last step of the data's way, and the first one that knows devices.
+//! Makes a tensor on a device from the pixels of a loaded batch. The data crate knows no tensors, so this is done here.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candlelight_data::{Batch, Normalize, Pixels};
 
-/// A batch's images (views x B, C, H, W), f32 on `device`. Bytes cross over as bytes and are normalised there, in
-/// torchvision's order of operations.
+/// The images of a batch, (views x B, C, H, W), in f32 on `device`. Pixels that are bytes are copied to the device as bytes and
+/// normalised there, in torchvision's order of operations.
 ///
 /// # Errors
 /// When the normalisation has other channels than the batch, or those of the device.
@@ -20,7 +20,11 @@ pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Resu
         Pixels::F32(v) => Ok(Tensor::from_vec(v, (n, c, h, w), &Device::Cpu)?.to_device(device)?),
         Pixels::U8(v) => {
             if normalize.mean.len() != c || normalize.std.len() != c {
-                let message = format!("{} means for images of {c} channels", normalize.mean.len());
+                let message = format!(
+                    "{} means and {} deviations for images of {c} channels",
+                    normalize.mean.len(),
+                    normalize.std.len()
+                );
                 return Err(Error::Config(message));
             }
             let of = |v: &[f32]| Tensor::from_slice(v, (1, c, 1, 1), device);

@@ -1,5 +1,6 @@
-//! A checkpoint is one safetensors file: tensors `model.*` and `optim.*`, and a JSON record in its metadata with a crc32 of
-//! every tensor. It is written beside its place, synced and renamed; the newest file that verifies is resumed from.
+//! A checkpoint is one safetensors file. It holds the weights as tensors `model.*`, the optimizer's state as `optim.*`, averaged weights,
+//! where there are any, as `ema.*`, and in its metadata a JSON record with a crc32 of every tensor. It is written to a temporary file
+//! beside its place, synced and renamed. Resuming takes the newest file whose checksums are right.
 
 use crate::error::{Result, file};
 use candle_core::{Device, Tensor};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Version of the layout this code writes.
+/// The version of the layout that this code writes.
 pub const FORMAT: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -22,14 +23,14 @@ struct Header {
 /// A checkpoint in memory.
 #[derive(Debug)]
 pub struct Checkpoint<R> {
-    /// Everything that is not a tensor.
+    /// Everything that is not a tensor: settings and position.
     pub record: R,
-    /// Tensors by their full name.
+    /// Tensors by their full names, such as `model.head.weight`.
     pub tensors: HashMap<String, Tensor>,
 }
 
 impl<R> Checkpoint<R> {
-    /// The tensors below a prefix (`model.`), without it, sorted.
+    /// The tensors whose names begin with a prefix such as `model.`, sorted by name, with the prefix removed.
     pub fn below(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let strip = |(n, t): (&String, &Tensor)| n.strip_prefix(prefix).map(|n| (n.to_string(), t.clone()));
         let mut out: Vec<_> = self.tensors.iter().filter_map(strip).collect();
@@ -70,7 +71,7 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get("candlelight")) else {
         return Err(file(
             path,
-            "not a candlelight checkpoint: it has weights only, which --resume cannot continue from",
+            "not a candlelight checkpoint: it has weights only, and a run cannot be resumed from these",
         ));
     };
     let header: Header = serde_json::from_str(text).map_err(|e| file(path, format!("a damaged record: {e}")))?;
@@ -96,24 +97,24 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
     Ok(Checkpoint { record, tensors })
 }
 
-/// The name of the checkpoint after `step` steps.
+/// The path of the checkpoint that is written after `step` steps.
 pub fn path(dir: &Path, step: usize) -> PathBuf {
     dir.join(format!("checkpoint-{step:08}.safetensors"))
 }
 
-/// The file of the best weights so far.
+/// The path of the best weights so far.
 pub fn best(dir: &Path) -> PathBuf {
     dir.join("best.safetensors")
 }
 
-/// What one of our checkpoints says about itself.
+/// What a checkpoint says about itself.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// What was trained: `mae_pretrain`, `classify`.
+    /// The kind of task: `mae_pretrain` or `classify`.
     pub kind: String,
-    /// The model's configuration.
+    /// The configuration of the model.
     pub model: serde_json::Value,
-    /// Names of the classes.
+    /// The names of the classes; empty where there are none.
     pub classes: Vec<String>,
     /// How images are prepared for evaluation.
     pub evaluation: Option<candlelight_data::Pipeline>,
@@ -148,7 +149,7 @@ pub fn describe(path: &Path) -> Result<Option<Description>> {
     }))
 }
 
-/// Checkpoints of a folder, oldest first.
+/// The checkpoints of a folder, in the order of their steps.
 pub fn list(dir: &Path) -> Vec<PathBuf> {
     let is_ours = |p: &PathBuf| {
         let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -160,24 +161,24 @@ pub fn list(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The newest checkpoint that verifies; damaged ones are named in a warning and passed over.
+/// The newest checkpoint whose checksums are right; a warning names each damaged one, which is skipped.
 pub fn newest<R: DeserializeOwned>(dir: &Path, kind: &str) -> Option<(PathBuf, Checkpoint<R>)> {
     list(dir).into_iter().rev().find_map(|p| match load(&p, kind) {
         Ok(c) => Some((p, c)),
         Err(e) => {
-            tracing::warn!("passed over: {e}");
+            tracing::warn!("checkpoint skipped: {e}");
             None
         }
     })
 }
 
-/// The step a checkpoint's name says.
+/// The step in the name of a checkpoint.
 fn step_of(path: &Path) -> Option<usize> {
     path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
-/// Removes all but the newest `keep` checkpoints up to `written`, which itself always stays. Files of later steps, left by
-/// another continuation of the run, and files with other names are not touched.
+/// Removes the oldest checkpoints, so that `keep` remain up to `written`, which always stays. Files of later steps, which another
+/// continuation of the run left, and files with other names are not touched.
 ///
 /// # Errors
 /// When a file cannot be removed.

@@ -1,4 +1,4 @@
-//! Supervised training of a classifier: finetuning, linear probing, training from scratch.
+//! Supervised training of a classifier: finetuning, linear probing, or training from scratch.
 
 use crate::error::{Error, Result};
 use crate::metrics::{self, Scores};
@@ -11,48 +11,48 @@ use candlelight_models::freeze::Trained;
 use candlelight_optim::{Ema, EmaConfig, LayerDecay, Optimizer, OptimizerConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Which loss; batches with soft targets use these instead of their labels.
+/// The loss of a classifier. Batches with soft targets, such as mixed images, use these instead of their labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LossConfig {
     /// Softmax cross-entropy.
     CrossEntropy {
-        /// Label smoothing; soft targets are smoothed where they are made.
+        /// Label smoothing, in [0, 1), of class labels; soft targets are smoothed where they are made.
         smoothing: f32,
     },
     /// Binary cross-entropy of every class by itself (R. Wightman et al., arXiv 2110.00476).
     BinaryCrossEntropy {
-        /// Label smoothing: `1 - s + s / K` and `s / K`.
+        /// Label smoothing s, in [0, 1): the targets of K classes are `1 - s + s / K` for the right class and `s / K` for the others.
         smoothing: f32,
-        /// Targets above it become 1, others 0.
+        /// The threshold above which targets become 1; all others become 0. `None` leaves targets as they are.
         threshold: Option<f32>,
-        /// Sum over classes instead of the mean.
+        /// Whether the loss of a sample is the sum over classes instead of the mean.
         sum: bool,
     },
 }
 
-/// What is trained, and how. `M` is the model's own configuration.
+/// The settings of training a classifier. `M` is the configuration of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassifyConfig<M> {
     /// The model.
     pub model: M,
-    /// Classes of its head.
+    /// The number of classes of the head, at least 2.
     pub classes: usize,
-    /// The loss.
+    /// The loss that training minimises.
     pub loss: LossConfig,
-    /// The optimizer.
+    /// The optimizer and its settings.
     pub optimizer: OptimizerConfig,
-    /// Decay of matrices.
+    /// The weight decay of matrices.
     pub weight_decay: f64,
-    /// Layer-wise decay of the rate.
+    /// Layer-wise learning rates; `None` gives all layers the same rate.
     pub layer_decay: Option<LayerDecay>,
-    /// What trains; everything without it.
+    /// The part of the model that trains; `None` trains everything.
     pub trained: Option<Trained>,
-    /// Moving average of the weights.
+    /// A moving average of the weights, which is evaluated too; `None` keeps none.
     pub ema: Option<EmaConfig>,
-    /// What the loader mixes; kept for the record.
+    /// How the loader mixes images; only recorded in the checkpoint, because the loader does it.
     pub mix: Option<Mix>,
-    /// Epochs between evaluations; the end always has one, without this it alone.
+    /// The number of epochs between evaluations, at least 1. The end of the run is always evaluated; with `None` nothing else is.
     pub eval_every: Option<usize>,
 }
 
@@ -74,13 +74,14 @@ impl<M> std::fmt::Debug for Classify<M> {
 }
 
 impl<M> Classify<M> {
-    /// A model that was made on `params`, its weights loaded; freezes what the configuration does not train.
+    /// The task of training `model`, which was made on `params` and whose weights are loaded. Freezes the parameters that the
+    /// configuration does not train.
     ///
     /// # Errors
     /// When the configuration does not make sense.
     pub fn new(config: ClassifyConfig<M>, params: ParamStore, model: Box<dyn Classifier>) -> Result<Self> {
         if config.classes < 2 {
-            return Err(Error::Config(format!("{} classes, expected at least 2", config.classes)));
+            return Err(Error::Config(format!("classes is {}, expected at least 2", config.classes)));
         }
         if config.eval_every == Some(0) {
             return Err(Error::Config("eval_every is 0, expected at least 1".into()));
@@ -95,7 +96,7 @@ impl<M> Classify<M> {
         if let Some(d) = config.layer_decay {
             d.check()?;
             if model.anatomy().layers.is_empty() {
-                return Err(Error::Config("layer_decay: this model does not say what its layers are".into()));
+                return Err(Error::Config("layer_decay: the anatomy of this model lists no layers".into()));
             }
         }
         if let Some(trained) = &config.trained {
@@ -106,21 +107,22 @@ impl<M> Classify<M> {
         Ok(Classify { config, params, model, precision, held_out, evaluation, scores })
     }
 
-    /// The same with images to evaluate on after every epoch, and the precision to do it in.
+    /// The same task with images to evaluate on, and the precision of the evaluation.
     #[must_use]
     pub fn evaluating(mut self, loader: Loader, precision: Precision) -> Self {
         self.evaluation = Some(loader.pipeline().clone());
         self.evaluating_on(Box::new(loader), precision)
     }
 
-    /// The same with how images are prepared for its evaluation, for the record: where features are computed beforehand.
+    /// The same task with a record of how images are prepared for evaluation. It is needed where features are computed beforehand, because
+    /// the held-out batches then hold no images; the checkpoint keeps it.
     #[must_use]
     pub fn prepared_by(mut self, evaluation: Pipeline) -> Self {
         self.evaluation = Some(evaluation);
         self
     }
 
-    /// As [`Classify::evaluating`], on batches that are not a loader's.
+    /// The same as [`Classify::evaluating`], on batches from another source than a loader.
     #[must_use]
     pub fn evaluating_on(mut self, held_out: Box<dyn Batches>, precision: Precision) -> Self {
         self.held_out = Some(held_out);
@@ -133,7 +135,7 @@ impl<M> Classify<M> {
         &*self.model
     }
 
-    /// Names of the classes of the images to evaluate on.
+    /// The names of the classes of the images to evaluate on; empty where there are none.
     pub fn classes(&self) -> &[String] {
         self.held_out.as_ref().map_or(&[], |d| d.classes())
     }
@@ -143,7 +145,7 @@ impl<M> Classify<M> {
         &self.params
     }
 
-    /// The last evaluation of the weights themselves.
+    /// The scores of the last evaluation of the weights themselves, not of their average.
     pub fn scores(&self) -> Option<&Scores> {
         self.scores.as_ref()
     }
@@ -163,7 +165,7 @@ impl<M> Classify<M> {
         Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| {})?.scores())
     }
 
-    /// Targets (B, K): the batch's own, or its labels, smoothed.
+    /// The targets (B, K): those of the batch where it has any, else its labels, smoothed.
     fn targets(&self, batch: &Batch, smoothing: f32, threshold: Option<f32>, device: &Device) -> Result<Tensor> {
         let k = self.config.classes;
         let mut targets = match &batch.targets {
@@ -177,7 +179,7 @@ impl<M> Classify<M> {
             }
         };
         if targets.len() % k != 0 {
-            return Err(Error::Config(format!("targets of other than {k} classes")));
+            return Err(Error::Config(format!("{} target values are not rows of {k} classes", targets.len())));
         }
         if let Some(at) = threshold {
             targets.iter_mut().for_each(|t| *t = f32::from(u8::from(*t > at)));
@@ -240,7 +242,7 @@ where
                 let (a, b) = (held_out.classes().len(), data.classes().len());
                 Err(Error::Config(match differs {
                     Some((a, b)) => format!("class `{b}` of the training images is `{a}` in those to evaluate on"),
-                    None => format!("{b} classes to train on, {a} to evaluate on"),
+                    None => format!("the images to train on have {b} classes, those to evaluate on {a}"),
                 }))
             }
             _ => Ok(()),
@@ -262,10 +264,10 @@ where
             if let Some(label) = batch.labels.iter().find(|l| **l != UNLABELLED && **l as usize >= self.config.classes)
             {
                 let classes = self.config.classes;
-                return Err(Error::Config(format!("label {label} of a model with {classes} classes")));
+                return Err(Error::Config(format!("label {label} is past the last of the model's {classes} classes")));
             }
             if batch.labels.contains(&UNLABELLED) {
-                return Err(Error::Config("a sample without a class: training to classify needs one for each".into()));
+                return Err(Error::Config("a sample has no class: training a classifier needs one for each".into()));
             }
         }
         let logits = self.model.forward(&tape.constant(images), Some(&key))?;
@@ -312,7 +314,7 @@ where
             ]);
             now.events.scalar("perf/test_ema_acc1", x, e.top1 as f32)?;
             averaged = format!(", averaged weights {:.2}", e.top1);
-            // Who keeps an average wants to use it: the best is the best average.
+            // A run that averages its weights is run for the average, so the best weights are those with the best average.
             score = e.top1;
         }
         let n = scores.samples;

@@ -2,53 +2,53 @@
 
 use std::path::PathBuf;
 
-/// What can end a run.
+/// The errors that end a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting that makes no sense.
+    /// A setting that is out of range or does not fit the others.
     #[error("{0}")]
     Config(String),
-    /// A file or folder.
+    /// A file or folder that cannot be read, written or used.
     #[error("{}: {message}", .path.display())]
     File {
-        /// The file.
+        /// The path of the file or folder.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         message: String,
     },
     /// The loss was not finite too often.
     #[error("the loss was not finite {count} times in a row, last at epoch {epoch} step {step}; saved {}", .saved.display())]
     NonFinite {
-        /// How often in a row.
+        /// How many updates in a row.
         count: usize,
-        /// Epoch of the last one.
+        /// The epoch of the last one, counted from 0.
         epoch: usize,
-        /// Step of the last one.
+        /// The step of the last one in its epoch.
         step: usize,
-        /// The checkpoint.
+        /// The checkpoint that was written.
         saved: PathBuf,
     },
-    /// From the models.
+    /// An error of the models.
     #[error(transparent)]
     Model(#[from] candlelight_models::Error),
-    /// From the data.
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] candlelight_data::Error),
-    /// From the optimizer.
+    /// An error of the optimizer.
     #[error(transparent)]
     Optim(#[from] candlelight_optim::Error),
-    /// From the schedule.
+    /// An error of the schedule.
     #[error(transparent)]
     Sched(#[from] candlelight_sched::Error),
-    /// From the tape.
+    /// An error of the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),
-    /// From candle.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-/// The engine's result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) fn file(path: impl Into<PathBuf>, message: impl std::fmt::Display) -> Error {

@@ -1,4 +1,4 @@
-//! Features computed once: a frozen backbone's vectors of a whole data set, to train heads on.
+//! Features that are computed once: the vectors that a frozen backbone gives for a whole data set, to train heads on.
 
 use crate::error::{Error, Result, file};
 use crate::task::Batches;
@@ -9,7 +9,7 @@ use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model, weights};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Vectors and labels of a data set, in its order.
+/// The vectors and labels of a data set, in its order. They are served in batches as if they were images of 1 x D pixels.
 #[derive(Debug)]
 pub struct Features {
     values: Vec<f32>, // (N, D)
@@ -17,7 +17,7 @@ pub struct Features {
     labels: Vec<u32>,
     classes: Vec<String>,
     batch_size: usize,
-    /// Training's seed; `None` keeps the order and the last, smaller batch.
+    /// The seed of the order in training; `None` keeps the order of the data set, and the last, smaller batch.
     shuffled: Option<u64>,
     normalize: Normalize,
     stats: Stats,
@@ -30,7 +30,7 @@ impl Features {
         Features { values, width, labels, classes, batch_size: 256, shuffled: None, normalize, stats }
     }
 
-    /// Runs a model over the first epoch of `data`, which should be in order and not augmented.
+    /// Runs a model over the first epoch of `data`, which should be in order and not augmented. `progress` gets the number of samples done.
     ///
     /// # Errors
     /// When the images cannot be read or do not fit.
@@ -51,19 +51,20 @@ impl Features {
         Ok(Self::new(values, model.width(), labels, data.classes().to_vec()))
     }
 
-    /// Length of a vector.
+    /// The length of a vector, D.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The same, in batches for training: shuffled by the seed as a loader of images would be, whole batches only.
+    /// The same features in batches for training: shuffled by the seed in the same order as a loader would use, and without the last batch
+    /// if it is smaller.
     #[must_use]
     pub fn training(mut self, batch_size: usize, seed: u64) -> Self {
         (self.batch_size, self.shuffled) = (batch_size, Some(seed));
         self
     }
 
-    /// Writes `features` (N, D) and `labels` (N) with a text that says what they were made from.
+    /// Writes the tensors `features` (N, D) and `labels` (N), with a text that says what they were made from.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -78,7 +79,7 @@ impl Features {
         Ok(weights::write_safetensors(path, &tensors, Some(metadata))?)
     }
 
-    /// Reads what [`Features::save`] wrote, if it was made from the same; `None` where there is no such file or another's.
+    /// Reads what [`Features::save`] wrote. Gives `None` where there is no such file, or where it was made from something else.
     ///
     /// # Errors
     /// When the file is damaged.
@@ -99,7 +100,10 @@ impl Features {
         let (features, labels) = (take("features")?.to_dtype(DType::F32)?, take("labels")?);
         let (n, width) = features.dims2()?;
         if labels.dims() != [n] {
-            return Err(file(path, format!("{n} vectors and {:?} labels", labels.dims())));
+            return Err(file(
+                path,
+                format!("{n} vectors and labels of shape {:?}, expected one label per vector", labels.dims()),
+            ));
         }
         Ok(Some(Self::new(features.flatten_all()?.to_vec1()?, width, labels.to_vec1()?, classes)))
     }
@@ -153,9 +157,9 @@ impl Batches for Features {
     }
 }
 
-/// A classifier's head alone, on "images" that are vectors.
+/// The head of a classifier as a model of its own, whose "images" are vectors of features.
 pub struct HeadOnly<C>(
-    /// The whole classifier.
+    /// The whole classifier, of which only the head is used.
     pub C,
 );
 
@@ -178,10 +182,10 @@ impl<C: Classifier> Classifier for HeadOnly<C> {
     }
 }
 
-/// A text that tells two backbones apart: a checksum of every parameter that is not the head's.
+/// A text that tells two backbones apart: a checksum of every parameter outside the head.
 ///
 /// # Errors
-/// Those of candle.
+/// The errors of candle.
 pub fn fingerprint(params: &ParamStore, model: &Anatomy) -> Result<String> {
     let mut h = crc32fast::Hasher::new();
     for (name, t) in params.state_dict() {

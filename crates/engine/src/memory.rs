@@ -1,6 +1,7 @@
-//! Will it fit? A rough estimate before the first step, against what the machine or the container allows.
+//! Compares a rough estimate of a step's memory with what the machine or the container allows, before the first step.
 
-/// Bytes this process may use: the container's limit or the machine's available memory, whichever is less.
+/// The bytes that this process may use: the container's limit or the available memory of the machine, whichever is less. `None` where
+/// neither is known.
 pub fn available() -> Option<u64> {
     let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .iter()
@@ -15,7 +16,7 @@ pub fn available() -> Option<u64> {
     }
 }
 
-/// Refuses a run that cannot fit.
+/// Refuses a run whose estimate of `need` bytes per step exceeds the available memory.
 ///
 /// # Errors
 /// When the estimate exceeds what is available.

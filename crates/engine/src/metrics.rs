@@ -1,4 +1,4 @@
-//! Accuracy and loss over a whole data set, exact for any batch size and number of processes.
+//! Accuracy and loss over a whole data set. They are exact for any batch size and number of processes.
 
 use crate::error::{Error, Result};
 use crate::task::Batches;
@@ -17,26 +17,26 @@ pub struct Metrics {
     confusion: Vec<u64>,
 }
 
-/// What the counts come to; shares in percent.
+/// The scores that follow from the counts. Shares are in percent, from 0 to 100.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scores {
-    /// Share of samples whose class has the highest logit.
+    /// The share of samples whose class has the highest logit.
     pub top1: f64,
-    /// Share of samples whose class is among the five highest.
+    /// The share of samples whose class has one of the five highest logits.
     pub top5: f64,
-    /// Mean loss a sample.
+    /// The mean loss per sample.
     pub loss: f64,
-    /// Samples.
+    /// The number of samples.
     pub samples: u64,
 }
 
 impl Metrics {
-    /// Nothing seen yet.
+    /// Counts of zero, for a number of classes.
     pub fn new(classes: usize) -> Self {
         Metrics { classes, seen: 0, top1: 0, top5: 0, loss: 0.0, confusion: vec![0; classes * classes] }
     }
 
-    /// Takes logits (B, classes) in. A sample's loss is its cross-entropy, in f64. Equal logits rank by their index.
+    /// Counts a batch with logits (B, classes). The loss of a sample is its cross-entropy, in f64. Equal logits rank by their index.
     ///
     /// # Errors
     /// When the lengths differ, a label is past the last class or a logit is NaN.
@@ -47,11 +47,11 @@ impl Metrics {
         }
         for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
             if label == UNLABELLED {
-                return Err(Error::Config("a sample without a class cannot be judged".into()));
+                return Err(Error::Config("a sample without a class cannot be evaluated".into()));
             }
             let label = label as usize;
             if label >= self.classes {
-                return Err(Error::Config(format!("label {label} of {} classes", self.classes)));
+                return Err(Error::Config(format!("label {label} is past the last of {} classes", self.classes)));
             }
             if row.iter().any(|v| v.is_nan()) {
                 return Err(Error::Config("a logit is NaN: the weights or the input are not numbers".into()));
@@ -70,13 +70,16 @@ impl Metrics {
         Ok(())
     }
 
-    /// Takes another process's counts in.
+    /// Adds the counts of another process.
     ///
     /// # Errors
     /// When they are of another number of classes.
     pub fn merge(&mut self, other: &Metrics) -> Result<()> {
         if self.classes != other.classes {
-            return Err(Error::Config(format!("{} classes here, {} there", self.classes, other.classes)));
+            return Err(Error::Config(format!(
+                "counts of {} and of {} classes cannot be added",
+                self.classes, other.classes
+            )));
         }
         self.seen += other.seen;
         self.top1 += other.top1;
@@ -86,7 +89,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// The scores so far; zeros before the first sample.
+    /// The scores so far; all are 0 before the first sample.
     pub fn scores(&self) -> Scores {
         let n = self.seen.max(1) as f64;
         Scores {
@@ -97,12 +100,12 @@ impl Metrics {
         }
     }
 
-    /// How often class `label` was taken for class `predicted`.
+    /// How many samples of class `label` were predicted as class `predicted`.
     pub fn confused(&self, label: usize, predicted: usize) -> u64 {
         self.confusion.get(label * self.classes + predicted).copied().unwrap_or(0)
     }
 
-    /// Share of each class's samples that were recognised, in percent; `None` for classes without samples.
+    /// The share of each class's samples that were predicted right, in percent; `None` for classes without samples.
     pub fn per_class(&self) -> Vec<Option<f64>> {
         let row = |label: usize| &self.confusion[label * self.classes..(label + 1) * self.classes];
         let share = |label: usize| {

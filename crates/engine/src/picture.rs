@@ -1,4 +1,4 @@
-//! Reconstructions as a PNG: original, masked, reconstruction side by side, one sample a row.
+//! Reconstructions as a PNG: original, masked image and reconstructions side by side, one sample per row.
 
 use crate::error::{Result, file};
 use candle_core::Tensor;
@@ -9,11 +9,11 @@ use std::path::Path;
 /// A picture in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Columns.
+    /// The width in pixels.
     pub width: usize,
-    /// Rows.
+    /// The height in pixels.
     pub height: usize,
-    /// RGB bytes.
+    /// The pixels row by row, three bytes each: red, green, blue.
     pub rgb: Vec<u8>,
 }
 
@@ -21,7 +21,7 @@ impl Picture {
     /// The picture as PNG bytes.
     ///
     /// # Errors
-    /// Those of the encoder.
+    /// The errors of the encoder.
     pub fn png(&self) -> std::io::Result<Vec<u8>> {
         let mut out = std::io::Cursor::new(Vec::new());
         let (w, h) = (self.width as u32, self.height as u32);
@@ -37,7 +37,7 @@ impl Picture {
         Ok(out.into_inner())
     }
 
-    /// Writes the PNG whole or not at all.
+    /// Writes the PNG. If that fails, an earlier file of the same name stays as it was.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -48,10 +48,10 @@ impl Picture {
     }
 }
 
-/// Columns of [`reconstructions`].
+/// The names of the columns of [`reconstructions`].
 pub const COLUMNS: [&str; 4] = ["original", "masked", "reconstruction", "reconstruction + visible"];
 
-/// Draws images (B, C, H, W): original, masked, reconstruction, reconstruction with the visible patches.
+/// Draws a row for each of the images (B, C, H, W): original, masked, reconstruction, reconstruction with the visible patches.
 ///
 /// # Errors
 /// When the shapes do not fit the model.

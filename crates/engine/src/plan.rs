@@ -1,36 +1,36 @@
-//! The settings every training has.
+//! The settings that every training has, whatever it trains.
 
 use crate::error::{Error, Result};
 use candlelight_autograd::Precision;
 use candlelight_sched::{CosineConfig, Length, Schedule, ScheduleConfig, Span};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The settings every training has, whatever it trains.
+/// The settings that every training has, whatever it trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Plan {
-    /// Samples per step.
+    /// The number of samples per step, at least 1.
     pub batch_size: usize,
-    /// Steps per update.
+    /// The number of steps per update, at least 1: gradients are accumulated over so many batches.
     pub accum_iter: usize,
-    /// Epochs of the run.
+    /// The number of epochs of the run, at least 1.
     pub epochs: usize,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
     /// The seed of weights, masks, order and augmentation.
     pub seed: u64,
-    /// The precision of products.
+    /// The precision of matrix products.
     #[serde(with = "precision")]
     pub precision: Precision,
-    /// The largest gradient norm; `None` does not clip.
+    /// The largest norm of all gradients together, above 0; `None` does not clip.
     pub clip_grad: Option<f64>,
-    /// The run stops after this many steps.
+    /// The number of steps after which the run stops early; `None` runs all epochs.
     pub max_steps: Option<usize>,
-    /// Epochs between checkpoints.
+    /// The number of epochs between checkpoints, at least 1.
     pub save_every: usize,
-    /// How many checkpoints are kept.
+    /// The number of checkpoints that are kept; the newest always is.
     pub keep: usize,
-    /// How many updates in a row with a loss that is not finite end the run.
+    /// The number of updates in a row that may fail because numbers are not finite before the run ends.
     pub max_non_finite: usize,
 }
 
@@ -53,7 +53,7 @@ impl Default for Plan {
     }
 }
 
-/// A plan that was checked: what a trainer takes.
+/// A plan whose settings were checked, as a trainer needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked(Plan);
 
@@ -65,10 +65,10 @@ impl std::ops::Deref for Checked {
 }
 
 impl Plan {
-    /// Checks the settings; only a checked plan trains.
+    /// Checks the settings; a trainer accepts only a checked plan.
     ///
     /// # Errors
-    /// Names the setting that makes no sense.
+    /// When a setting is out of range; the error names it.
     pub fn check(self) -> Result<Checked> {
         self.schedule.check()?;
         let positive = [
@@ -88,7 +88,7 @@ impl Plan {
         Ok(Checked(self))
     }
 
-    /// How long the run is with so many steps per epoch.
+    /// The length of the run with so many steps per epoch.
     pub fn length(&self, steps: usize) -> Length {
         Length { epochs: self.epochs as f64, steps, samples: self.batch_size }
     }
@@ -101,7 +101,7 @@ impl Serialize for Plan {
 }
 
 impl<'de> Deserialize<'de> for Plan {
-    /// Today's form, and that of the first checkpoints, whose schedule held the epochs.
+    /// Reads today's form, and that of the first checkpoints, whose schedule held the epochs.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let mut value = serde_json::Value::deserialize(d)?;

@@ -1,29 +1,29 @@
-//! Where a run is.
+//! The position of a run: how far it has come.
 
 use serde::{Deserialize, Serialize};
 
 /// The best report so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// After this many epochs.
+    /// The number of epochs after which the report was made.
     pub epochs: usize,
-    /// Its score.
+    /// The score of the report; higher is better.
     pub score: f64,
 }
 
-/// Where a run is; all of it is in the checkpoint.
+/// How far a run has come. The checkpoint holds all of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) epoch: usize,
-    /// Steps of this epoch done.
+    /// The number of steps done in this epoch.
     pub(crate) step: usize,
     pub(crate) updates: u64,
-    /// Sums over this epoch's steps, as bits: text would round them.
+    /// The sums of losses and rates over this epoch's steps, stored as bits because a decimal text would round them.
     loss_bits: u64,
     lr_bits: u64,
     finite: usize,
     pub(crate) skipped: usize,
-    /// Updates skipped since the last one that was done.
+    /// The number of updates skipped since the last one that was done.
     #[serde(default)]
     pub(crate) bad_in_a_row: usize,
     /// The best report so far.
@@ -32,7 +32,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// Steps done of the whole run.
+    /// The number of steps done in the whole run.
     pub(crate) fn done(&self, steps_per_epoch: usize) -> usize {
         self.epoch * steps_per_epoch + self.step
     }

@@ -1,4 +1,4 @@
-//! MAE pretraining, from data to checkpoint.
+//! MAE pretraining as a task for the training loop.
 
 use crate::batch;
 use crate::error::{Error, Result};
@@ -13,17 +13,17 @@ use candlelight_optim::{AdamWConfig, Optimizer, mae_rules};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What is pretrained, and how.
+/// The settings of MAE pretraining.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
     /// The model.
     pub model: MaeConfig,
-    /// Share of patches removed.
+    /// The share of patches that are removed, in (0, 1); 0.75 in the paper.
     pub mask_ratio: f64,
-    /// Decay of matrices and tokens.
+    /// The weight decay of matrices and tokens.
     pub weight_decay: f64,
-    /// Epochs between pictures; 0 for only the last.
+    /// The number of epochs between pictures of reconstructions; 0 draws only the last.
     pub picture_every: usize,
 }
 
@@ -37,7 +37,7 @@ pub struct Pretrain {
 }
 
 impl Pretrain {
-    /// A fresh model on `device`, drawn from `seed`.
+    /// The task with a new model on `device`, whose weights are drawn from `seed`.
     ///
     /// # Errors
     /// When the configuration does not make sense.
@@ -103,11 +103,11 @@ impl Task for Pretrain {
 /// The held-out images of the reconstruction picture and their fixed masks.
 #[derive(Debug)]
 pub struct Shown {
-    /// (B, C, H, W), normalised.
+    /// The normalised images, (B, C, H, W).
     pub images: Tensor,
-    /// Their masks.
+    /// The masks of the images.
     pub mask: Mask,
-    /// To show pixels again.
+    /// The normalisation of the images, which the picture undoes.
     pub normalize: Normalize,
 }
 
@@ -129,7 +129,7 @@ impl Shown {
     }
 }
 
-/// A model and its configuration from a pretraining checkpoint, for drawing, exporting or finetuning.
+/// Loads the model of a pretraining checkpoint with its parameters and its configuration, for drawing, exporting or finetuning.
 ///
 /// # Errors
 /// When the file is not such a checkpoint.

@@ -1,4 +1,4 @@
-//! Progress: a bar on a terminal, plain lines elsewhere.
+//! Shows the progress of a run: as a bar on a terminal, as plain lines elsewhere.
 
 use candlelight_data::Stats;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Shows where a run is: loss, rate, images a second, time left.
+/// Shows how far a run has come: loss, learning rate, images per second, time left.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
@@ -22,7 +22,7 @@ pub(crate) struct Progress {
 pub(crate) struct Line<'a> {
     pub(crate) epoch: usize,
     pub(crate) epochs: usize,
-    /// Steps done of the whole run.
+    /// The number of steps done in the whole run.
     pub(crate) done: usize,
     pub(crate) loss: f32,
     pub(crate) lr: f64,
@@ -64,7 +64,7 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64();
         let per_step = seconds / (line.done - self.first).max(1) as f64;
         let left = Duration::from_secs((per_step * self.total.saturating_sub(line.done) as f64) as u64);
-        // The share of wall time that training waited for data: what starves it.
+        // The share of the wall time in which training waited for data; above 10 % the slowest stage of the loader is named.
         let wait = line.stats.wait.load(Ordering::Relaxed) as f64 / 1e9 / seconds.max(1e-9);
         let slowest = line.stats.shares().into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let why = slowest.filter(|_| wait > 0.1).map(|(n, s)| format!(" ({n} {:.0}%)", 100.0 * s)).unwrap_or_default();

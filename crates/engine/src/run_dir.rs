@@ -1,20 +1,20 @@
-//! The folder of a run: one run at a time, never over another's files.
+//! The folder of a run. Only one run uses it at a time, and a new run never overwrites the files of another.
 
 use crate::error::{Result, file};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// A run's folder, locked until dropped.
+/// The folder of a run, which stays locked until this value is dropped.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// The operating system's lock lasts as long as this file is open, and no longer than the process.
+    /// The open file that holds the operating system's lock, which ends with the process at the latest.
     _lock: File,
 }
 
 impl RunDir {
-    /// Makes and locks the folder; removes temporary files a killed run left.
+    /// Makes and locks the folder, and removes temporary files that a killed run left.
     ///
     /// # Errors
     /// When it cannot be written, another process holds it, or it holds a run and `resume` is false.
@@ -25,7 +25,7 @@ impl RunDir {
         if used && !resume {
             return Err(file(
                 path,
-                "holds an earlier run: continue it with --resume auto, or name another --output_dir",
+                "holds an earlier run: continue it by setting resume to auto, or set another output_dir",
             ));
         }
         for entry in std::fs::read_dir(path).map_err(|e| file(path, e))?.flatten() {
@@ -56,7 +56,7 @@ impl RunDir {
         write().map_err(|e| file(&path, e))
     }
 
-    /// Cuts `log.txt` back to the lines of epochs before `epoch`: those after it will be written again.
+    /// Removes the lines of `epoch` and later epochs from `log.txt`, because a resumed run writes them again.
     ///
     /// # Errors
     /// When it cannot be rewritten.
@@ -72,8 +72,8 @@ impl RunDir {
     }
 }
 
-/// Locks the file and writes our pid into it. The file stays when the run is over: removing it could pull it from under
-/// another process that has just opened it.
+/// Locks the file and writes our process id into it. The file stays when the run is over, because another process may just have opened
+/// it.
 fn acquire(path: &Path) -> Result<File> {
     let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let mut lock = open.map_err(|e| file(path, format!("not writable: {e}")))?;
@@ -81,9 +81,9 @@ fn acquire(path: &Path) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // Only for the message; it may be half written.
+            // The number is only used in the message; it may be half written.
             let _ = lock.read_to_string(&mut pid);
-            let message = format!("process {} is training here: stop it or name another --output_dir", pid.trim());
+            let message = format!("process {} is training here: stop it or set another output_dir", pid.trim());
             return Err(file(path, message));
         }
         Err(TryLockError::Error(e)) => return Err(file(path, format!("cannot be locked: {e}"))),
@@ -106,7 +106,7 @@ mod tests {
             run.log(&serde_json::json!({"train_loss": 1.0, "epoch": epoch})).unwrap();
         }
         drop(run);
-        assert!(RunDir::open(dir.path(), false).unwrap_err().to_string().contains("--resume auto"));
+        assert!(RunDir::open(dir.path(), false).unwrap_err().to_string().contains("resume to auto"));
         // A killed run's lock file, with any pid, holds nobody up.
         std::fs::write(dir.path().join(".lock"), std::process::id().to_string()).unwrap();
         std::fs::write(dir.path().join(".checkpoint.1.tmp"), "x").unwrap();

@@ -1,9 +1,9 @@
-//! SIGINT and SIGTERM: the step in progress is finished, the run saved. A second signal ends at once.
+//! Handles SIGINT and SIGTERM: the run finishes the step in progress and saves. A second signal ends the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Remembers which signal came.
+/// Remembers which signal arrived.
 #[derive(Debug, Clone, Default)]
 pub struct Signals(Arc<AtomicUsize>);
 
@@ -11,7 +11,7 @@ impl Signals {
     /// Catches both signals for the rest of the process.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The errors of the system.
     pub fn install() -> std::io::Result<Self> {
         let signals = Signals::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -24,7 +24,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The signal that came, if any.
+    /// The number of the signal that arrived, if one did.
     pub fn caught(&self) -> Option<i32> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,

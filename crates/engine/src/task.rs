@@ -1,4 +1,4 @@
-//! What can be trained, and where batches come from: the training loop's two sides.
+//! The two traits that the training loop works with: what is trained ([`Task`]), and where batches come from ([`Batches`]).
 
 use crate::error::Result;
 use crate::tensorboard::EventWriter;
@@ -9,31 +9,31 @@ use candlelight_optim::{Ema, Optimizer};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
-/// Where in a run a step is.
+/// The place of a step in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// The epoch.
+    /// The epoch, counted from 0.
     pub epoch: usize,
-    /// The step in it.
+    /// The step in its epoch, counted from 0.
     pub step: usize,
 }
 
-/// What is trained: a model with its loss, its optimizer, and what is reported between epochs.
+/// What is trained: a model with its loss, its optimizer, and the reports between epochs.
 pub trait Task {
-    /// What its checkpoints are called.
+    /// The kind of task, which its checkpoints record, such as `classify`.
     const KIND: &'static str;
-    /// TensorBoard's tag of the loss.
+    /// The tag of the loss in TensorBoard.
     const LOSS: &'static str;
-    /// Everything that makes the model and its training what they are; in the checkpoint.
+    /// The settings of the model and of its training, which the checkpoint records.
     type Config: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::Debug;
 
     /// The configuration.
     fn config(&self) -> &Self::Config;
 
-    /// Whether a checkpoint of this configuration has the same parameters.
+    /// Whether a checkpoint with the configuration `other` has the same parameters as this model.
     fn same_model(&self, other: &Self::Config) -> bool;
 
-    /// The parameters.
+    /// The parameters of the model.
     fn params(&self) -> &ParamStore;
 
     /// A new optimizer of the parameters that train.
@@ -50,84 +50,85 @@ pub trait Task {
         Ok(None)
     }
 
-    /// Checks that the data fits.
+    /// Checks that the training data fits the model.
     ///
     /// # Errors
-    /// What does not fit.
+    /// When it does not fit; the error says what is wrong.
     fn check(&self, data: &dyn Batches) -> Result<()> {
         let _ = data;
         Ok(())
     }
 
-    /// Bytes a step of `batch` samples needs, if that can be said.
+    /// An estimate of the bytes that a step with `batch` samples needs; `None` where it is not known.
     fn memory(&self, batch: usize) -> Option<u64> {
         let _ = batch;
         None
     }
 
-    /// How images are prepared for evaluating the model; in the checkpoint.
+    /// How images are prepared for evaluating the model, which the checkpoint records.
     fn evaluation(&self) -> Option<Pipeline> {
         None
     }
 
-    /// The loss of a batch whose images are `images`. What is random comes from `seed` and `at` alone.
+    /// The loss of a batch, whose images (B, C, H, W) are already on the device. All random numbers must come from `seed` and `at` alone, so
+    /// that a resumed run draws the same.
     ///
     /// # Errors
     /// When the batch does not fit the model.
     fn loss(&self, tape: &Tape, images: &Tensor, batch: &Batch, seed: u64, at: At) -> Result<Value>;
 
-    /// Called after every epoch and at the end of the run.
+    /// Reports after every epoch and at the end of the run, for example an evaluation.
     ///
     /// # Errors
-    /// Those of what it does; the run is saved then.
+    /// The errors of what it does; the run is saved then.
     fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings>;
 }
 
-/// A moment between epochs.
+/// The point between two epochs, or at the end of the run, at which a task reports.
 #[derive(Debug)]
 pub struct Moment<'a> {
-    /// Whole epochs done.
+    /// The number of whole epochs done.
     pub epochs: usize,
-    /// An epoch is just over; else the run ends within one.
+    /// True if an epoch has just ended, false if the run ends inside one.
     pub whole: bool,
-    /// The run is over.
+    /// Whether the run ends here.
     pub finished: bool,
-    /// The run's folder.
+    /// The folder of the run.
     pub dir: &'a Path,
-    /// TensorBoard's events.
+    /// The writer of TensorBoard's events.
     pub events: &'a mut EventWriter,
-    /// The averaged weights.
+    /// The averaged weights, if the run keeps them.
     pub ema: Option<&'a Ema>,
 }
 
-/// What a report found.
+/// The results of a report.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Entries of the epoch's line in log.txt, before its number.
+    /// Entries of the epoch's line in log.txt, written before the epoch's number.
     pub log: Vec<(&'static str, serde_json::Value)>,
-    /// Entries of that line after its number.
+    /// Entries of that line, written after the epoch's number.
     pub last: Vec<(&'static str, serde_json::Value)>,
-    /// Higher is better: the best is kept.
+    /// A score, where higher is better: the weights with the best score are kept. `None` gives no score.
     pub score: Option<f64>,
 }
 
-/// Where batches come from.
+/// A source of batches, such as a loader or features that were computed once.
 pub trait Batches: Send {
-    /// Batches per epoch.
+    /// The number of batches per epoch.
     fn steps(&self) -> usize;
-    /// Samples per epoch.
+    /// The number of samples per epoch.
     fn samples(&self) -> usize;
-    /// Names of the classes.
+    /// The names of the classes; empty where there are none.
     fn classes(&self) -> &[String];
-    /// What turns bytes into values, where batches are bytes.
+    /// The normalisation that turns bytes into values, for batches that hold bytes.
     fn normalize(&self) -> &Normalize;
-    /// The batches of an epoch from `start` on.
+    /// The batches of an epoch, from step `start` on.
     fn epoch<'a>(
         &'a self,
         epoch: usize,
         start: usize,
     ) -> Box<dyn Iterator<Item = candlelight_data::Result<Batch>> + 'a>;
-    /// Time spent by stage.
+    /// How much time each stage of loading took.
     fn stats(&self) -> &Stats;
 }
 

@@ -1,4 +1,4 @@
-//! TensorBoard's event file: length-framed records with masked crc32c, each a hand-written protocol buffer.
+//! Writes TensorBoard's event files: records with their length and a masked crc32c, each a protocol buffer encoded here by hand.
 
 use crate::error::{Result, file};
 use std::io::Write;
@@ -31,7 +31,7 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// A scalar.
+    /// Writes a number under a tag, at a step.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -41,7 +41,7 @@ impl EventWriter {
         self.summary(step, &v)
     }
 
-    /// A PNG image.
+    /// Writes a PNG image of `width` x `height` pixels under a tag, at a step.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -53,7 +53,7 @@ impl EventWriter {
         self.summary(step, &v)
     }
 
-    /// Hands what is buffered to the system.
+    /// Hands buffered data to the operating system.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -84,7 +84,7 @@ fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// A protocol buffer being written.
+/// A protocol buffer while it is encoded.
 #[derive(Debug, Default)]
 struct Message(Vec<u8>);
 

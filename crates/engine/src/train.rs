@@ -1,4 +1,4 @@
-//! The training loop: batches in, updates out, and a run that can be stopped and continued anywhere.
+//! The training loop. A run can be stopped at any step and continued later with the same bits.
 
 use crate::batch;
 use crate::checkpoint;
@@ -33,34 +33,34 @@ struct Record<C> {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// All epochs, or `max_steps`, are done.
+    /// All epochs, or `max_steps` steps, are done.
     Finished {
-        /// Mean loss of the last whole or partial epoch.
+        /// The mean loss of the last epoch, which may be a partial one.
         loss: f64,
         /// The last checkpoint.
         checkpoint: PathBuf,
     },
-    /// A signal came; the run was saved.
+    /// A signal arrived, and the run was saved.
     Interrupted {
-        /// Its number.
+        /// The number of the signal.
         signal: i32,
-        /// The checkpoint.
+        /// The checkpoint that was written.
         checkpoint: PathBuf,
     },
 }
 
-/// Where to continue from.
+/// The checkpoint to continue from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
-    /// A new run.
+    /// None: this is a new run.
     No,
-    /// The newest checkpoint of the run's folder that verifies; a new run if there is none.
+    /// The newest checkpoint of the run's folder whose checksums are right; a new run if the folder has no checkpoint.
     Auto,
     /// This file.
     From(PathBuf),
 }
 
-/// A task, its optimizer and its position: all that a run needs.
+/// A task with its optimizer and its position in the run.
 pub struct Trainer<T: Task> {
     task: T,
     plan: Checked,
@@ -79,10 +79,10 @@ impl<T: Task> std::fmt::Debug for Trainer<T> {
 }
 
 impl<T: Task> Trainer<T> {
-    /// The task at its start. What trains is decided: freeze before.
+    /// A trainer at the start of a run. Parameters must be frozen before this call, because the optimizer takes those that train now.
     ///
     /// # Errors
-    /// When a setting does not make sense.
+    /// When every parameter is frozen, or a setting is out of range.
     pub fn new(plan: Checked, task: T) -> Result<Self> {
         if task.params().count().1 == 0 {
             return Err(Error::Config("every parameter is frozen: nothing would train".into()));
@@ -109,7 +109,7 @@ impl<T: Task> Trainer<T> {
         &mut self.task
     }
 
-    /// The averaged weights.
+    /// The averaged weights, if the task keeps them.
     pub fn ema(&self) -> Option<&Ema> {
         self.ema.as_ref()
     }
@@ -119,10 +119,10 @@ impl<T: Task> Trainer<T> {
         self.position.best
     }
 
-    /// Takes over a checkpoint's weights, optimizer, average and position.
+    /// Takes over the weights, the optimizer's state, the averaged weights and the position of a checkpoint.
     ///
     /// # Errors
-    /// When it is of another model, damaged, or not ours.
+    /// When the checkpoint holds another model, is damaged, or is not one of ours.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let c: checkpoint::Checkpoint<Record<T::Config>> = checkpoint::load(path, T::KIND)?;
         self.take(path, &c)
@@ -131,20 +131,23 @@ impl<T: Task> Trainer<T> {
     fn take(&mut self, path: &Path, c: &checkpoint::Checkpoint<Record<T::Config>>) -> Result<()> {
         let fail = |message: String| Err(crate::error::file(path, message));
         if !self.task.same_model(&c.record.config) {
-            return fail(format!("a checkpoint of another model: {:?}", c.record.config));
+            return fail(format!("a checkpoint of another model, with the configuration {:?}", c.record.config));
         }
         let same = Plan { max_steps: self.plan.max_steps, ..c.record.plan.clone() };
         if same != *self.plan || c.record.config != *self.task.config() {
-            tracing::warn!("the configuration differs from the checkpoint's: the result will not be that of one run");
+            tracing::warn!(
+                "the configuration differs from the checkpoint's: the result will differ from that of an uninterrupted run"
+            );
         }
         let updates = c.record.position.updates;
         let optim = c.below("optim.");
         let without = optim.is_empty();
-        // Plain gradient descent has no state; what has one does not do without.
+        // Gradient descent without momentum has no state, so a missing state is only an error where the optimizer needs one.
         match self.optimizer.load_state(&optim.into_iter().collect(), updates) {
             Err(_) if without => {
                 return fail(
-                    "weights without an optimizer's state: a run is continued from a checkpoint-*.safetensors".into(),
+                    "weights without an optimizer's state, which a run needs: resume from a checkpoint-*.safetensors"
+                        .into(),
                 );
             }
             loaded => loaded?,
@@ -153,7 +156,7 @@ impl<T: Task> Trainer<T> {
         if let Some(ema) = &mut self.ema {
             let saved = c.below("ema.");
             if saved.is_empty() {
-                return fail("no averaged weights: it was trained without an EMA".into());
+                return fail("no averaged weights: the checkpoint was trained without an EMA".into());
             }
             ema.load_state(&saved.into_iter().collect(), updates)?;
         }
@@ -187,7 +190,7 @@ impl<T: Task> Trainer<T> {
         }
     }
 
-    /// Writes a checkpoint of the present position and prunes old ones.
+    /// Writes a checkpoint of the present position and removes old ones.
     fn save(&self, dir: &Path, steps_per_epoch: usize) -> Result<PathBuf> {
         let path = checkpoint::path(dir, self.position.done(steps_per_epoch));
         checkpoint::save(&path, T::KIND, &self.record(), &self.tensors(true)?)?;
@@ -200,8 +203,8 @@ impl<T: Task> Trainer<T> {
         checkpoint::save(&checkpoint::best(dir), T::KIND, &self.record(), &self.tensors(false)?)
     }
 
-    /// Forward and backward of one batch; the gradients are added up. `finite` says whether the losses of the update's earlier
-    /// batches were. Returns the loss.
+    /// Runs the forward and the backward pass of one batch and adds its gradients to those of the update. `finite` says whether the
+    /// losses of the update's earlier batches were finite. Returns the loss.
     fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize, finite: bool) -> Result<f32> {
         let images = batch::images(&mut batch, normalize, &self.device)?;
         let at = At { epoch: self.position.epoch, step: self.position.step };
@@ -217,7 +220,7 @@ impl<T: Task> Trainer<T> {
         Ok(value)
     }
 
-    /// One update from the accumulated gradients; false when they are not finite.
+    /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
     fn update(&mut self, lr: f64) -> Result<bool> {
         // A finite loss can still have a gradient that is not; one such update would ruin every weight.
         if !self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?.is_finite() {
@@ -232,7 +235,7 @@ impl<T: Task> Trainer<T> {
         Ok(true)
     }
 
-    /// Continues from where `resume` says, and checks that the data still fits. Returns the steps of the whole run.
+    /// Continues from the checkpoint that `resume` names, and checks that the data still fits. Returns the steps of the whole run.
     fn start(&mut self, data: &dyn Batches, dir: &Path, resume: &Resume) -> Result<usize> {
         match resume {
             Resume::No => {}
@@ -243,13 +246,13 @@ impl<T: Task> Trainer<T> {
                     self.take(&path, &c)?;
                 }
                 None if checkpoint::list(dir).is_empty() => {
-                    tracing::info!("nothing to resume in {}: a new run", dir.display());
+                    tracing::info!("nothing to resume in {}: this is a new run", dir.display());
                 }
-                // A new run would overwrite and prune what lies there.
+                // A new run would overwrite and remove the checkpoints in the folder.
                 None => {
                     return Err(crate::error::file(
                         dir,
-                        "holds checkpoints, but none that this program can continue: name another output_dir",
+                        "holds checkpoints, but none that this program can continue: set another output_dir",
                     ));
                 }
             },
@@ -258,7 +261,7 @@ impl<T: Task> Trainer<T> {
             return Err(Error::Config("the checkpoint was trained on other classes than the data has".into()));
         }
         if self.position.best.is_some() && !checkpoint::best(dir).exists() {
-            // Continued in another folder: the best weights stayed behind, so the best of this folder is found anew.
+            // The run continues in another folder, where the file of the best weights is missing: find the best of this folder anew.
             self.position.best = None;
         }
         let (c, steps, at) = (&self.plan, data.steps(), self.position.step);
@@ -282,7 +285,7 @@ impl<T: Task> Trainer<T> {
         }
         let total = (c.epochs * steps).min(c.max_steps.unwrap_or(usize::MAX));
         let done = self.position.done(steps);
-        // At the end of an epoch whose report is still to be made there is something left.
+        // A run that stands at the end of an epoch still has the report of that epoch to make.
         if done >= total && at < steps {
             return Err(Error::Config(format!(
                 "nothing left to train: the run is at step {done} of {total}; raise epochs"
@@ -292,10 +295,11 @@ impl<T: Task> Trainer<T> {
         Ok(total)
     }
 
-    /// Trains until the end, `max_steps` or a signal.
+    /// Trains until the last epoch, `max_steps` or a signal.
     ///
     /// # Errors
-    /// When data, disk or numbers fail; where the disk is not what failed, the run is saved at its last update first.
+    /// When data cannot be read, a file cannot be written, or too many updates are not finite. Unless writing itself fails, the run is saved
+    /// at its last update first.
     pub fn run(
         &mut self,
         data: &dyn Batches,
@@ -312,7 +316,7 @@ impl<T: Task> Trainer<T> {
         let progress = Progress::new(done, total, self.plan.batch_size);
         let mut stage = Stage { data, run, signals, steps, total, events, progress };
         let mut last = (f64::NAN, checkpoint::path(run.path(), done));
-        // An epoch that is done but not reported yet is gone through once more, without a step.
+        // An epoch whose steps are done but whose report is missing enters the loop once more, for the report alone.
         while self.position.epoch < epochs && (self.position.done(steps) < total || self.position.step == steps) {
             if let Some(signal) = self.epoch(&mut stage)? {
                 let checkpoint = self.save(run.path(), steps)?;
@@ -329,7 +333,7 @@ impl<T: Task> Trainer<T> {
         Ok(Outcome::Finished { loss: last.0, checkpoint: last.1 })
     }
 
-    /// The steps of an epoch that are left. Returns the signal that ended it inside.
+    /// Runs the remaining steps of an epoch. Returns the signal that stopped it before its end, if one did.
     fn epoch(&mut self, stage: &mut Stage<'_>) -> Result<Option<i32>> {
         let (epoch, steps, accum) = (self.position.epoch, stage.steps, self.plan.accum_iter);
         let at = |step: usize| epoch as f64 + step as f64 / steps as f64;
@@ -343,7 +347,7 @@ impl<T: Task> Trainer<T> {
             let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize(), finite))
             {
                 Ok(loss) => loss,
-                // Nothing is lost: the weights are those of the last update, and so is the position saved.
+                // The weights are those of the last update, so the position saved with them is that of the last update too.
                 Err(e) => return Err(self.failed(stage, "a batch", updated, e)?),
             };
             finite &= loss.is_finite();
@@ -367,7 +371,7 @@ impl<T: Task> Trainer<T> {
             if boundary && done >= stage.total {
                 break;
             }
-            // At the end of an epoch its report comes first.
+            // At the end of an epoch, the report is made before a signal stops the run.
             if let (Some(signal), true) = (stage.signals.caught(), boundary && self.position.step < steps) {
                 return Ok(Some(signal));
             }
@@ -375,7 +379,7 @@ impl<T: Task> Trainer<T> {
         Ok(None)
     }
 
-    /// An update that was not done; too many of them end the run.
+    /// Counts an update that was skipped because numbers were not finite; too many in a row end the run.
     fn skip(&mut self, stage: &Stage<'_>, loss: f32) -> Result<()> {
         self.position.skipped += 1;
         self.position.bad_in_a_row += 1;
@@ -388,7 +392,7 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
-    /// Saves the run where it stood before something failed; gives the error back.
+    /// Saves the run at the position before something failed; returns the error.
     fn failed(&mut self, stage: &Stage<'_>, what: &str, before: Position, e: Error) -> Result<Error> {
         self.position = before;
         let saved = self.save(stage.run.path(), stage.steps)?;
@@ -396,8 +400,8 @@ impl<T: Task> Trainer<T> {
         Ok(e)
     }
 
-    /// What comes after the steps of an epoch: report, best weights, log, checkpoint. Returns whether the run is finished, and
-    /// the checkpoint if one was due.
+    /// Does what follows the steps of an epoch: report, best weights, log, checkpoint. Returns whether the run is finished, and the
+    /// checkpoint if one was due.
     fn close(&mut self, stage: &mut Stage<'_>) -> Result<(bool, Option<PathBuf>)> {
         let (dir, epoch) = (stage.run.path(), self.position.epoch);
         let (loss, lr) = self.position.means();
@@ -412,14 +416,14 @@ impl<T: Task> Trainer<T> {
         let mut now = Moment { epochs, whole, finished, dir, events: &mut stage.events, ema };
         let found = match stage.progress.quiet(|| self.task.report(&mut now)) {
             Ok(found) => found,
-            // Resumed, the run makes this report again.
+            // The resumed run makes this report again.
             Err(e) => return Err(self.failed(stage, "the report", before, e)?),
         };
-        // A report inside an epoch is not one that the uninterrupted run would have made.
+        // A report inside an epoch does not count for the best weights: the uninterrupted run would not have made it.
         if let (Some(score), true) = (found.score, whole)
             && self.position.best.is_none_or(|b| score > b.score)
         {
-            // Before the checkpoint that knows of it: killed in between, the run finds the same best again.
+            // The best weights are saved before the checkpoint that records them: a run killed in between finds the same best again.
             self.position.best = Some(Best { epochs, score });
             self.save_best(dir)?;
         }
@@ -439,26 +443,26 @@ impl<T: Task> Trainer<T> {
     }
 }
 
-/// What a run goes on in.
+/// What the parts of the loop need of their run.
 struct Stage<'a> {
     data: &'a dyn Batches,
     run: &'a RunDir,
     signals: &'a Signals,
-    /// Steps an epoch.
+    /// The number of steps per epoch.
     steps: usize,
-    /// Steps of the whole run.
+    /// The number of steps of the whole run.
     total: usize,
     events: EventWriter,
     progress: Progress,
 }
 
-/// A checkpoint's configuration and parameters.
+/// The configuration and the parameters of a checkpoint.
 pub(crate) struct Saved<C> {
     pub(crate) config: C,
     pub(crate) tensors: Vec<(String, Tensor)>,
 }
 
-/// What a checkpoint of task `T` trained.
+/// Reads the configuration and the parameters from a checkpoint of task `T`.
 pub(crate) fn read<T: Task>(path: &Path) -> Result<Saved<T::Config>> {
     let c: checkpoint::Checkpoint<Record<T::Config>> = checkpoint::load(path, T::KIND)?;
     let tensors = c.below("model.");

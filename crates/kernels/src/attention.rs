@@ -15,13 +15,13 @@ use crate::matmul::{MatMut, MatRef, Precision};
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dims {
-    /// Samples.
+    /// The number of samples.
     pub batch: usize,
-    /// Tokens.
+    /// The number of tokens of a sample.
     pub tokens: usize,
-    /// Heads.
+    /// The number of heads.
     pub heads: usize,
-    /// Width of a head.
+    /// The width of a head.
     pub head_dim: usize,
     /// Factor on the scores, `head_dim^-0.5` as a rule.
     pub scale: f32,
@@ -99,7 +99,7 @@ simd_fn! {
     }
 }
 
-/// Multiplies the (N, N) block of one head with its dropout mask.
+/// Multiplies the (N, N) block of one head by its dropout mask.
 fn drop_block(d: Dropout, task: usize, p: &mut [f32]) {
     let first = (task as u64) * (p.len() as u64).div_ceil(4);
     for (i, four) in p.chunks_mut(4).enumerate() {
@@ -109,7 +109,7 @@ fn drop_block(d: Dropout, task: usize, p: &mut [f32]) {
     }
 }
 
-/// What dropout multiplies the probabilities with, (B H, N, N): for implementations of attention on other devices.
+/// The factors by which dropout multiplies the probabilities, (B H, N, N), for implementations of attention on other devices.
 ///
 /// # Errors
 /// When the length does not fit or the rate is outside [0, 1).
@@ -125,7 +125,7 @@ pub fn dropout_mask(words: [u32; 2], rate: f32, heads: usize, tokens: usize, mas
 
 fn check(op: &'static str, d: &Dims, dropout: Option<Dropout>, qkv: usize, lse: usize) -> Result<()> {
     let product = |of: &[usize]| of.iter().try_fold(1usize, |n, v| n.checked_mul(*v));
-    // Sizes that wrap around would pass as small ones, and rows are written where they say.
+    // Sizes whose product overflows would pass as small ones, and rows would then be written outside the buffers.
     let (Some(all), Some(rows)) =
         (product(&[d.batch, d.tokens, 3, d.heads, d.head_dim]), product(&[d.batch, d.heads, d.tokens]))
     else {

@@ -1,31 +1,31 @@
 //! What can go wrong in a kernel: the caller's shapes or the caller's environment.
 
-/// A kernel's error.
+/// The errors of kernels.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A slice or a dimension does not fit the others.
     #[error("{op}: {what} has {found} elements, expected {expected}")]
     Len {
-        /// The kernel.
+        /// The name of the kernel.
         op: &'static str,
-        /// The argument.
+        /// The name of the argument.
         what: &'static str,
-        /// What the other arguments imply.
+        /// The length that the other arguments imply.
         expected: usize,
-        /// What was given.
+        /// The length that was given.
         found: usize,
     },
     /// A value outside its range.
     #[error("{op}: {message}")]
     Value {
-        /// The kernel.
+        /// The name of the kernel.
         op: &'static str,
         /// What was expected and found.
         message: String,
     },
 }
 
-/// The kernels' result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) fn expect_len(op: &'static str, what: &'static str, found: usize, expected: usize) -> Result<()> {

@@ -1,20 +1,20 @@
 //! Errors of models and their files.
 
-/// What can go wrong when a model is configured, built, run or loaded.
+/// The errors of configuring, building, running and loading a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No model of this name.
     #[error("no model `{name}`{}; `registry::list(\"*\")` names all", hint(.suggestions))]
     Unknown {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// The nearest names.
+        /// The nearest names that exist.
         suggestions: Vec<String>,
     },
-    /// A configuration that makes no sense.
+    /// A setting that is out of range or does not fit the others.
     #[error("{0}")]
     Config(String),
-    /// A file that is not what it should be.
+    /// A file that cannot be read, or does not hold what it should.
     #[error("{}: {message}", .path.display())]
     File {
         /// The file.
@@ -25,13 +25,13 @@ pub enum Error {
     /// Tensors that do not fit the model.
     #[error("{0}")]
     Mismatch(String),
-    /// The hub, or the way to it.
+    /// A failed request to the HuggingFace hub.
     #[error("{0}")]
     Hub(String),
-    /// From the tape.
+    /// An error of the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),
-    /// From candle.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
@@ -49,5 +49,5 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// The models' result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,6 +5,7 @@ pub mod adapt;
 mod error;
 pub mod mae;
 mod model;
+mod nearest;
 pub mod posemb;
 pub mod registry;
 pub mod resnet;

@@ -1,6 +1,6 @@
 //! Masked autoencoder, K. He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377.
 //!
-//! Shapes: B samples, L patches, K of them visible, D encoder width, E decoder width, P values in a patch.
+//! Shapes: B samples, L patches of which K are visible, D encoder width, E decoder width, P values in a patch.
 
 use crate::error::{Error, Result};
 use crate::model::{Model, Published, Variant, token_memory};
@@ -14,31 +14,31 @@ use candlelight_kernels::tokens::patch::{self, Grid};
 use candlelight_nn::{Anatomy, LayerNorm, Linear, PatchEmbed, init};
 use serde::{Deserialize, Serialize};
 
-/// A masked autoencoder's configuration.
+/// The configuration of a masked autoencoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaeConfig {
     /// Image height and width, multiples of `patch`.
     pub image: (usize, usize),
-    /// Side of a patch.
+    /// The side of a patch in pixels.
     pub patch: usize,
-    /// Image channels.
+    /// The number of image channels.
     pub channels: usize,
-    /// Encoder width.
+    /// The width of the encoder's tokens.
     pub dim: usize,
-    /// Encoder blocks.
+    /// The number of encoder blocks.
     pub depth: usize,
-    /// Encoder heads.
+    /// The number of attention heads of an encoder block.
     pub heads: usize,
-    /// Decoder width.
+    /// The width of the decoder's tokens.
     pub decoder_dim: usize,
-    /// Decoder blocks.
+    /// The number of decoder blocks.
     pub decoder_depth: usize,
-    /// Decoder heads.
+    /// The number of attention heads of a decoder block.
     pub decoder_heads: usize,
-    /// Width of the MLPs over the model's.
+    /// The hidden width of an MLP divided by the width of its tokens.
     pub mlp_ratio: usize,
-    /// Predict patches normalised to their own mean and deviation.
+    /// Whether the model predicts patches that are normalised to their own mean and deviation.
     pub norm_pix_loss: bool,
 }
 
@@ -62,8 +62,8 @@ const fn v(name: &'static str, config: MaeConfig) -> Variant<MaeConfig> {
     Variant { name, config, published: Published::IMAGENET_BICUBIC }
 }
 
-/// Named configurations, (width, depth, heads) of encoder and decoder. Base to huge are the paper's; tiny and small shrink
-/// the decoder with the encoder; `mae_vit_mini_patch4` is for 32 x 32 images, `mae_vit_demo_patch4` for 28 x 28 gray ones.
+/// The named configurations, with (width, depth, heads) of encoder and decoder. Base to huge are those of the paper; tiny and small have
+/// a smaller decoder too; `mae_vit_mini_patch4` is for 32 x 32 images, `mae_vit_demo_patch4` for 28 x 28 gray images.
 pub const VARIANTS: &[Variant<MaeConfig>] = &[
     v("mae_vit_demo_patch4", MaeConfig { image: (28, 28), channels: 1, ..mae(4, (128, 4, 4), (64, 2, 4)) }),
     v("mae_vit_mini_patch4", MaeConfig { image: (32, 32), ..mae(4, (128, 6, 4), (64, 2, 4)) }),
@@ -78,18 +78,18 @@ pub const VARIANTS: &[Variant<MaeConfig>] = &[
 ];
 
 impl MaeConfig {
-    /// The classifier with this encoder, before its pooling and drop-path are chosen.
+    /// The classifier with this encoder; its pooling and its drop path are still to be chosen.
     pub fn classifier(&self, classes: usize) -> VitConfig {
         let &MaeConfig { image, patch, channels, dim, depth, heads, mlp_ratio, .. } = self;
         VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..VIT[0].config.clone() }
     }
 
-    /// How images are cut.
+    /// The grid of patches of an image.
     pub fn grid(&self) -> Grid {
         Grid { channels: self.channels, height: self.image.0, width: self.image.1, patch: self.patch }
     }
 
-    /// Checks that the parts fit.
+    /// Checks that the sizes fit one another.
     ///
     /// # Errors
     /// When the patches do not tile the image, heads do not divide a width, or a width is not a multiple of 4.
@@ -112,7 +112,8 @@ impl MaeConfig {
         Ok(())
     }
 
-    /// Bytes that a pretraining step holds at its peak: four values per parameter, and what the backward pass needs of every token.
+    /// An estimate of the bytes that a pretraining step holds at its peak: four values per parameter, and the values of every token that the
+    /// backward pass needs.
     pub fn memory(&self, batch: usize, mask_ratio: f64, params: usize) -> u64 {
         let l = self.grid().patches() as f64;
         let encoder = token_memory(l * (1.0 - mask_ratio) + 1.0, self.dim, self.depth, self.mlp_ratio);
@@ -133,18 +134,18 @@ impl MaeConfig {
 /// Which patches are visible, for every sample of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mask {
-    /// (B, K): visible patches in the order the encoder sees them.
+    /// The numbers of the visible patches, (B, K), in the order in which the encoder sees them.
     pub keep: Vec<u32>,
-    /// (B, L): where patch j is among the shuffled ones; K or more says it was removed.
+    /// The place of patch j among the shuffled patches, (B, L); K or more says that the patch was removed.
     pub restore: Vec<u32>,
-    /// (B, L) in image order: 0 = visible, 1 = removed.
+    /// The mask in image order, (B, L): 0 = visible, 1 = removed.
     pub removed: Vec<f32>,
-    /// Samples.
+    /// The number of samples, B.
     pub batch: usize,
 }
 
 impl Mask {
-    /// Patches kept of `l`: `floor(l (1 - ratio))` in f64.
+    /// The number of patches that stay visible of `l` patches: `floor(l (1 - ratio))` in f64.
     ///
     /// # Errors
     /// When the ratio is outside (0, 1) or would keep or remove nothing.
@@ -155,25 +156,25 @@ impl Mask {
         }
         if keep == 0 || keep >= l {
             return Err(Error::Config(format!(
-                "mask_ratio {ratio} keeps {keep} of {l} patches: some must stay and some must go"
+                "mask_ratio {ratio} keeps {keep} of {l} patches, expected at least one kept and one removed"
             )));
         }
         Ok(keep)
     }
 
-    /// A random mask a sample: that of sample `i` is drawn from `key.index(i)`.
+    /// One random mask per sample; that of sample `i` is drawn from `key.index(i)`.
     ///
     /// # Errors
-    /// Those of [`Mask::kept`].
+    /// The errors of [`Mask::kept`].
     pub fn random(key: &Key, samples: &[u64], l: usize, ratio: f64) -> Result<Self> {
         let noise: Vec<f32> = samples.iter().flat_map(|&i| key.index(i).uniform(l)).collect();
         Self::from_noise(&noise, l, ratio)
     }
 
-    /// The mask of given noise (B, L): the patches with the smallest values stay, in ascending order.
+    /// The masks that follow from noise (B, L): the patches with the smallest values stay, in ascending order of these.
     ///
     /// # Errors
-    /// Those of [`Mask::kept`], and when the noise is not whole rows.
+    /// The errors of [`Mask::kept`], and when the noise is not whole rows.
     pub fn from_noise(noise: &[f32], l: usize, ratio: f64) -> Result<Self> {
         let kept = Self::kept(l, ratio)?;
         if noise.is_empty() || noise.len() % l != 0 {
@@ -187,7 +188,7 @@ impl Mask {
         Ok(Self::from_orders(orders, l, kept))
     }
 
-    /// Your own masks: for every sample the patches that stay, the same number each.
+    /// Masks of your own: for every sample the numbers of the patches that stay, equally many for each.
     ///
     /// # Errors
     /// When a patch is named twice, is past the last one, or the numbers differ.
@@ -229,7 +230,7 @@ impl Mask {
     }
 }
 
-/// The model: encoder on visible patches, light decoder on all.
+/// A masked autoencoder: the encoder sees only the visible patches, and a small decoder predicts all.
 #[derive(Debug, Clone)]
 pub struct Mae {
     config: MaeConfig,
@@ -247,7 +248,7 @@ pub struct Mae {
 }
 
 impl Mae {
-    /// A fresh model in `params`: weights drawn from `key` by name, fixed positions registered as buffers.
+    /// A new model in `params`. Its weights are drawn from `key` by name; its fixed positions are registered as buffers.
     ///
     /// # Errors
     /// When the configuration does not fit.
@@ -259,7 +260,7 @@ impl Mae {
         Self::new(config, params.builder(key))
     }
 
-    /// Builds the model with whatever the `VarBuilder` gives. Positions it does not hold are computed.
+    /// Builds the model from the tensors of a `VarBuilder`. Fixed positions that it does not hold are computed.
     ///
     /// # Errors
     /// When the configuration does not fit or the builder lacks a tensor.
@@ -304,7 +305,7 @@ impl Mae {
         &self.config
     }
 
-    /// images (B, C, H, W) -> latent (B, 1 + K, D); without a mask all patches are visible.
+    /// The encoder: images (B, C, H, W) -> latent tokens (B, 1 + K, D). Without a mask all patches are visible.
     ///
     /// # Errors
     /// When the images are of another size.
@@ -312,12 +313,12 @@ impl Mae {
         let (l, d) = (self.config.grid().patches(), self.config.dim);
         let (b, _, _, _) = images.tensor().dims4()?;
         if mask.is_some_and(|m| m.batch != b || m.restore.len() != b * l) {
-            return Err(Error::Config(format!("the mask is not for {b} samples of {l} patches")));
+            return Err(Error::Config(format!("the mask does not fit {b} samples of {l} patches")));
         }
         let all: Vec<u32> = if mask.is_none() { (0..b).flat_map(|_| 0..l as u32).collect() } else { Vec::new() };
         let keep = mask.map_or(&all, |m| &m.keep);
         let x = self.patch_embed.forward(images, Some(keep))?; // (B, K, D)
-        // Positions stay where they are: of the visible patches, and of the class token.
+        // Only the position rows of the visible patches and of the class token are used.
         let tape = images.tape();
         let pos = tape.constant(&self.pos_embed).reshape((1 + l, d))?;
         let places: Vec<u32> = keep.iter().map(|i| i + 1).collect();
@@ -330,7 +331,7 @@ impl Mae {
         Ok(self.norm.forward(&x)?)
     }
 
-    /// latent (B, 1 + K, D) -> predicted patches (B, L, P), MAE's pixel order.
+    /// The decoder: latent tokens (B, 1 + K, D) -> predicted patches (B, L, P), with pixels in MAE's order.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -355,8 +356,8 @@ impl Mae {
         Ok((loss, pred))
     }
 
-    /// What a prediction looks like: (masked, reconstruction, reconstruction with the visible patches pasted in), each
-    /// (B, C, H, W) in the images' own normalised pixels. Masked patches are `gray`.
+    /// A prediction as images: (masked, reconstruction, reconstruction with the visible patches pasted in), each (B, C, H, W) and normalised
+    /// like the input. Masked patches have the value `gray`.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -405,7 +406,7 @@ impl Model for Mae {
         }
     }
 
-    /// Bytes of a pretraining step with three quarters of the patches removed.
+    /// An estimate of the bytes of a pretraining step with three quarters of the patches removed.
     fn memory(&self, batch: usize, all: usize, _: usize) -> Option<u64> {
         Some(self.config.memory(batch, 0.75, all))
     }

@@ -1,4 +1,4 @@
-//! What a model is to others: something that classifies, that knows its parts, and that has a configuration by name.
+//! The traits of models: what every model says about itself, what a classifier computes, and what a configuration can build.
 
 use crate::error::{Error, Result};
 use crate::posemb::Interpolation;
@@ -8,29 +8,29 @@ use candle_nn::VarBuilder;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_nn::{Anatomy, BatchNormConfig};
 
-/// What the optimizer, freezing, features, pruning and memory estimates need of a model: asked here, never guessed by name. Every
-/// method has a default that says "not known", so that a model of one's own begins with `impl Model for Net {}`.
+/// What a model says about itself, for optimizers, freezing, features, pruning and memory estimates, which ask the model instead of
+/// guessing from names. Every method has a default that says "not known", so a model of your own can begin with `impl Model for Net {}`.
 pub trait Model {
-    /// Which parameters are the head, the stem, the layers.
+    /// Which parameters belong to the head, the stem and the layers.
     fn anatomy(&self) -> Anatomy {
         Anatomy::default()
     }
 
-    /// Names of the inner values that [`Model::tapped`] gives.
+    /// The names of the inner values that [`Model::tapped`] gives, such as `blocks.3`.
     fn taps(&self) -> Vec<String> {
         vec![]
     }
 
-    /// Inner values of an evaluating forward pass, in the order of `places`. What is not needed for them is not run.
+    /// Inner values of a forward pass in evaluation, in the order of `places`. Layers that they do not need are not run.
     ///
     /// # Errors
-    /// When there is no such place; the error names those there are.
+    /// When there is no such place; the error names the places that exist.
     fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
         let _ = images;
-        Err(Error::Config(format!("this model has no inner values to give, {places:?} were asked for")))
+        Err(Error::Config(format!("this model gives no inner values, but {places:?} were asked for")))
     }
 
-    /// timm's test-time pooling of images larger than those trained on: logits (B, classes).
+    /// timm's test-time pooling, for images larger than those of training: images (B, C, H, W) -> logits (B, classes).
     ///
     /// # Errors
     /// When the model has none, or the images are smaller.
@@ -41,14 +41,15 @@ pub trait Model {
         ))
     }
 
-    /// Bytes that a training step of `batch` samples holds at its peak, with `all` parameters of which `trained` train; `None` where
-    /// that is not known.
+    /// An estimate of the bytes that a training step of `batch` samples holds at its peak, with `all` parameters of which `trained` train;
+    /// `None` where it is not known.
     fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {
         let _ = (batch, all, trained);
         None
     }
 
-    /// A new head of so many classes (0 for none), drawn from `key`. Gradients and optimizers made before do not fit any more.
+    /// Exchanges the head for a new one of so many classes (0 for none), drawn from `key`. Gradients and optimizers made before do not fit
+    /// any more.
     ///
     /// # Errors
     /// When the model has no head to exchange.
@@ -57,7 +58,7 @@ pub trait Model {
         Err(Error::Config("this model has no head that could be exchanged".into()))
     }
 
-    /// Images of another height and width from now on. Gradients and optimizers made before may not fit any more.
+    /// Sets another (height, width) of the images. Gradients and optimizers made before may not fit any more.
     ///
     /// # Errors
     /// When the model cannot take them.
@@ -70,27 +71,27 @@ pub trait Model {
     }
 }
 
-/// Values that a transformer's backward pass needs of `tokens` tokens: per token and block two norms' inputs and outputs, qkv,
-/// attention, two residuals, the MLP's two widths twice.
+/// The number of values that the backward pass of a transformer needs for `tokens` tokens. Per token and block these are inputs and
+/// outputs of two normalisations, qkv, attention, two residuals, and both widths of the MLP twice.
 pub(crate) fn token_memory(tokens: f64, dim: usize, depth: usize, mlp_ratio: usize) -> f64 {
     tokens * (dim * depth * (10 + 2 * mlp_ratio)) as f64
 }
 
-/// The configuration of a classifier's architecture.
+/// The configuration of a classifier of some architecture, which can build the model and load weights into it.
 pub trait Architecture {
-    /// Height and width of the images it is meant for.
+    /// Height and width of the images that the model is meant for.
     fn image(&self) -> (usize, usize);
 
-    /// Images of another height and width.
+    /// Sets another height and width of the images.
     fn set_image(&mut self, image: (usize, usize));
 
-    /// Image channels.
+    /// The number of image channels.
     fn channels(&self) -> usize;
 
-    /// Classes of the head.
+    /// The number of classes of the head.
     fn classes(&self) -> usize;
 
-    /// Constants of the batch normalisations, if there are any that may be changed.
+    /// The constants of the batch normalisations, to change them; `None` where there are none.
     fn batch_norm(&mut self) -> Option<&mut BatchNormConfig> {
         None
     }
@@ -101,9 +102,9 @@ pub trait Architecture {
     /// When the configuration does not fit or the builder lacks a tensor.
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>>;
 
-    /// Fits a trained classifier's weights, of any family's names, to this architecture, to evaluate it: classes and image channels
-    /// become the file's. `from` is the grid that the file's positions are on; a square one without it. By default a file has our names
-    /// and is taken as it is.
+    /// Fits the weights of a trained classifier, under the names of any library, to this architecture, to evaluate it. The configuration
+    /// takes over the file's classes and image channels. `from` is the grid (rows, columns) of the file's positions; `None` means a square.
+    /// The default is for a file under our own names and takes it as it is.
     ///
     /// # Errors
     /// When the file holds another architecture, another depth, or no head.
@@ -117,9 +118,9 @@ pub trait Architecture {
         Ok(Fitted { tensors: weights::weights_only(tensors), notes: vec![] })
     }
 
-    /// Loads pretrained weights of any family's names into parameters built for this configuration, to train further: a head of
-    /// other classes is left out, other input channels are adapted, positions are brought to the grid. By default a file has our names
-    /// and fits.
+    /// Loads pretrained weights, under the names of any library, into parameters built for this configuration, to train them further. A head
+    /// with other classes is left out, other image channels are adapted, and positions are resized to the grid. The default is for a file
+    /// under our own names that fits.
     ///
     /// # Errors
     /// When the file holds another architecture, size or only a part. Nothing is changed then.
@@ -139,29 +140,28 @@ pub trait Architecture {
 ///
 /// Its parameters are whatever it took from the `VarBuilder` of a `ParamStore`; forward runs on the tape of `images`.
 pub trait Classifier: Model + Send {
-    /// images (B, C, H, W) -> logits (B, classes). `key` draws what is random in training and says that this is training;
-    /// `None` evaluates.
+    /// images (B, C, H, W) -> logits (B, classes). With `key` the model trains, and the key draws its random numbers; `None` evaluates.
     ///
     /// # Errors
     /// When the images do not fit.
     fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value>;
 
-    /// images (B, C, H, W) -> features (B, D), what [`Classifier::classify`] reads.
+    /// images (B, C, H, W) -> the features (B, D) that [`Classifier::classify`] reads.
     ///
     /// # Errors
-    /// When the images do not fit, or the model does not come apart.
+    /// When the images do not fit, or the model cannot be split into features and head.
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         let _ = (images, key);
-        Err(Error::Config("this model does not come apart into features and head".into()))
+        Err(Error::Config("this model cannot be split into features and head".into()))
     }
 
     /// features (B, D) -> logits (B, classes).
     ///
     /// # Errors
-    /// When the shape does not fit, or the model does not come apart.
+    /// When the shape does not fit, or the model cannot be split into features and head.
     fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
         let _ = (features, key);
-        Err(Error::Config("this model does not come apart into features and head".into()))
+        Err(Error::Config("this model cannot be split into features and head".into()))
     }
 }
 
@@ -211,7 +211,7 @@ impl<C: Classifier + ?Sized> Classifier for Box<C> {
 
 /// A frozen model that turns images into vectors.
 pub trait FeatureExtractor {
-    /// Length of a vector.
+    /// The length of a vector.
     fn width(&self) -> usize;
 
     /// images (B, C, H, W) -> (B, width).
@@ -221,7 +221,7 @@ pub trait FeatureExtractor {
     fn extract(&self, images: &Tensor) -> Result<Tensor>;
 }
 
-/// Any function as a frozen feature extractor: a model of another crate, an earlier stage of one's own.
+/// Any function as a frozen feature extractor, such as a model of another crate or an earlier stage of your own model.
 pub struct Frozen<F> {
     width: usize,
     forward: F,
@@ -254,23 +254,23 @@ impl<F: Fn(&Tensor) -> candle_core::Result<Tensor>> FeatureExtractor for Frozen<
     }
 }
 
-/// How images were prepared for published weights, and where these are.
+/// How images were prepared for published weights, and where these weights are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Published {
-    /// Mean of the pixels, RGB, from 0 to 1.
+    /// The mean of the pixels per channel, RGB, from 0 to 1.
     pub mean: [f32; 3],
-    /// Standard deviation of the pixels, RGB.
+    /// The standard deviation of the pixels per channel, RGB.
     pub std: [f32; 3],
-    /// The share of the resized image's side that the centre crop keeps.
+    /// The share of the resized image's side that the centre crop keeps, in (0, 1].
     pub crop_pct: f32,
-    /// The resize's filter, as torchvision calls it.
+    /// The filter of the resize, by torchvision's name.
     pub interpolation: &'static str,
-    /// Weights on the hub, head and all, as `OWNER/NAME`.
+    /// The weights on the HuggingFace hub, head included, as `OWNER/NAME`.
     pub weights: Option<&'static str>,
 }
 
 impl Published {
-    /// torchvision's preparation of ImageNet: 224 of 256 pixels, bilinear.
+    /// torchvision's preparation of ImageNet: a bilinear resize to 256 pixels, of which the centre 224 are kept.
     pub const IMAGENET: Self = Published {
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
@@ -294,29 +294,29 @@ impl Published {
 /// A named configuration of an architecture.
 #[derive(Debug, Clone)]
 pub struct Variant<C> {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its configuration.
+    /// The configuration.
     pub config: C,
-    /// How images are prepared, and where weights are published.
+    /// How images are prepared for it, and where its weights are published.
     pub published: Published,
 }
 
-/// Weights that fit an architecture.
+/// Weights of another library, brought to an architecture.
 #[derive(Debug)]
 pub struct Fitted {
-    /// Under our names.
+    /// The tensors under our names.
     pub tensors: Vec<(String, Tensor)>,
     /// One line per change, for the log.
     pub notes: Vec<String>,
 }
 
-/// What loading a backbone did.
+/// What loading pretrained weights changed.
 #[derive(Debug)]
 pub struct Loaded {
     /// One line per change, for the log.
     pub notes: Vec<String>,
-    /// Name by name; what is missing keeps its initial values.
+    /// Which names were loaded; missing ones keep their initial values.
     pub report: Report,
 }
 

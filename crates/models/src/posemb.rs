@@ -1,11 +1,11 @@
-//! Two-dimensional position embeddings: MAE's sine-cosine tables, and bringing learnt ones to another grid.
+//! Two-dimensional position embeddings: MAE's fixed sine-cosine tables, and resizing learnt ones to another grid.
 
 use crate::Result;
 use candle_core::Tensor;
 use candlelight_autograd::tensor_from;
 
-/// (1, 1 + rows * cols, dim): a zero row for the class token, then the patches row by row. The first half of the width
-/// encodes the column, the second the row; each half is `[sin | cos]` of `position * 10000^(-k / (dim/4))`, in f64.
+/// MAE's fixed table (1, 1 + rows * cols, dim): a row of zeros for the class token, then one row per patch, in image order. The first half
+/// of the width encodes the column, the second half the row; each half is `[sin | cos]` of `position * 10000^(-k / (dim/4))`, in f64.
 ///
 /// # Errors
 /// When `dim` is not a multiple of 4.
@@ -29,22 +29,22 @@ pub fn sincos_2d(dim: usize, rows: usize, cols: usize) -> Result<Tensor> {
     Ok(tensor_from(out, (1, 1 + rows * cols, dim))?)
 }
 
-/// How position embeddings are brought to another grid.
+/// How position embeddings are resized to another grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
-    /// facebookresearch/mae: bicubic with a = -0.75, no antialiasing.
+    /// As facebookresearch/mae: bicubic with a = -0.75, without antialiasing.
     #[default]
     Mae,
-    /// timm: bicubic with a = -0.5 and antialiasing.
+    /// As timm: bicubic with a = -0.5 and antialiasing.
     Timm,
 }
 
-/// Position embeddings (1, prefix + L, D) of a `from` grid (rows, columns) for a `to` grid; the first `prefix` rows (class
-/// token) stay.
+/// Resizes position embeddings (1, prefix + L, D) from the grid `from` to the grid `to`, each (rows, columns). The first `prefix` rows,
+/// such as that of the class token, stay as they are.
 ///
 /// # Errors
-/// When the table is not of that grid.
+/// When the table does not fit the grid `from`.
 pub fn resample(
     table: &Tensor,
     from: (usize, usize),

@@ -1,8 +1,9 @@
-//! Models by name. Each architecture's file lists its variants; this one finds them.
+//! Finds models by name. The variants of an architecture are listed in its own file.
 
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
 use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
+use crate::nearest::nearest;
 use crate::posemb::Interpolation;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
@@ -15,11 +16,11 @@ use serde::{Deserialize, Serialize};
 /// A named classifier.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its default configuration: input size, channels, classes and all.
+    /// The default configuration, including input size, channels and classes.
     pub config: ModelConfig,
-    /// How images are prepared, and where weights are published.
+    /// How images are prepared for it, and where its weights are published.
     pub published: Published,
 }
 
@@ -54,7 +55,7 @@ macro_rules! architectures {
                 }
             }
 
-            /// The architecture, to change it.
+            /// The configuration as an [`Architecture`], to change it.
             pub fn architecture_mut(&mut self) -> &mut dyn Architecture {
                 match self {
                     $(ModelConfig::$name(c) => c,)*
@@ -97,22 +98,22 @@ impl ModelConfig {
         Ok(entry(name)?.config)
     }
 
-    /// Height and width of the images it is meant for.
+    /// Height and width of the images that the model is meant for.
     pub fn image(&self) -> (usize, usize) {
         self.architecture().image()
     }
 
-    /// Image channels.
+    /// The number of image channels.
     pub fn channels(&self) -> usize {
         self.architecture().channels()
     }
 
-    /// Classes of the head.
+    /// The number of classes of the head.
     pub fn classes(&self) -> usize {
         self.architecture().classes()
     }
 
-    /// Changes the constants of every batch normalisation: all to TensorFlow's with `tf`, then those that are given.
+    /// Changes the constants of every batch normalisation: first, if `tf` is true, to TensorFlow's, then to those that are given.
     ///
     /// # Errors
     /// When a constant is out of range, or something is to be changed in a model that has none to change.
@@ -134,7 +135,7 @@ impl ModelConfig {
     /// [`Architecture::load_pretrained`] of the architecture.
     ///
     /// # Errors
-    /// As it.
+    /// The same as [`Architecture::load_pretrained`].
     pub fn load_pretrained(
         &self,
         params: &ParamStore,
@@ -154,7 +155,7 @@ impl ModelConfig {
     }
 }
 
-/// Names that match `pattern` (`*` matches any text), sorted.
+/// The names of the models that match `pattern` (`*` matches any text), sorted.
 ///
 /// ```
 /// assert!(candlelight_models::registry::list("mae_*_base*").contains(&"mae_vit_base_patch16"));
@@ -203,7 +204,7 @@ pub fn resnet(name: &str) -> Result<ResNetConfig> {
     find(resnet::variants(), name)
 }
 
-/// Where the hub has ImageNet weights of a named classifier, head and all, as `hf:OWNER/NAME`.
+/// Where the HuggingFace hub has ImageNet weights of a named classifier, head included, as `hf:OWNER/NAME`.
 pub fn published(name: &str) -> Option<String> {
     Some(format!("hf:{}", entry(name).ok()?.published.weights?))
 }
@@ -218,30 +219,6 @@ fn find<C: Clone>(variants: &[Variant<C>], name: &str) -> Result<C> {
 fn unknown<'a, T>(names: impl Iterator<Item = &'a str>, name: &str) -> Result<T> {
     let suggestions = nearest(names, name).into_iter().map(Into::into).collect();
     Err(Error::Unknown { name: name.into(), suggestions })
-}
-
-/// At most two of the names, those least different from `name`.
-fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
-    let mut near: Vec<(usize, &str)> = names.map(|n| (distance(name, n), n)).collect();
-    near.sort_unstable();
-    let limit = name.len().max(9) / 3;
-    near.into_iter().filter(|(d, _)| *d <= limit).take(2).map(|(_, n)| n).collect()
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = if ca == *cb { corner } else { corner + 1 };
-            corner = row[j + 1];
-            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! "ResNeXt", arXiv 1611.05431; S. Zagoruyko and N. Komodakis, "Wide ResNet", arXiv 1605.07146. State-dict names are
 //! torchvision's and timm's; those of the CIFAR networks are akamaster's.
 //!
-//! Shapes: B images, H x W pixels, channels last inside.
+//! Shapes: B images of H x W pixels; inside the network channels are last.
 
 use crate::error::{Error, Result};
 use crate::model::{Classifier, Model, Published, Variant};
@@ -14,13 +14,13 @@ use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, Conv2d, Dropout, Linea
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 
-/// The kind of block.
+/// The kind of residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Block {
     /// Two 3 x 3 convolutions.
     Basic,
-    /// 1 x 1, 3 x 3, 1 x 1, four times as wide at the end.
+    /// Three convolutions, 1 x 1, 3 x 3 and 1 x 1; the last has four times as many outputs.
     Bottleneck,
 }
 
@@ -30,78 +30,80 @@ impl Block {
     }
 }
 
-/// What comes before the stages.
+/// The layers before the stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stem {
-    /// 7 x 7 with stride 2, then a max pool: images of 224.
+    /// A 7 x 7 convolution with stride 2, then a max pool, for images of 224 pixels.
     Large,
-    /// 3 x 3 with stride 1 and no pool: images of 32.
+    /// A 3 x 3 convolution with stride 1 and no pool, for images of 32 pixels.
     Small,
 }
 
-/// How a block's input gets to its result where the shapes differ.
+/// How the input of a block is brought to the shape of its result, where the shapes differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shortcut {
-    /// A 1 x 1 convolution and a normalisation, `downsample`.
+    /// A 1 x 1 convolution and a normalisation, named `downsample`.
     Projection,
-    /// Every second pixel, new channels of zeros on both sides: option A, without parameters.
+    /// Every second pixel, with new channels of zeros on both sides: option A of the paper, which has no parameters.
     Zeros,
 }
 
-/// A residual network's configuration.
+/// The configuration of a residual network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// Height and width of the images it is meant for; others will do.
+    /// Height and width of the images that the network is meant for; other sizes work too.
     pub image: (usize, usize),
-    /// Image channels.
+    /// The number of image channels.
     pub channels: usize,
-    /// The kind of block.
+    /// The kind of residual block.
     pub block: Block,
-    /// Blocks of each stage.
+    /// The number of blocks of each stage.
     pub depths: Vec<usize>,
-    /// Width of each stage, before a bottleneck's expansion.
+    /// The number of channels of each stage, before the fourfold expansion of a bottleneck.
     pub widths: Vec<usize>,
-    /// Groups of a bottleneck's 3 x 3 convolution.
+    /// The number of groups of a bottleneck's 3 x 3 convolution.
     pub groups: usize,
-    /// Width of a group's 3 x 3 convolution in the first stage; 64 is the plain network's.
+    /// The number of channels of a group in the first stage's 3 x 3 convolutions; 64 in a plain ResNet.
     pub base_width: usize,
-    /// What comes before the stages.
+    /// The layers before the stages.
     pub stem: Stem,
-    /// How shapes are matched.
+    /// How a shortcut is brought to the shape of the block's result.
     pub shortcut: Shortcut,
-    /// Classes of the head; 0 leaves it out.
+    /// The number of classes of the head; 0 leaves the head out.
     pub classes: usize,
-    /// What the head reads.
+    /// The pool whose result the head reads.
     pub pool: GlobalPool,
-    /// Stochastic depth of the last block; the blocks before it grow to it linearly from 0.
+    /// The rate of stochastic depth in the last block, in [0, 1); from the first block on, the rates rise to it linearly from 0.
     pub drop_path: f32,
-    /// Dropout before the head.
+    /// The rate of dropout before the head, in [0, 1).
     pub dropout: f32,
-    /// Start every block as the identity: the last normalisation's scale is 0 (timm's default, torchvision's option).
+    /// Whether every block starts as the identity, because the scale of its last normalisation starts at 0 (timm's default, an option of
+    /// torchvision).
     pub zero_init_last: bool,
-    /// DropBlock's rate: squares of 5 pixels in the last stage but one, at a quarter of the rate, and of 3 in the last, as timm.
+    /// The rate of DropBlock, in [0, 1). As in timm, squares of 5 x 5 pixels are dropped in the last stage but one, at a quarter of the
+    /// rate, and squares of 3 x 3 pixels in the last stage.
     pub drop_block: f32,
-    /// Blur before every subsampling but the shortcuts' (R. Zhang, arXiv 1904.11486).
+    /// Whether images are blurred before every subsampling except those of the shortcuts (R. Zhang, arXiv 1904.11486).
     pub blur: bool,
-    /// Constants of every batch normalisation.
+    /// The constants of every batch normalisation.
     pub norm: BatchNormConfig,
-    /// Widths of single convolutions, where they are not those that `widths` imply: a pruned network.
+    /// The widths of single convolutions in a pruned network; `None` where they follow from `widths`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned: Option<PrunedWidths>,
 }
 
-/// Widths of the convolutions that pruning can narrow.
+/// The numbers of outputs of the convolutions that pruning can narrow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrunedWidths {
     /// Outputs of the first convolution.
     pub stem: usize,
-    /// Outputs of each stage: of the last convolution of its blocks, and of its shortcut.
+    /// Outputs of each stage: of the last convolution of each of its blocks, and of its shortcut.
     pub stages: Vec<usize>,
-    /// Outputs of a block's other convolutions, by stage and block: one of a basic block, two of a bottleneck.
+    /// Outputs of the other convolutions, by stage and block: one number for a basic block, two for a bottleneck.
     pub inner: Vec<Vec<Vec<usize>>>,
 }
 
@@ -144,7 +146,7 @@ fn cifar(blocks: usize) -> ResNetConfig {
 const D50: [usize; 4] = [3, 4, 6, 3];
 const D101: [usize; 4] = [3, 4, 23, 3];
 
-/// Named configurations.
+/// The named configurations.
 pub fn variants() -> &'static [Variant<ResNetConfig>] {
     static ALL: OnceLock<Vec<Variant<ResNetConfig>>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -187,14 +189,18 @@ pub fn variants() -> &'static [Variant<ResNetConfig>] {
 }
 
 impl ResNetConfig {
-    /// Checks that the parts fit.
+    /// Checks that the sizes fit one another.
     ///
     /// # Errors
-    /// Names what does not.
+    /// When they do not; the error names what is wrong.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config(message));
         if self.depths.len() != self.widths.len() || self.depths.is_empty() {
-            return fail(format!("{} depths and {} widths of stages", self.depths.len(), self.widths.len()));
+            return fail(format!(
+                "{} depths and {} widths of stages, expected equally many",
+                self.depths.len(),
+                self.widths.len()
+            ));
         }
         if self.channels == 0 || self.widths.contains(&0) || self.depths.contains(&0) {
             return fail("a stage or an image without channels or blocks".into());
@@ -249,7 +255,7 @@ impl ResNetConfig {
         widths
     }
 
-    /// Width of a block's middle.
+    /// The width of the middle of a block.
     fn middle(&self, width: usize) -> usize {
         if self.block == Block::Basic { width } else { width * self.base_width / 64 * self.groups }
     }
@@ -259,7 +265,7 @@ impl ResNetConfig {
         self.depths.len().checked_sub(1).map_or(0, |last| self.stage_width(last))
     }
 
-    /// What the head is called.
+    /// The name of the head.
     pub(crate) fn head(&self) -> &'static str {
         if self.shortcut == Shortcut::Zeros { "linear" } else { "fc" }
     }
@@ -295,7 +301,7 @@ impl ConvNorm {
 struct Residual {
     convs: Vec<ConvNorm>,
     downsample: Option<ConvNorm>,
-    /// Of the parameter-free shortcut: stride and channels of the result.
+    /// Stride and channels of the result, for the shortcut without parameters.
     zeros: Option<(usize, usize)>,
     drop_path: f32,
     /// DropBlock's rate, square and share, behind the convolution that may subsample.
@@ -354,7 +360,7 @@ impl Residual {
         })
     }
 
-    /// What follows the convolution that may subsample: normalisation, DropBlock, rectifier, blur.
+    /// Applies what follows the convolution that may subsample: normalisation, DropBlock, ReLU, blur.
     fn middle(&self, conv: &ConvNorm, x: &Value, key: Option<&Key>) -> Result<Value> {
         let h = match (self.drop_block, key) {
             (Some((rate, size, share)), Some(key)) => {
@@ -395,7 +401,7 @@ impl Residual {
     }
 }
 
-/// Option A: every `stride`-th pixel, as many channels as the block's result, the new ones zeros on both sides.
+/// Option A of the paper: every `stride`-th pixel, with channels of zeros added on both sides up to the channels of the block's result.
 fn zeros(x: &Value, stride: usize, channels: usize) -> Result<Value> {
     let x = if stride > 1 { ops::avg_pool2d(x, Pool2dConfig::new(1, stride, 0))? } else { x.clone() };
     let have = x.dims().last().copied().unwrap_or(0);
@@ -417,7 +423,7 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// Builds the model with whatever the `VarBuilder` gives: fresh parameters or a file's.
+    /// Builds the model from a `VarBuilder`, which gives new parameters or those of a file.
     ///
     /// # Errors
     /// When the configuration does not fit or the builder lacks a tensor.
@@ -453,11 +459,11 @@ impl ResNet {
         &self.config
     }
 
-    /// images (B, C, H, W) -> after the stem's rectifier, before its pool (B, H, W, C).
+    /// images (B, C, H, W) -> the values (B, H', W', C) behind the ReLU of the stem and before its pool.
     fn stem(&self, images: &Value, train: bool) -> Result<Value> {
         let (_, c, _, _) = images.tensor().dims4()?;
         if c != self.config.channels {
-            return Err(Error::Config(format!("images of {c} channels, the model wants {}", self.config.channels)));
+            return Err(Error::Config(format!("images of {c} channels, expected {}", self.config.channels)));
         }
         self.stem.forward(&ops::channels_last(images)?, train, Then::Relu)
     }
@@ -479,7 +485,7 @@ impl ResNet {
         Ok(x)
     }
 
-    /// images (B, C, H, W) -> the last stage's result (B, H / 32, W / 32, features), channels last.
+    /// images (B, C, H, W) -> the result of the last stage (B, H / 32, W / 32, features), channels last.
     ///
     /// # Errors
     /// When the images do not fit.
@@ -499,8 +505,8 @@ impl ResNet {
         self.classify(&ops::global_pool2d(x, self.config.pool)?, key)
     }
 
-    /// images (B, C, H, W) -> logits (B, classes). `key` draws dropout and drop-path and makes the batch normalise itself;
-    /// `None` evaluates.
+    /// images (B, C, H, W) -> logits (B, classes). With `key` the network trains: the key draws dropout and drop path, and batches are
+    /// normalised by their own statistics. `None` evaluates.
     ///
     /// # Errors
     /// When the images do not fit.
@@ -508,8 +514,8 @@ impl ResNet {
         self.forward_head(&self.forward_features(images, key)?, key)
     }
 
-    /// The levels of the pyramid that are asked for, each (B, C, H, W): 0 after the stem's rectifier, i after stage i. Later
-    /// stages than asked for are not run.
+    /// Levels of the pyramid of features, each (B, C, H, W): level 0 is behind the ReLU of the stem, level i behind stage i. Stages behind
+    /// the last of these levels are not run.
     ///
     /// # Errors
     /// When there is no such level.
@@ -518,7 +524,7 @@ impl ResNet {
         Ok(levels.iter().map(ops::channels_first).collect::<Result<_, _>>()?)
     }
 
-    /// The same levels after the model's global pool, each (B, C), or (B, 2 C) where it joins means and maxima.
+    /// The same levels after the model's global pool, each (B, C), or (B, 2 C) where the pool joins means and maxima.
     ///
     /// # Errors
     /// When there is no such level.
@@ -542,10 +548,10 @@ impl ResNet {
         Ok(out_indices.iter().map(|i| levels[*i].clone()).collect())
     }
 
-    /// A new head with so many classes (0 for none) and this pool, from the builder.
+    /// Exchanges the head for a new one with so many classes (0 for none) and this pool, from the builder.
     ///
     /// # Errors
-    /// When the builder has a head of another shape: forget it first.
+    /// When the builder has a head of another shape; let the store forget it first.
     pub fn reset_classifier(&mut self, classes: usize, pool: GlobalPool, vb: VarBuilder) -> Result<()> {
         let config = ResNetConfig { classes, pool, ..self.config.clone() };
         self.head = (classes > 0).then(|| Self::new_head(&config, classes, &vb)).transpose()?;
@@ -553,8 +559,8 @@ impl ResNet {
         Ok(())
     }
 
-    /// timm's test-time pooling for images larger than those trained on: means over windows of the size training saw, the head on
-    /// each of them, half of their mean and half of their largest logits.
+    /// timm's test-time pooling, for images larger than those of training. The features are averaged over windows of the size that training
+    /// saw, and the head is applied to each window; the result is the mean of the windows' mean logits and largest logits.
     ///
     /// # Errors
     /// When the images are smaller than those trained on, or there is no head.
@@ -626,7 +632,7 @@ impl Model for ResNet {
         if c.stem == Stem::Large {
             (h, w) = (half(h), half(w));
         }
-        // Per convolution its result and its normalisation's; the stem's pool halves again.
+        // Each convolution keeps its result and that of its normalisation; the stem's pool halves the sides once more.
         let mut values = 2 * h * w * c.stem_width();
         if c.stem == Stem::Large {
             (h, w) = (half(h), half(w));

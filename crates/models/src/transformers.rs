@@ -1,6 +1,6 @@
 //! candle-transformers' vision models as frozen feature extractors.
 //!
-//! They run forward only, outside of any tape: candle's own normalisation and softmax have no backward.
+//! They only run forward, outside any tape, because candle's own normalisation and softmax have no backward pass.
 
 use crate::error::Result;
 use crate::model::{FeatureExtractor, Frozen};

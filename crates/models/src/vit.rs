@@ -14,7 +14,7 @@ use candlelight_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Added to the variance of every layer normalisation.
+/// The constant that is added to the variance in every layer normalisation.
 pub(crate) const EPS: f64 = 1e-6;
 
 /// MAE's truncated normal of the classifier, whose cut-offs at +-2 never act: N(0, 0.02).
@@ -26,9 +26,9 @@ fn normal02(_: usize, _: usize) -> Init {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// The class token, after `norm`.
+    /// The class token, after the last normalisation, `norm`.
     Token,
-    /// The mean of the patch tokens, then `fc_norm`; there is no `norm`. MAE's finetuning default.
+    /// The mean of the patch tokens, followed by the normalisation `fc_norm`; there is no `norm`. MAE's finetuning does this by default.
     #[default]
     Avg,
 }
@@ -44,36 +44,36 @@ pub enum Head {
     Probe,
 }
 
-/// A vision transformer's configuration.
+/// The configuration of a vision transformer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
     /// Image height and width, multiples of `patch`.
     pub image: (usize, usize),
-    /// Side of a patch.
+    /// The side of a patch in pixels.
     pub patch: usize,
-    /// Image channels.
+    /// The number of image channels.
     pub channels: usize,
-    /// Width.
+    /// The width of the tokens.
     pub dim: usize,
-    /// Blocks.
+    /// The number of blocks.
     pub depth: usize,
-    /// Attention heads.
+    /// The number of attention heads of a block, which must divide the width.
     pub heads: usize,
-    /// Width of the MLP over the model's.
+    /// The hidden width of an MLP divided by the width of the tokens.
     pub mlp_ratio: usize,
-    /// Classes of the head; 0 leaves it out.
+    /// The number of classes of the head; 0 leaves the head out.
     pub classes: usize,
     /// The kind of head.
     #[serde(default)]
     pub head: Head,
     /// The vector that the head reads.
     pub pool: Pool,
-    /// Stochastic depth of the last block; the blocks before it grow to it linearly from 0.
+    /// The rate of stochastic depth in the last block, in [0, 1); from the first block on, the rates rise to it linearly from 0.
     pub drop_path: f32,
-    /// Dropout after each projection.
+    /// The rate of dropout after each projection, in [0, 1).
     pub dropout: f32,
-    /// Dropout on the attention probabilities.
+    /// The rate of dropout on the attention probabilities, in [0, 1).
     pub attn_dropout: f32,
 }
 
@@ -119,12 +119,12 @@ pub const VARIANTS: &[Variant<VitConfig>] = &[
 ];
 
 impl VitConfig {
-    /// How images are cut.
+    /// The grid of patches of an image.
     pub fn grid(&self) -> Grid {
         Grid { channels: self.channels, height: self.image.0, width: self.image.1, patch: self.patch }
     }
 
-    /// Checks that the parts fit.
+    /// Checks that the sizes fit one another.
     ///
     /// # Errors
     /// When the patches do not tile the image or the heads do not divide the width.
@@ -161,7 +161,7 @@ pub(crate) struct Block {
     drop_path: DropPath,
 }
 
-/// Rates of one block's random parts.
+/// The rates of the random parts of one block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Rates {
     pub(crate) drop_path: f32,
@@ -170,7 +170,7 @@ pub(crate) struct Rates {
 }
 
 impl Block {
-    /// `init` gives the distribution of a weight by its fans, (inputs, outputs).
+    /// `init` gives the initial distribution of a weight from its numbers of inputs and outputs.
     pub(crate) fn new(
         dim: usize,
         heads: usize,
@@ -188,7 +188,7 @@ impl Block {
         })
     }
 
-    /// `key` draws the random parts; without it (evaluation) they are off. x: (B, N, D)
+    /// x (B, N, D) -> (B, N, D). `key` draws dropout and stochastic depth; without it, in evaluation, they are off.
     pub(crate) fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         let child = |name: &str| key.map(|k| k.child(name));
         let attention = |x: &Value| self.attn.forward(&self.norm1.forward(x)?, key);
@@ -211,7 +211,7 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// Builds the model with whatever the `VarBuilder` gives: fresh parameters or a file's.
+    /// Builds the model from a `VarBuilder`, which gives new parameters or those of a file.
     ///
     /// # Errors
     /// When the configuration does not fit or the builder lacks a tensor.
@@ -249,7 +249,7 @@ impl Vit {
         &self.config
     }
 
-    /// images (B, C, H, W) -> tokens (B, 1 + L, D), after the last norm where the head reads the class token.
+    /// images (B, C, H, W) -> tokens (B, 1 + L, D), after the last normalisation if the head reads the class token.
     ///
     /// # Errors
     /// When the images are of another size.
@@ -272,14 +272,14 @@ impl Vit {
         }
     }
 
-    /// The tokens (B, 1 + L, D) at named places, in the order of the names: `embed`, `blocks.3`, or `norm` (the last norm's
-    /// output, for models whose head reads the class token). Later blocks than asked for are not run.
+    /// The tokens (B, 1 + L, D) at named places of the model, in the order of the names: `embed`, `blocks.3`, or `norm` (the output of the
+    /// last normalisation, in models whose head reads the class token). Blocks behind the last of these places are not run.
     ///
     /// # Errors
     /// When there is no such place, or the images are of another size.
     pub fn intermediates(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
         let (depth, has_norm) = (self.blocks.len(), self.config.pool == Pool::Token);
-        // A place is how many parts have run: 1 the embedding, 1 + i the first i blocks, depth + 2 the norm.
+        // A place is the number of parts that have run: 1 for the embedding, 1 + i for the first i blocks, depth + 2 for the normalisation.
         let mut wanted = vec![];
         for name in places {
             let block = name.strip_prefix("blocks.").and_then(|i| i.parse::<usize>().ok()).filter(|i| *i < depth);
@@ -311,7 +311,7 @@ impl Vit {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// tokens (B, 1 + L, D) -> the vector that is classified (B, D): the class token, or the mean of the others.
+    /// tokens (B, 1 + L, D) -> the vector that is classified (B, D): the class token, or the mean of the other tokens.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -344,7 +344,7 @@ impl Vit {
         self.classify(&self.pool(x)?, key)
     }
 
-    /// images (B, C, H, W) -> logits (B, classes). `key` draws dropout and drop-path; `None` turns them off.
+    /// images (B, C, H, W) -> logits (B, classes). `key` draws dropout and drop path in training; `None` turns them off.
     ///
     /// # Errors
     /// When the images are of another size.

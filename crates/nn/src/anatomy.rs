@@ -1,33 +1,36 @@
-//! What others need to know of a model's parameters.
+//! Which of a model's parameters belong to which part of it.
 
 use candlelight_autograd::glob;
 
-/// The parts of a model by the names of their parameters, in which `*` stands for any text: asked of the model, never guessed.
+/// The parts of a model, as patterns of the names of their parameters; `*` stands for any text. Optimizers and freezing ask the model
+/// for its anatomy instead of guessing it from names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Anatomy {
-    /// The classifying layer, `head.` or `fc.`: what its parameters' names begin with. Empty where there is none.
+    /// The prefix of the names of the classifying layer's parameters, such as `head.` or `fc.`. Empty where there is no such layer.
     pub head: String,
-    /// The weight that sees the channels of images, such as `conv1.weight`. Empty where there is none.
+    /// The name of the weight that reads the channels of images, such as `conv1.weight`. Empty where there is none.
     pub stem: String,
-    /// The attention of each block, from the input on: `blocks.0.attn.*`.
+    /// One pattern per block for its attention, such as `blocks.0.attn.*`, from the input to the output.
     pub attention: Vec<String>,
-    /// The last stage before the head: `layer4.*`. Empty where there are none.
+    /// The pattern of the last stage before the head, such as `layer4.*`. Empty where the model has no stages.
     pub last_stage: String,
-    /// Patterns of each layer from the input to the head, for rates that fall towards the input. Together they match every parameter.
+    /// The patterns of each layer, from the input to the head, for learning rates that fall from layer to layer towards the input.
+    /// Together they match every parameter.
     pub layers: Vec<Vec<String>>,
-    /// The normalisation between the last layer and the head, `norm.*`, which timm counts to the last layer and MAE to the head.
+    /// The pattern of the normalisation between the last layer and the head, such as `norm.*`. Layer-wise learning rates need it apart:
+    /// timm counts it as a part of the last layer, MAE as a part of the head.
     pub final_norm: String,
-    /// What is no vector and still not decayed: positions, class tokens.
+    /// Names of parameters that get no weight decay although they are no vectors, such as position embeddings and class tokens.
     pub no_decay: Vec<String>,
 }
 
 impl Anatomy {
-    /// Whether a parameter is the head's.
+    /// Whether a parameter belongs to the head.
     pub fn in_head(&self, name: &str) -> bool {
         !self.head.is_empty() && name.starts_with(&self.head)
     }
 
-    /// The layer that a parameter belongs to, by its place in [`Anatomy::layers`].
+    /// The layer that a parameter belongs to, by its place in [`Anatomy::layers`], counted from 0.
     pub fn layer_of(&self, name: &str) -> Option<usize> {
         self.layers.iter().position(|patterns| patterns.iter().any(|p| glob(p, name)))
     }

@@ -25,7 +25,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `heads` divide the width; weights start as `init` says of their inputs and outputs, biases at 0.
+    /// Attention over tokens of `width` values, which `heads` must divide. `init` gives the initial distribution of a weight from its
+    /// numbers of inputs and outputs; biases start at 0.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -39,13 +40,13 @@ impl Attention {
         })
     }
 
-    /// The same with dropout on the probabilities and after the projection.
+    /// The same layer with dropout on the attention probabilities and after the projection, with rates in [0, 1).
     #[must_use]
     pub fn with_dropout(self, probabilities: f32, projection: f32) -> Self {
         Attention { attn_drop: probabilities, proj_drop: Dropout(projection), ..self }
     }
 
-    /// x (B, N, D) -> (B, N, D). `key` draws dropout; `None` turns it off.
+    /// x (B, N, D) -> (B, N, D). `key` draws the dropout of training; `None` turns it off, for evaluation.
     ///
     /// # Errors
     /// When the width differs or the heads do not divide it.

@@ -1,5 +1,5 @@
-//! Batch normalisation with PyTorch's state: `running_mean`, `running_var`, `num_batches_tracked`; in splits as timm's
-//! `SplitBatchNorm2d`, whose further splits are below `aux_bn`.
+//! Batch normalisation with PyTorch's state: `running_mean`, `running_var`, `num_batches_tracked`. It can be cut into splits as timm's
+//! `SplitBatchNorm2d`, which stores all splits but the first under `aux_bn`.
 
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -8,21 +8,22 @@ use candlelight_autograd::Value;
 use candlelight_autograd::ops::{self, Then, Weight};
 use serde::{Deserialize, Serialize};
 
-/// Constants of batch normalisation.
+/// The constants of a batch normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchNormConfig {
-    /// Added to the variances.
+    /// Added to the variances, above 0.
     pub eps: f64,
-    /// Share of a batch in the running statistics.
+    /// The share of a batch in the running statistics, in [0, 1].
     pub momentum: f64,
-    /// In training the batch is cut into so many parts, each normalised by itself with a scale, a shift and statistics of its own;
-    /// evaluation uses the first's (C. Xie et al., "AdvProp", arXiv 1911.09665, and timm's augmentation splits).
+    /// Number of parts that a training batch is cut into, at least 1. Each part is normalised by itself, with a scale, a shift and
+    /// statistics of its own; evaluation uses those of the first part (C. Xie et al., "AdvProp", arXiv 1911.09665, and timm's
+    /// augmentation splits).
     pub splits: usize,
 }
 
 impl Default for BatchNormConfig {
-    /// PyTorch's: eps 1e-5, momentum 0.1, one part.
+    /// PyTorch's constants: eps 1e-5, momentum 0.1, one part.
     fn default() -> Self {
         BatchNormConfig { eps: 1e-5, momentum: 0.1, splits: 1 }
     }
@@ -51,8 +52,9 @@ impl BatchNormConfig {
     }
 }
 
-/// Batch normalisation over the last dimension: PyTorch's `BatchNorm1d` of rows and `BatchNorm2d` of channels-last images. What is
-/// frozen evaluates.
+/// Batch normalisation with one mean and variance per entry of the last dimension: PyTorch's `BatchNorm1d` for rows, and `BatchNorm2d`
+/// for channels-last images. A layer whose scale and shift are frozen behaves as in evaluation, even in training: it uses the running
+/// statistics and does not change them.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape};
@@ -67,11 +69,11 @@ impl BatchNormConfig {
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     config: BatchNormConfig,
-    /// Of each split.
+    /// One normalisation per split.
     norms: Vec<Norm>,
 }
 
-/// Scale, shift and statistics.
+/// Scale, shift and statistics of one split.
 #[derive(Debug, Clone)]
 struct Norm {
     affine: Option<(Tensor, Tensor)>,
@@ -85,7 +87,7 @@ impl Norm {
         let get = |name: &str, v: f64| vb.get_with_hints(channels, name, Init::Const(v));
         let affine = scale.map(|s| Ok::<_, candle_core::Error>((get("weight", s)?, get("bias", 0.0)?))).transpose()?;
         let (mean, var) = (get("running_mean", 0.0)?, get("running_var", 1.0)?);
-        // Files of other libraries may leave the counter out, or hold it as an integer: only a store makes one.
+        // Files of other libraries may lack the counter or hold it as an integer; then it starts at 0.
         let seen = match vb.get_with_hints((), "num_batches_tracked", Init::Const(0.0)) {
             Ok(t) => t,
             Err(_) => Tensor::zeros((), candle_core::DType::F32, vb.device())?,
@@ -110,7 +112,8 @@ impl Norm {
 }
 
 impl BatchNorm {
-    /// PyTorch's default: eps 1e-5, momentum 0.1, a scale of 1 and a shift of 0.
+    /// A normalisation of `channels` channels with PyTorch's defaults: eps 1e-5, momentum 0.1, a scale that starts at 1 and a shift that
+    /// starts at 0.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -118,7 +121,8 @@ impl BatchNorm {
         Self::with(channels, Some(1.0), BatchNormConfig::default(), vb)
     }
 
-    /// `channels` means and variances, and without `scale` nothing that trains; else a scale that starts there and a shift.
+    /// A normalisation of `channels` channels. With `scale` it has a trainable scale, which starts at that value, and a trainable shift,
+    /// which starts at 0; with `None` it has neither.
     ///
     /// # Errors
     /// When a constant is out of range or the builder lacks a tensor.
@@ -131,8 +135,8 @@ impl BatchNorm {
         Ok(BatchNorm { config, norms })
     }
 
-    /// x (.., C) -> (.., C). In training the batch normalises itself and moves the running statistics; else these are used,
-    /// and so they are where scale and shift are frozen.
+    /// x (.., C) -> (.., C). In training x is normalised by its own statistics, which also move the running ones. In evaluation, and
+    /// where scale and shift are frozen, x is normalised by the running statistics.
     ///
     /// # Errors
     /// When the width differs.
@@ -140,13 +144,13 @@ impl BatchNorm {
         self.forward_then(x, train, Then::Plain)
     }
 
-    /// [`BatchNorm::forward`] and what follows it, in one pass.
+    /// [`BatchNorm::forward`] and `then`, what follows it, in one pass over memory.
     ///
     /// # Errors
     /// When a shape differs, or the splits do not divide a training batch.
     pub fn forward_then(&self, x: &Value, train: bool, then: Then) -> Result<Value> {
         let (n, batch) = (self.norms.len(), x.dims().first().copied().unwrap_or(0));
-        // What is frozen evaluates, all of the batch with the first split's statistics.
+        // A frozen layer evaluates: the whole batch is normalised by the statistics of the first split.
         if n == 1 || !train || self.norms[0].frozen(x) {
             return self.norms[0].forward(&self.config, x, train, then);
         }

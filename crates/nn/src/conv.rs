@@ -7,7 +7,7 @@ use candlelight_autograd::ops::{self, Conv2dConfig, ConvTranspose2dConfig, Weigh
 use candlelight_autograd::{Result, Value};
 
 /// PyTorch's `Conv2d` on channels-last images, with `weight` (O, I / groups, k, k) and `bias` (O). With as many groups as channels it
-/// is a depthwise convolution, at the cost of one.
+/// is a depthwise convolution, for which there is a kernel of its own.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape, ops::Conv2dConfig};
@@ -27,7 +27,8 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square kernel with PyTorch's initial values, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)).
+    /// A layer with a square kernel of `kernel` x `kernel` pixels, a bias and PyTorch's initial values, U(-1 / sqrt(fan_in),
+    /// 1 / sqrt(fan_in)).
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -37,7 +38,7 @@ impl Conv2d {
         Ok(Conv2d { bias: Some(bias), ..Self::without_bias(inputs, outputs, kernel, config, init, vb)? })
     }
 
-    /// Without a bias, as before a normalisation.
+    /// A layer without a bias, as it is used before a normalisation, with the initial distribution `init`.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -86,7 +87,7 @@ pub struct ConvTranspose2d {
 }
 
 impl ConvTranspose2d {
-    /// A square kernel with PyTorch's initial values, whose fan is counted over the outputs.
+    /// A layer with a square kernel, a bias and PyTorch's initial values, for which PyTorch counts `fan_in` over the outputs.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -102,7 +103,7 @@ impl ConvTranspose2d {
         Ok(ConvTranspose2d { bias: Some(bias), ..Self::without_bias(inputs, outputs, kernel, config, init, vb)? })
     }
 
-    /// Without a bias, as before a normalisation.
+    /// A layer without a bias, as it is used before a normalisation, with the initial distribution `init`.
     ///
     /// # Errors
     /// When the builder lacks a tensor.

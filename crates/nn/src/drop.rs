@@ -1,8 +1,8 @@
-//! Dropout. Every layer takes a key that draws its randomness, or none, which evaluates.
+//! Dropout. Every layer takes a key that draws its random numbers in training, or `None` in evaluation.
 
 use candlelight_autograd::{Error, Key, Result, Value, ops};
 
-/// PyTorch's `Dropout`: values are dropped, the others scaled so that the mean stays.
+/// PyTorch's `Dropout`: some values are set to 0, and the others are scaled so that the mean stays.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, Tape};
@@ -14,7 +14,7 @@ use candlelight_autograd::{Error, Key, Result, Value, ops};
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Dropout(
-    /// The share that is dropped, in [0, 1).
+    /// The share of values that is dropped, in [0, 1).
     pub f32,
 );
 
@@ -28,7 +28,7 @@ impl Dropout {
     }
 }
 
-/// Stochastic depth, G. Huang et al., arXiv 1603.09382: whole samples of a residual branch are dropped.
+/// Stochastic depth, G. Huang et al., arXiv 1603.09382: the residual branch of whole samples is dropped.
 ///
 /// ```
 /// # use candlelight_autograd::{Error, Key, Tape};
@@ -53,7 +53,7 @@ impl DropPath {
         key.map_or_else(|| Ok(x.clone()), |key| ops::drop_path(x, key, self.0))
     }
 
-    /// `x + branch(x)`, the branch computed for the samples alone that keep it. Without a key all do.
+    /// `x + branch(x)`, where the branch is computed only for the samples that keep it. Without a key all samples keep it.
     ///
     /// # Errors
     /// When the rate is outside [0, 1), and those of `branch`.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{Result, Tape, Value, ops};
 
-/// PyTorch's `Embedding`, with `weight` (V, D).
+/// PyTorch's `Embedding`: a table `weight` (V, D) of V trainable vectors.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape};
@@ -21,7 +21,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// `entries` vectors of `width` values that start as N(0, 1), PyTorch's default.
+    /// A table of `entries` vectors of `width` values, which are drawn from N(0, 1), PyTorch's default.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -29,7 +29,7 @@ impl Embedding {
         Ok(Embedding { weight: vb.get_with_hints((entries, width), "weight", init::normal(1.0))? })
     }
 
-    /// The vectors of `ids`, (ids, D).
+    /// The vectors with the numbers `ids`: n ids -> (n, D).
     ///
     /// # Errors
     /// When a number is past the last entry.

@@ -1,22 +1,22 @@
-//! Training only a part of a model: presets and patterns.
+//! Training only a part of a model, given by a preset or by patterns of names.
 
 use crate::{Anatomy, Error, Result};
 use candlelight_autograd::ParamStore;
 use serde::{Deserialize, Serialize};
 
-/// Which parameters train; all others are frozen.
+/// The parameters that train; all others are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Trained {
-    /// The head alone, `head`: linear probing.
+    /// `head`: only the head, as in linear probing.
     Head,
-    /// The last stage and the head, `layer4_fc`: named after a ResNet's.
+    /// `layer4_fc`: the last stage and the head, named after the last stage of a ResNet.
     Layer4Fc,
-    /// Every block's attention, and the head, `attn_only` (H. Touvron et al., arXiv 2203.09795).
+    /// `attn_only`: the attention of every block, and the head (H. Touvron et al., arXiv 2203.09795).
     AttnOnly,
-    /// The attention of the last n blocks, and the head, `attn_last(n)`.
+    /// `attn_last(n)`: the attention of the last n blocks, and the head.
     AttnLast(usize),
-    /// Parameters whose names match one of these patterns (`*` matches any text), separated by commas.
+    /// Patterns separated by commas: the parameters whose names match one of them (`*` matches any text).
     Matching(Vec<String>),
 }
 
@@ -98,10 +98,10 @@ impl Trained {
         Ok(parts.into_iter().chain([head]).collect())
     }
 
-    /// Freezes every parameter of a model but these. Presets train the head too, whatever the model calls it.
+    /// Freezes every parameter of a model except these. Presets also train the head, whatever the model calls it.
     ///
     /// # Errors
-    /// When a pattern matches no parameter; nothing is left frozen then.
+    /// When a pattern matches no parameter; then no parameter is frozen.
     pub fn apply(&self, params: &ParamStore, model: &Anatomy) -> Result<()> {
         let patterns = self.patterns(model)?;
         params.freeze("*");

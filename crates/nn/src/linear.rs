@@ -25,7 +25,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// With PyTorch's initial values, U(-1 / sqrt(I), 1 / sqrt(I)).
+    /// A layer with a bias and PyTorch's initial values, U(-1 / sqrt(I), 1 / sqrt(I)).
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -33,7 +33,7 @@ impl Linear {
         Self::with_init(inputs, outputs, init::fan_in(inputs), init::fan_in(inputs), vb)
     }
 
-    /// With initial values of one's own.
+    /// A layer with a bias and initial values of your own.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -44,7 +44,7 @@ impl Linear {
         })
     }
 
-    /// Without a bias.
+    /// A layer without a bias.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -70,7 +70,7 @@ impl Linear {
         ops::linear(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn ops::Weight))
     }
 
-    /// x (.., I) -> gelu of (.., O), in one operation.
+    /// GELU of the layer's result, in one operation: x (.., I) -> (.., O).
     ///
     /// # Errors
     /// When the width differs.

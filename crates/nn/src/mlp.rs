@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, Result, Value};
 use candlelight_kernels::act::gelu::Gelu;
 
-/// `fc2(gelu(fc1(x)))` with timm's names.
+/// The MLP of a transformer block, `fc2(gelu(fc1(x)))`, with timm's names.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape};
@@ -24,7 +24,8 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Weights start as `init` says of their inputs and outputs, biases at 0.
+    /// An MLP from `width` values to `hidden` and back. `init` gives the initial distribution of a weight from its numbers of inputs and
+    /// outputs; biases start at 0.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -36,13 +37,13 @@ impl Mlp {
         })
     }
 
-    /// The same with dropout after both layers.
+    /// The same MLP with dropout after both layers, with a rate in [0, 1).
     #[must_use]
     pub fn with_dropout(self, rate: f32) -> Self {
         Mlp { drop: Dropout(rate), ..self }
     }
 
-    /// x (.., D) -> (.., D). `key` draws dropout; `None` turns it off.
+    /// x (.., D) -> (.., D). `key` draws the dropout of training; `None` turns it off, for evaluation.
     ///
     /// # Errors
     /// When the width differs.

@@ -29,7 +29,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// `eps` is added to the variance: 1e-5 in PyTorch, 1e-6 in vision transformers.
+    /// A normalisation of vectors of `width` values. `eps` is added to the variance: 1e-5 in PyTorch, 1e-6 in vision transformers.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -67,7 +67,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// `groups` of channels that are normalised together; `eps` is added to the variance, 1e-5 in PyTorch.
+    /// A normalisation of `channels` channels in `groups` groups, which must divide them. `eps` is added to the variance, 1e-5 in PyTorch.
     ///
     /// # Errors
     /// When the builder lacks a tensor.

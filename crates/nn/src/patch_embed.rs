@@ -1,4 +1,4 @@
-//! Images to tokens.
+//! The first layer of a vision transformer: images to tokens.
 
 use crate::init;
 use candle_core::Tensor;
@@ -6,8 +6,8 @@ use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Error, Result, Value, ops};
 use candlelight_kernels::tokens::patch::Grid;
 
-/// Patches to tokens: a convolution with kernel = stride = patch, `proj.weight` (D, C, p, p) and `proj.bias` (D), as one product over
-/// the patches that are asked for.
+/// Turns each patch of an image into a token, as a convolution does whose kernel and stride are the patch size. Its parameters are
+/// `proj.weight` (D, C, p, p) and `proj.bias` (D). It is computed as one matrix product over the patches that are asked for.
 ///
 /// ```
 /// # use candlelight_autograd::{Key, ParamStore, Tape};
@@ -29,7 +29,8 @@ pub struct PatchEmbed {
 }
 
 impl PatchEmbed {
-    /// The weight starts as `init` says, the bias as PyTorch's convolution does.
+    /// A layer for the images of `grid` that gives tokens of `width` values. The weight starts with the distribution `init`, the bias as in
+    /// PyTorch's convolution.
     ///
     /// # Errors
     /// When the builder lacks a tensor.
@@ -43,7 +44,7 @@ impl PatchEmbed {
         })
     }
 
-    /// images (B, C, H, W) -> (B, K, D), the patches `ids` (B, K) or all.
+    /// images (B, C, H, W) -> tokens (B, K, D) of the patches with the numbers `ids` (B, K), or of all patches.
     ///
     /// # Errors
     /// When the images are of another size.
@@ -58,7 +59,7 @@ impl PatchEmbed {
         ops::linear(&patches, &self.weight, Some(&self.bias))
     }
 
-    /// Images of another size from now on, which the patches must tile.
+    /// Sets another size (height, width) of the images, which the patches must tile.
     pub fn set_input_size(&mut self, image: (usize, usize)) {
         self.image = image;
     }

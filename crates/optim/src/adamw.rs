@@ -6,19 +6,19 @@ use candle_core::Tensor;
 use candlelight_kernels::optim::adamw::{Part, Step, adamw};
 use serde::{Deserialize, Serialize};
 
-/// AdamW's settings: `m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, with `m'` and `v'`
-/// freed of their bias towards zero.
+/// AdamW's settings. The update is `m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, where
+/// `m'` and `v'` are `m` and `v` corrected for their bias towards zero.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
     /// Decay rates of the moments, each in [0, 1).
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment.
+    /// Added to the root of the second moment, at least 0.
     pub eps: f64,
 }
 
 impl Default for AdamWConfig {
-    /// PyTorch's: betas (0.9, 0.999), eps 1e-8.
+    /// PyTorch's settings: betas (0.9, 0.999), eps 1e-8.
     fn default() -> Self {
         AdamWConfig { betas: (0.9, 0.999), eps: 1e-8 }
     }
@@ -38,13 +38,13 @@ impl Method for AdamWConfig {
     }
 
     fn host(&self, now: Now, param: &mut [f32], grad: &[f32], slots: &mut [Vec<f32>]) -> Result<()> {
-        let [m, v] = slots else { return Err(Error::State("AdamW has two moments".into())) };
+        let [m, v] = slots else { return Err(Error::State("AdamW expects two moments, m and v".into())) };
         let step = Step { betas: self.betas, eps: self.eps, step: now.step };
         Ok(adamw(step, &mut [Part { param, grad, m, v, lr: now.lr, weight_decay: now.weight_decay }])?)
     }
 
     fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor> {
-        let [m, v] = slots else { return Err(Error::State("AdamW has two moments".into())) };
+        let [m, v] = slots else { return Err(Error::State("AdamW expects two moments, m and v".into())) };
         let (b1, b2) = self.betas;
         let correction = |b: f64| 1.0 - b.powi(now.step.min(i32::MAX as u64) as i32);
         *m = ((&*m * b1)? + (grad * (1.0 - b1))?)?;

@@ -4,7 +4,8 @@ use candle_core::Var;
 use candlelight_autograd::ParamStore;
 use candlelight_kernels::optim::adamw::{Part, Step, adamw};
 
-/// AdamW's update behind candle's `Optimizer` trait, for candle training loops: one group, gradients from candle.
+/// AdamW's update behind candle's `Optimizer` trait, for training loops in candle. It has a single parameter group, and the gradients
+/// come from candle.
 #[derive(Debug)]
 pub struct CandleAdamW {
     params: candle_nn::ParamsAdamW,

@@ -1,4 +1,4 @@
-//! Which optimizer: settings as they stand in files.
+//! The settings of an optimizer, as configuration files and checkpoints store them.
 
 use crate::method::Method;
 use crate::{AdamWConfig, LarsConfig, SgdConfig};
@@ -45,7 +45,7 @@ impl From<LarsConfig> for OptimizerConfig {
     }
 }
 
-/// What checkpoints hold: today's form, and the first one, which nested LARS in SGD.
+/// The forms that checkpoints hold: today's, and the first one, which nested LARS in SGD.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Stored {

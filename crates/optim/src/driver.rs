@@ -1,4 +1,4 @@
-//! The driver of every optimizer: parameter groups, slots, devices, saved state.
+//! The driver that all optimizers share: parameter groups, slots, devices, saved state.
 
 use crate::method::{Method, Now};
 use crate::rules::{Group, Rule, assign};
@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
 use std::collections::HashMap;
 
-/// What is kept of one parameter between updates, where the parameter is; nothing before the first.
+/// The tensors kept for one parameter between updates, on the device of the parameter; there are none before the first update.
 enum Slots {
     None,
     Host(Vec<Vec<f32>>),
@@ -21,7 +21,7 @@ struct Entry {
     slots: Slots,
 }
 
-/// An optimizer of the trainable parameters of a store. Its learning rate comes with each step, from a schedule.
+/// An optimizer of the trainable parameters of a store. The learning rate is an argument of each step; a schedule can compute it.
 ///
 /// ```
 /// use candlelight_autograd::{Key, ParamStore, Tape, ops};
@@ -44,7 +44,7 @@ pub struct Optimizer {
     entries: Vec<Entry>,
     updates: u64,
     max_norm: Option<f64>,
-    /// Of [`Optimizer::step`]; made with its first call.
+    /// The gradients that [`Optimizer::step`] uses, made in its first call.
     grads: Option<Gradients>,
 }
 
@@ -63,10 +63,10 @@ impl Optimizer {
         Self::with(config.into().method(), rules, params)
     }
 
-    /// The same with a method of one's own.
+    /// The same with a [`Method`] of your own.
     ///
     /// # Errors
-    /// As [`Optimizer::new`].
+    /// The same as [`Optimizer::new`].
     pub fn with(method: Box<dyn Method>, rules: &[Rule], params: &ParamStore) -> Result<Self> {
         method.check()?;
         let entry =
@@ -75,18 +75,18 @@ impl Optimizer {
         Ok(Optimizer { method, params: params.clone(), entries, updates: 0, max_norm: None, grads: None })
     }
 
-    /// The same; [`Optimizer::step`] scales the gradients so that their norm is at most `max_norm`.
+    /// The same optimizer with clipping: [`Optimizer::step`] scales the gradients so that the norm of all together is at most `max_norm`.
     #[must_use]
     pub fn clip_norm(mut self, max_norm: f64) -> Self {
         self.max_norm = Some(max_norm);
         self
     }
 
-    /// Backward pass of a loss, clipping, update: a training step but for the forward pass. Returns the norm of the gradients before
-    /// they were clipped.
+    /// Runs the backward pass of a loss, clips the gradients and updates the parameters: everything of a training step except the forward
+    /// pass. Returns the norm of the gradients before they were clipped.
     ///
     /// # Errors
-    /// When the loss is no scalar, a trainable parameter has no gradient, or the gradients are not finite; nothing is changed then.
+    /// When the loss is no scalar, a trainable parameter has no gradient, or the gradients are not finite. Then nothing is changed.
     pub fn step(&mut self, loss: &Value, lr: f64) -> Result<f64> {
         let mut grads = self.grads.take().unwrap_or_else(|| Gradients::new(&self.params));
         grads.zero();
@@ -105,12 +105,12 @@ impl Optimizer {
         Ok(norm)
     }
 
-    /// Updates done so far.
+    /// The number of updates done so far.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// One update of every parameter from gradients; a group's `lr_scale` multiplies `lr`.
+    /// Updates every parameter from gradients. The `lr_scale` of a group multiplies `lr`.
     ///
     /// # Errors
     /// When a gradient is missing; then nothing is changed.
@@ -141,10 +141,10 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The state by name, for a checkpoint: `NAME.SLOT` for every parameter that was updated.
+    /// The state by name, for a checkpoint: `NAME.SLOT`, such as `head.weight.m`, for every parameter that was updated.
     ///
     /// # Errors
-    /// Those of candle.
+    /// The errors of candle.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut out = Vec::new();
         for e in &self.entries {
@@ -163,7 +163,7 @@ impl Optimizer {
     /// Takes over saved state and the number of updates.
     ///
     /// # Errors
-    /// When something is missing or of another shape; then nothing is changed.
+    /// When a tensor is missing or has another shape; then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
         let names = self.method.slots();
         let mut loaded = Vec::with_capacity(self.entries.len());
@@ -174,7 +174,11 @@ impl Optimizer {
                 match state.get(&name) {
                     Some(t) if t.dims() == e.var.dims() => found.push(t),
                     Some(t) => {
-                        return Err(Error::State(format!("{name} has {:?}, expected {:?}", t.dims(), e.var.dims())));
+                        return Err(Error::State(format!(
+                            "{name} has shape {:?}, expected {:?}",
+                            t.dims(),
+                            e.var.dims()
+                        )));
                     }
                     None if updates > 0 => return Err(Error::State(format!("{name} is missing"))),
                     None => {}
@@ -221,7 +225,7 @@ fn on_device(method: &dyn Method, now: Now, e: &mut Entry, grad: &Tensor) -> Res
     let next = method.device(now, &param, grad, &mut slots)?;
     e.var.set(&next.detach())?;
     if n > 0 {
-        // A slot that knew where it came from would keep every step's tensors alive.
+        // A slot with an autograd graph would keep the tensors of every step alive.
         e.slots = Slots::Device(slots.iter().map(Tensor::detach).collect());
     }
     Ok(())

@@ -7,19 +7,19 @@ use candlelight_kernels::elementwise::average;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// A moving average of the weights: settings.
+/// The settings of an exponential moving average of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmaConfig {
-    /// Its decay, in [0, 1).
+    /// The decay of the average, in [0, 1): the share of the old average that each update keeps.
     pub decay: f64,
-    /// Start with less.
+    /// Whether the decay starts small and grows to `decay`, as in timm.
     #[serde(default)]
     pub warmup: bool,
 }
 
-/// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`: the first update copies,
-/// and with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`.
+/// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`. The first update copies the weights;
+/// with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`.
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -29,7 +29,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that starts at the present weights.
+    /// An average that starts with the present weights.
     ///
     /// # Errors
     /// When the decay is not in [0, 1).
@@ -42,7 +42,7 @@ impl Ema {
         Ok(Ema { decay, warmup, updates: 0, values })
     }
 
-    /// The decay that update `s` (from 1 on) uses.
+    /// The decay that update `s` uses; updates count from 1.
     pub fn decay_at(&self, s: u64) -> f64 {
         if s <= 1 {
             0.0
@@ -53,7 +53,7 @@ impl Ema {
         }
     }
 
-    /// Takes the present weights in.
+    /// Updates the average with the present weights.
     ///
     /// # Errors
     /// When the store has other parameters than at the start.
@@ -63,17 +63,17 @@ impl Ema {
         let now = params.state_dict();
         if now.len() != self.values.len() {
             return Err(Error::State(format!(
-                "an average of {} tensors for a model of {}",
+                "the average has {} tensors, the model {}",
                 self.values.len(),
                 now.len()
             )));
         }
         for ((name, e), (other, p)) in self.values.iter_mut().zip(now) {
             if *name != other {
-                return Err(Error::State(format!("an average of {name} where the model has {other}")));
+                return Err(Error::State(format!("the average has {name} where the model has {other}")));
             }
             if d == 0.0 || name.ends_with("num_batches_tracked") {
-                e.set(&p)?; // a counter is copied
+                e.set(&p)?; // a counter is copied, not averaged
             } else if p.device().is_cpu() {
                 let p = CpuSlice::new("ema", &p)?;
                 ParamStore::update(e, |e| average((1.0 - d) as f32, &p, e))??;
@@ -90,7 +90,7 @@ impl Ema {
         self.values.iter().map(|(n, v)| (n.clone(), v.as_tensor().detach())).collect()
     }
 
-    /// Updates so far.
+    /// The number of updates so far.
     pub fn updates(&self) -> u64 {
         self.updates
     }
@@ -98,11 +98,11 @@ impl Ema {
     /// Takes over saved averages.
     ///
     /// # Errors
-    /// When one is missing or of another shape; then nothing is changed.
+    /// When a tensor is missing or has another shape; then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
         let take = |(name, have): &(String, Var)| match state.get(name) {
             Some(t) if t.dims() == have.dims() => Ok((name.clone(), Var::from_tensor(&t.to_device(have.device())?)?)),
-            Some(t) => Err(Error::State(format!("ema.{name} has {:?}, expected {:?}", t.dims(), have.dims()))),
+            Some(t) => Err(Error::State(format!("ema.{name} has shape {:?}, expected {:?}", t.dims(), have.dims()))),
             None => Err(Error::State(format!("ema.{name} is missing"))),
         };
         self.values = self.values.iter().map(take).collect::<Result<_>>()?;
@@ -110,10 +110,10 @@ impl Ema {
         Ok(())
     }
 
-    /// Runs `f` with the averaged weights in the store, then puts the present ones back.
+    /// Runs `f` with the averaged weights in the store, then puts the present weights back.
     ///
     /// # Errors
-    /// Those of `f`, and of the store.
+    /// The errors of `f`, and of the store.
     pub fn with<R, E: From<Error>>(&self, params: &ParamStore, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         let kept = self.swap(params, &self.state()).map_err(E::from)?;
         let result = f();
@@ -121,7 +121,7 @@ impl Ema {
         result
     }
 
-    /// Overwrites parameters and returns what they were.
+    /// Overwrites parameters and returns their values from before.
     fn swap(&self, params: &ParamStore, values: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         let mut kept = vec![];
         for (name, now) in params.values() {

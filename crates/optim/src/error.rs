@@ -1,12 +1,12 @@
 //! Errors of optimizers.
 
-/// What can go wrong in an optimizer.
+/// The errors of optimizers.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// From candle.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A setting that makes no sense.
+    /// A setting that is out of range or does not fit the others.
     #[error("{0}")]
     Config(String),
     /// A parameter that no rule covers.
@@ -21,13 +21,13 @@ pub enum Error {
         /// The norm.
         norm: f64,
     },
-    /// From the tape.
+    /// An error of the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),
-    /// From a kernel.
+    /// An error of a kernel.
     #[error(transparent)]
     Kernel(#[from] candlelight_kernels::Error),
 }
 
-/// The optimizers' result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

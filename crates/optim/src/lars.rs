@@ -9,26 +9,26 @@ use candlelight_kernels::elementwise::sum_squares;
 use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
-/// LARS's settings: gradients of matrices get their decay, then are scaled by `trust |p| / |g|`, 1 where either is 0; vectors are left
-/// alone. `v = momentum v + g; p -= lr v`.
+/// LARS's settings. Weight decay is added to the gradient of a matrix, which is then scaled by the trust ratio `trust |p| / |g|`, or by 1
+/// where either norm is 0; gradients of vectors are used as they are. The update is `v = momentum v + g; p -= lr v`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LarsConfig {
-    /// Decay of the velocity, in [0, 1).
+    /// The decay of the velocity, in [0, 1).
     pub momentum: f64,
     /// The trust coefficient, above 0.
     pub trust: f64,
 }
 
 impl Default for LarsConfig {
-    /// MAE's linear probe: momentum 0.9, trust 0.001.
+    /// The settings of MAE's linear probe: momentum 0.9, trust 0.001.
     fn default() -> Self {
         LarsConfig { momentum: 0.9, trust: 0.001 }
     }
 }
 
 impl LarsConfig {
-    /// The factor of a gradient: `trust |p| / |g|`.
+    /// The trust ratio, `trust own / theirs`, of the norm of a parameter (`own`) and of its gradient (`theirs`).
     fn ratio(&self, own: f64, theirs: f64) -> f64 {
         if own > 0.0 && theirs > 0.0 { self.trust * own / theirs } else { 1.0 }
     }
@@ -73,7 +73,7 @@ impl Method for LarsConfig {
         let mut g = grad.clone();
         if now.rank > 1 {
             g = (g + (param * now.weight_decay)?)?;
-            // Both norms are read on the host: a wait per matrix.
+            // Both norms are read on the host, so every matrix waits for the device.
             let norm = |t: &Tensor| Ok::<f64, Error>(f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt());
             g = (&g * self.ratio(norm(param)?, norm(&g)?))?;
         }

@@ -1,21 +1,21 @@
-//! What an optimizer is beside the driver: how one tensor is updated.
+//! The part of an optimizer that differs from others: how one tensor is updated.
 
 use crate::Result;
 use crate::rules::{Rule, mae_rules};
 use candle_core::Tensor;
 
-/// The numbers of one tensor's update.
+/// The numbers that one update of one tensor needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Now {
-    /// Learning rate, with the group's factor.
+    /// The learning rate, already multiplied by the group's factor.
     pub lr: f64,
-    /// The group's weight decay.
+    /// The weight decay of the group.
     pub weight_decay: f64,
-    /// The number of this update, from 1.
+    /// The number of this update, counted from 1.
     pub step: u64,
-    /// The tensor was not updated before: its slots are zeros.
+    /// Whether this is the first update of the tensor, so that its slots are zeros.
     pub first: bool,
-    /// Dimensions of the tensor.
+    /// The number of dimensions of the tensor.
     pub rank: usize,
 }
 
@@ -25,27 +25,28 @@ pub trait Method: std::fmt::Debug + Send {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Names what is out of range.
+    /// When a setting is out of range; the error names it.
     fn check(&self) -> Result<()>;
 
-    /// Rules for a model where nobody gives others: without decay for vectors, biases among them.
+    /// The rules for a model when nobody gives others. The default gives no decay to vectors, biases among them.
     fn rules(&self, weight_decay: f64) -> Vec<Rule> {
         mae_rules(weight_decay)
     }
 
-    /// Names of what is kept per parameter, each of the parameter's shape; in saved state they follow the parameter's name.
+    /// The names of the tensors that are kept per parameter, each of the parameter's shape. In saved state they follow the name of the
+    /// parameter, as in `head.weight.m`.
     fn slots(&self) -> &'static [&'static str];
 
     /// Updates a parameter on the CPU in place, with its gradient and its slots.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// The errors of the kernel.
     fn host(&self, now: Now, param: &mut [f32], grad: &[f32], slots: &mut [Vec<f32>]) -> Result<()>;
 
-    /// The same on a device, from candle's operations: returns the new parameter, and replaces the slots. Nothing it gets holds a graph
-    /// of candle's.
+    /// The same update on another device, in candle's operations: returns the new parameter and replaces the slots. The tensors that it
+    /// gets carry no autograd graph.
     ///
     /// # Errors
-    /// Those of candle.
+    /// The errors of candle.
     fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor>;
 }

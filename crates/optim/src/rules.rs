@@ -1,33 +1,33 @@
-//! Parameter groups as an ordered list of rules: the first that matches wins.
+//! Parameter groups as an ordered list of rules: the first rule that matches a parameter gives its group.
 
 use crate::{Error, Result};
 use candlelight_autograd::{ParamStore, glob};
 use serde::{Deserialize, Serialize};
 
-/// What a group does to its parameters.
+/// The settings of a group of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// Decoupled weight decay.
+    /// The weight decay. AdamW decouples it from the gradient, SGD and LARS add it to the gradient.
     pub weight_decay: f64,
-    /// Factor on the learning rate.
+    /// The factor on the learning rate.
     pub lr_scale: f64,
 }
 
-/// A rule: parameters whose name matches the pattern and whose rank is at most the limit belong to the group.
+/// A rule: the parameters whose name matches the pattern and whose rank is at most the limit belong to the group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// `*` matches any text.
+    /// The pattern of names, in which `*` matches any text.
     pub pattern: String,
-    /// Only tensors of at most this rank; `None` for any.
+    /// The highest number of dimensions of a tensor that the rule matches; `None` for any.
     pub max_rank: Option<usize>,
-    /// The group.
+    /// The group of the parameters that match.
     pub group: Group,
 }
 
 impl Rule {
-    /// A rule by name alone.
+    /// A rule for tensors of any rank.
     pub fn named(pattern: &str, group: Group) -> Self {
         Rule { pattern: pattern.into(), max_rank: None, group }
     }
@@ -37,7 +37,7 @@ impl Rule {
     }
 }
 
-/// MAE's pretraining: no decay for vectors and biases, decay for the rest - class and mask token included.
+/// The rules of MAE's pretraining: no weight decay for vectors and biases, decay for all others, class and mask token included.
 pub fn mae_rules(weight_decay: f64) -> Vec<Rule> {
     let free = Group { weight_decay: 0.0, lr_scale: 1.0 };
     vec![
@@ -47,17 +47,17 @@ pub fn mae_rules(weight_decay: f64) -> Vec<Rule> {
     ]
 }
 
-/// Layer-wise decay of the learning rate: settings.
+/// The settings of layer-wise learning rates, which fall from the head towards the input.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "StoredLayerDecay")]
 pub struct LayerDecay {
-    /// Factor from layer to layer, towards the input, in (0, 1].
+    /// The factor from each layer to the one before it, towards the input, in (0, 1].
     pub decay: f64,
-    /// Count the last norm to the last block's layer, as timm does, instead of to the head's, as MAE does.
+    /// True counts the last normalisation as a part of the last block, as timm does; false as a part of the head, as MAE does.
     pub timm: bool,
 }
 
-/// The first checkpoints hold the number of blocks too, which the model says.
+/// The form of the first checkpoints, which also hold the number of blocks; today the model says it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredLayerDecay {
@@ -87,8 +87,9 @@ impl LayerDecay {
         Err(Error::Config(format!("layer_decay {} is outside (0, 1]", self.decay)))
     }
 
-    /// Rules of a model with these layers, from the input to the head: the rate falls by `decay` from layer to layer towards the
-    /// input. Vectors and what matches `no_decay` are not decayed. `final_norm` is a pattern of the norm before the head, or empty.
+    /// The rules of a model whose `layers` hold patterns of names, from the input to the head. The learning rate is multiplied by `decay`
+    /// from each layer to the one before it. Vectors and the parameters that `no_decay` names get no weight decay. `final_norm` is the
+    /// pattern of the normalisation before the head, or empty.
     pub fn rules(&self, layers: &[Vec<String>], no_decay: &[String], final_norm: &str, weight_decay: f64) -> Vec<Rule> {
         let last = layers.len().saturating_sub(1);
         let group =
@@ -113,7 +114,7 @@ impl LayerDecay {
     }
 }
 
-/// The group of every trainable parameter, in the store's order; what each rule matched is logged once.
+/// The group of every trainable parameter, in the store's order. A debug line of the log says how many tensors each rule matched.
 ///
 /// # Errors
 /// When a trainable parameter is covered by no rule.

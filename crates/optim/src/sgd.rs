@@ -7,14 +7,14 @@ use candle_core::Tensor;
 use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
-/// SGD's settings: `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`; the first `v` is the gradient, and
-/// weight decay is added to the gradient.
+/// SGD's settings. The update is `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`. The first `v` is the
+/// gradient, to which weight decay is added.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SgdConfig {
-    /// Decay of the velocity, in [0, 1); 0 keeps none.
+    /// The decay of the velocity, in [0, 1); with 0 no velocity is kept.
     pub momentum: f64,
-    /// Look ahead.
+    /// Whether the update looks ahead as Nesterov's does; this needs a momentum above 0.
     pub nesterov: bool,
 }
 
@@ -60,7 +60,7 @@ impl Method for SgdConfig {
 
     fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor> {
         let g = (grad + (param * now.weight_decay)?)?;
-        // Slots are zeros at first, so that the first velocity is the gradient.
+        // Slots start as zeros, so that the first velocity is the gradient.
         let v = match slots.first_mut() {
             Some(v) => {
                 *v = ((&*v * self.momentum)? + &g)?;

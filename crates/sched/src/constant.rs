@@ -1,13 +1,13 @@
-//! One rate all along.
+//! A constant learning rate.
 
 use crate::{Error, Length, Schedule, check};
 use serde::{Deserialize, Serialize};
 
-/// One rate all along.
+/// The same learning rate during the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConstantConfig {
-    /// The rate.
+    /// The learning rate, at least 0.
     pub lr: f64,
 }
 

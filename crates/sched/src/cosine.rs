@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CosineConfig {
-    /// Rate at the end of the warm-up.
+    /// The learning rate at the end of the warm-up, at least 0.
     pub lr: f64,
-    /// Rate at the end of the run.
+    /// The learning rate at the end of the run, at least 0.
     #[serde(default)]
     pub min_lr: f64,
-    /// Length of the warm-up.
+    /// The length of the warm-up.
     #[serde(default)]
     pub warmup: Span,
 }
@@ -30,7 +30,7 @@ impl Schedule for CosineConfig {
     fn check(&self) -> Result<(), Error> {
         check("lr", self.lr)?;
         check("min_lr", self.min_lr)?;
-        self.warmup.check("warmup_epochs")
+        self.warmup.check("warmup")
     }
 
     fn at(&self, epoch: f64, run: &Length) -> f64 {

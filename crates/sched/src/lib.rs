@@ -11,20 +11,21 @@ pub use span::{Length, Span};
 
 use serde::{Deserialize, Serialize};
 
-/// A schedule that makes no sense.
+/// A setting of a schedule that is out of range; the text names it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// A rate over time: a pure function, so that nothing has to be saved and a run that is resumed goes on as it would have.
+/// A learning rate over time. It is a pure function of the time, so a checkpoint need not store it, and a resumed run continues with
+/// the rates that the uninterrupted run would have had.
 pub trait Schedule {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a rate or a length is negative or no number.
+    /// When a rate or a length is negative or not finite.
     fn check(&self) -> Result<(), Error>;
 
-    /// The rate at a time in epochs, `epoch + step / steps`, of a run of this length.
+    /// The rate at a time in epochs, `epoch + step / steps`, in a run of this length.
     fn at(&self, epoch: f64, run: &Length) -> f64;
 
     /// The rate at a step, counted over the whole run.
@@ -33,11 +34,11 @@ pub trait Schedule {
     }
 }
 
-/// Which schedule: settings as they stand in files.
+/// A schedule and its settings, as configuration files and checkpoints store them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleConfig {
-    /// One rate all along.
+    /// The same learning rate during the whole run.
     Constant(ConstantConfig),
     /// Linear warm-up, then half a cosine.
     Cosine(CosineConfig),
@@ -71,7 +72,7 @@ impl From<CosineConfig> for ScheduleConfig {
     }
 }
 
-/// Refuses a setting that is negative or no number.
+/// Refuses a setting that is negative or not finite.
 fn check(name: &str, v: f64) -> Result<(), Error> {
     if v.is_finite() && v >= 0.0 {
         return Ok(());
@@ -79,7 +80,7 @@ fn check(name: &str, v: f64) -> Result<(), Error> {
     Err(Error(format!("{name} is {v}, expected a number of at least 0")))
 }
 
-/// MAE's scaling rule: `blr * batch / 256`, with the batch over all processes and accumulated steps.
+/// MAE's scaling rule: `blr * batch / 256`, where the batch counts the samples of one update over all processes and accumulated steps.
 pub fn scaled_lr(blr: f64, effective_batch: usize) -> f64 {
     blr * effective_batch as f64 / 256.0
 }

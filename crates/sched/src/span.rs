@@ -1,12 +1,12 @@
-//! Lengths of time in the units people count in.
+//! Lengths of time in epochs, steps or samples.
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
 
-/// How long a run is, and an epoch of it.
+/// How long a run is, and how long an epoch of it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Length {
-    /// Epochs of the run.
+    /// The epochs of the run.
     pub epochs: f64,
     /// Steps per epoch.
     pub steps: usize,
@@ -14,7 +14,7 @@ pub struct Length {
     pub samples: usize,
 }
 
-/// A length of time.
+/// A length of time in epochs, steps or samples, at least 0.
 ///
 /// ```
 /// use candlelight_sched::{Length, Span};
@@ -25,16 +25,16 @@ pub struct Length {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Span {
-    /// In epochs, which need not be whole.
+    /// A length in epochs, which need not be whole.
     Epochs(f64),
-    /// In steps.
+    /// A length in steps.
     Steps(f64),
-    /// In samples.
+    /// A length in samples.
     Samples(f64),
 }
 
 impl Span {
-    /// The same in epochs of a run.
+    /// The same length in epochs of a run.
     pub fn epochs(self, run: &Length) -> f64 {
         let steps = run.steps.max(1) as f64;
         match self {
@@ -44,10 +44,10 @@ impl Span {
         }
     }
 
-    /// Refuses a length that is negative or no number.
+    /// Refuses a length that is negative or not finite; `name` is what the error calls it.
     ///
     /// # Errors
-    /// Names the setting.
+    /// When the length is negative or not finite.
     pub fn check(self, name: &str) -> Result<(), Error> {
         let (Span::Epochs(n) | Span::Steps(n) | Span::Samples(n)) = self;
         crate::check(name, n)

@@ -9,19 +9,19 @@ use crate::spec::{
     PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
 };
 
-/// An operation that can be computed.
+/// An operation that a backend can compute.
 pub trait Run: Op {
-    /// Its description.
+    /// The description of the operation.
     fn description(&self) -> &dyn Op;
 
-    /// Computes it.
+    /// Computes the operation with a backend.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     fn run(&self, backend: &dyn Backend, x: &Inputs) -> Result<Done>;
 }
 
-/// One line per operation: its description and the backend's method.
+/// Implements [`Run`], one line per operation: the description and the method of the backend that computes it.
 macro_rules! methods {
     ($($op:ty => $method:ident,)*) => {
         $(impl Run for $op {
@@ -71,7 +71,7 @@ impl Run for BatchNormOp {
     fn run(&self, backend: &dyn Backend, x: &Inputs) -> Result<Done> {
         let rows = x.tensor(0).elem_count() / self.channels().max(1);
         if self.config.train && rows < 2 && x.comm().is_none() {
-            return shape("batch_norm", "training statistics need more than one value per channel");
+            return shape("batch_norm", "statistics of a training batch need more than one value per channel");
         }
         backend.batch_norm(self, x)
     }
@@ -84,7 +84,7 @@ impl Run for ImagePatches {
 
     fn run(&self, backend: &dyn Backend, x: &Inputs) -> Result<Done> {
         if x.wants(0) && self.ids.is_some() {
-            let message = "a gradient with respect to selected patches of an image is not defined here";
+            let message = "the gradient of an image is only implemented for all its patches, not for selected ones";
             return shape("image_patches", message);
         }
         backend.image_patches(self, x)

@@ -9,7 +9,7 @@ use candlelight_kernels::act::gelu::Gelu;
 /// `max(x, 0)`, with no gradient at 0.
 ///
 /// # Errors
-/// Those of the backend.
+/// The errors of the backend.
 pub fn relu(x: &Value) -> Result<Value> {
     apply(&Activation::Relu, x, &[])
 }
@@ -17,7 +17,7 @@ pub fn relu(x: &Value) -> Result<Value> {
 /// GELU.
 ///
 /// # Errors
-/// Those of the backend.
+/// The errors of the backend.
 pub fn gelu(x: &Value, kind: Gelu) -> Result<Value> {
     apply(&Activation::Gelu(kind), x, &[])
 }
@@ -27,7 +27,7 @@ impl Value {
     /// Any activation.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn activation(&self, kind: Activation) -> Result<Value> {
         apply(&kind, self, &[])
     }
@@ -35,7 +35,7 @@ impl Value {
     /// `max(x, 0)`, with no gradient at 0.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn relu(&self) -> Result<Value> {
         self.activation(Activation::Relu)
     }
@@ -43,7 +43,7 @@ impl Value {
     /// `x` above 0, `slope x` below; the gradient at 0 is `slope`, as in PyTorch.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn leaky_relu(&self, slope: f64) -> Result<Value> {
         self.activation(Activation::LeakyRelu(slope))
     }
@@ -51,7 +51,7 @@ impl Value {
     /// GELU in its exact form, with the error function.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn gelu(&self) -> Result<Value> {
         self.activation(Activation::Gelu(Gelu::Erf))
     }
@@ -59,7 +59,7 @@ impl Value {
     /// `x / (1 + e^-x)`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn silu(&self) -> Result<Value> {
         self.activation(Activation::Silu)
     }
@@ -67,7 +67,7 @@ impl Value {
     /// `1 / (1 + e^-x)`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn sigmoid(&self) -> Result<Value> {
         self.activation(Activation::Sigmoid)
     }
@@ -75,7 +75,7 @@ impl Value {
     /// The hyperbolic tangent.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn tanh(&self) -> Result<Value> {
         self.activation(Activation::Tanh)
     }
@@ -83,7 +83,7 @@ impl Value {
     /// `ln(1 + e^x)`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn softplus(&self) -> Result<Value> {
         self.activation(Activation::Softplus)
     }

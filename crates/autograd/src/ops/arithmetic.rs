@@ -26,7 +26,7 @@ impl Value {
     /// `self - other`; shapes broadcast.
     ///
     /// # Errors
-    /// As [`Value::add`].
+    /// The same as [`Value::add`].
     pub fn sub(&self, other: &Value) -> Result<Value> {
         self.binary(Binary::Sub, other)
     }
@@ -34,7 +34,7 @@ impl Value {
     /// `self * other`; shapes broadcast.
     ///
     /// # Errors
-    /// As [`Value::add`].
+    /// The same as [`Value::add`].
     pub fn mul(&self, other: &Value) -> Result<Value> {
         self.binary(Binary::Mul, other)
     }
@@ -42,7 +42,7 @@ impl Value {
     /// `self / other`; shapes broadcast.
     ///
     /// # Errors
-    /// As [`Value::add`].
+    /// The same as [`Value::add`].
     pub fn div(&self, other: &Value) -> Result<Value> {
         self.binary(Binary::Div, other)
     }
@@ -50,7 +50,7 @@ impl Value {
     /// The larger of both; shapes broadcast.
     ///
     /// # Errors
-    /// As [`Value::add`].
+    /// The same as [`Value::add`].
     pub fn maximum(&self, other: &Value) -> Result<Value> {
         self.binary(Binary::Maximum, other)
     }
@@ -58,7 +58,7 @@ impl Value {
     /// The smaller of both; shapes broadcast.
     ///
     /// # Errors
-    /// As [`Value::add`].
+    /// The same as [`Value::add`].
     pub fn minimum(&self, other: &Value) -> Result<Value> {
         self.binary(Binary::Minimum, other)
     }
@@ -66,7 +66,7 @@ impl Value {
     /// `factor * self`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn scale(&self, factor: f32) -> Result<Value> {
         self.affine(f64::from(factor), 0.0)
     }
@@ -74,7 +74,7 @@ impl Value {
     /// `factor * self + term`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn affine(&self, factor: f64, term: f64) -> Result<Value> {
         self.unary(Unary::Affine { factor, term })
     }
@@ -82,7 +82,7 @@ impl Value {
     /// `-self`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn neg(&self) -> Result<Value> {
         self.affine(-1.0, 0.0)
     }
@@ -90,7 +90,7 @@ impl Value {
     /// `self^exponent`. A negative base needs a whole exponent; else the result is NaN, as in PyTorch.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn pow(&self, exponent: f64) -> Result<Value> {
         self.unary(Unary::Pow(exponent))
     }
@@ -98,7 +98,7 @@ impl Value {
     /// `e^self`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn exp(&self) -> Result<Value> {
         self.unary(Unary::Exp)
     }
@@ -106,7 +106,7 @@ impl Value {
     /// The natural logarithm.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn log(&self) -> Result<Value> {
         self.unary(Unary::Log)
     }
@@ -114,7 +114,7 @@ impl Value {
     /// The square root.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn sqrt(&self) -> Result<Value> {
         self.unary(Unary::Sqrt)
     }
@@ -122,7 +122,7 @@ impl Value {
     /// The absolute value, with no gradient at 0.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn abs(&self) -> Result<Value> {
         self.unary(Unary::Abs)
     }

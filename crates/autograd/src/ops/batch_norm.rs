@@ -6,21 +6,23 @@ use crate::spec::{BatchNormOp, BatchNormStep};
 use crate::tape::Value;
 use candle_core::Tensor;
 
-/// What follows a batch normalisation in the same operation.
+/// What follows a batch normalisation in the same operation, so that memory is passed over only once.
 #[derive(Debug, Clone, Copy)]
 pub enum Then<'a> {
-    /// Nothing.
+    /// Nothing follows.
     Plain,
-    /// The rectifier.
+    /// ReLU, the rectifier `max(x, 0)`.
     Relu,
-    /// A residual connection, then the rectifier.
+    /// A residual connection to a value of the same shape, then ReLU.
     AddRelu(&'a Value),
 }
 
-/// Batch normalisation, S. Ioffe and C. Szegedy, arXiv 1502.03167, over all but the last dimension; on a tape with a
-/// [`Comm`](candlelight_dist::Comm) over the batches of all processes. x (.., C); gamma and beta (C) or none; running mean and
-/// variance (C), which training updates in place: `(1 - momentum) old + momentum new`, with the unbiased variance, as PyTorch. A
-/// batch whose statistics are not finite leaves them alone.
+/// Batch normalisation, S. Ioffe and C. Szegedy, arXiv 1502.03167, over all dimensions but the last. On a tape with a
+/// [`Comm`](candlelight_dist::Comm) the statistics are those of the batches of all processes together.
+///
+/// Shapes: x (.., C); `affine` holds gamma (C) and beta (C), or is `None`; `running` holds mean and variance (C). Training updates
+/// both in place, as PyTorch does: `(1 - momentum) old + momentum new`, with the unbiased variance. A batch whose statistics are not
+/// finite does not change them.
 ///
 /// # Errors
 /// When the shapes do not fit, or a training batch has a single row.
@@ -36,7 +38,7 @@ pub fn batch_norm(
 /// [`batch_norm`] and what follows it, in one pass.
 ///
 /// # Errors
-/// As [`batch_norm`].
+/// The same as [`batch_norm`].
 pub fn batch_norm_then(
     x: &Value,
     affine: Option<(&dyn Weight, &dyn Weight)>,

@@ -13,7 +13,7 @@ type Function = dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
 struct Closure {
     f: Rc<Function>,
-    /// What the function gave when its shape was asked for.
+    /// The result of the function, kept from the call that found its shape.
     result: RefCell<Option<Tensor>>,
     inputs: Vec<Tensor>,
 }
@@ -69,7 +69,7 @@ impl Run for Closure {
 /// the backward pass. Use only candle operations whose backward is right.
 ///
 /// # Errors
-/// Those of `f`.
+/// The errors of `f`.
 pub fn candle(
     tape: &Tape,
     inputs: &[&Value],

@@ -1,4 +1,4 @@
-//! What is dropped while training: values, samples, blocks of an image.
+//! Operations that drop something at random while training: single values, whole samples, blocks of an image.
 
 use super::{apply, gather_tokens};
 use crate::error::Result;
@@ -8,7 +8,8 @@ use candlelight_kernels::Key;
 use candlelight_kernels::drop::block;
 use candlelight_kernels::drop::dropout as drop;
 
-/// Dropout; the mask is drawn again in the backward pass.
+/// Dropout: every value is set to 0 with probability `rate`, in [0, 1), and the others are multiplied by `1 / (1 - rate)`. The mask is
+/// not stored; the backward pass draws it again from the same key.
 ///
 /// # Errors
 /// When the rate is outside [0, 1).
@@ -20,7 +21,8 @@ pub fn dropout(x: &Value, key: Key, rate: f32) -> Result<Value> {
     apply(&Drop::Values { words: key.into_words(), rate }, x, &[])
 }
 
-/// Stochastic depth: drops whole samples.
+/// Stochastic depth (drop path): every sample of x (B, ..) is set to 0 with probability `rate`, in [0, 1), and the others are
+/// multiplied by `1 / (1 - rate)`.
 ///
 /// # Errors
 /// When the rate is outside [0, 1).
@@ -32,8 +34,8 @@ pub fn drop_path(x: &Value, key: Key, rate: f32) -> Result<Value> {
     apply(&Drop::Samples { words: key.into_words(), rate }, x, &[])
 }
 
-/// DropBlock as timm has it: x (B, H, W, C); squares of `size` pixels are cleared in all channels, about `rate * share` of the
-/// pixels, and what is left is scaled by the kept share of the whole batch.
+/// DropBlock as timm has it, on x (B, H, W, C): squares of `size` x `size` pixels, about `rate * share` of all pixels, are set to 0 in
+/// all channels, and the others are divided by the share of pixels that are kept in the whole batch.
 ///
 /// # Errors
 /// When the rate is outside [0, 1) or x has other dimensions.
@@ -48,8 +50,9 @@ pub fn drop_block2d(x: &Value, key: Key, rate: f32, size: usize, share: f32) -> 
     apply(&Drop::Blocks { mask: mask.into(), rate }, x, &[])
 }
 
-/// A residual branch with stochastic depth: `x + branch(x)` where each sample's branch is dropped with probability `rate`, the
-/// others scaled by `1 / (1 - rate)`. `branch` is only computed for the samples that are kept: x (B, ..) -> (K, ..).
+/// A residual branch with stochastic depth: `x + branch(x)`, where the branch of each sample is dropped with probability `rate` and
+/// the other branches are multiplied by `1 / (1 - rate)`. `branch` is only computed for the K samples that are kept: it maps (K, ..) to
+/// (K, ..).
 ///
 /// # Errors
 /// When the rate is outside [0, 1), and those of `branch`.
@@ -64,7 +67,7 @@ pub fn residual<E: From<crate::error::Error>>(
     let words = key.into_words();
     let kept = drop::kept(words, rate, samples);
     if kept.is_empty() {
-        // Without a sample the branch still has to give its parameters their (zero) gradients.
+        // No sample is kept, but the parameters of the branch still have to get their gradients, which are zero.
         let dropped = apply(&Drop::Samples { words, rate }, &branch(x)?, &[])?;
         return Ok(x.add(&dropped)?);
     }

@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::spec::{Index, Where};
 use crate::tape::{Tape, Value};
 
-/// Rows of a table (V, D) by number: ids -> (ids, D). The gradient of a row that is read twice is the sum.
+/// Rows of a table (V, D) by number, PyTorch's `embedding`: n ids -> (n, D). A row that is read several times gets the sum of the
+/// gradients.
 ///
 /// # Errors
 /// When a number is past the last row.
@@ -13,7 +14,7 @@ pub fn embedding(tape: &Tape, table: &dyn Weight, ids: &[u32]) -> Result<Value> 
     apply(&Index::Select { dim: 0, ids: ids.into() }, &table.on(tape), &[])
 }
 
-/// `a` where `condition` is true, else `b`; the values have one shape, of as many entries as there are conditions.
+/// `a` where `condition` is true, else `b`. Both values have the same shape, with one entry per condition.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -23,7 +24,7 @@ pub fn where_cond(condition: &[bool], a: &Value, b: &Value) -> Result<Value> {
 
 /// # Entries by number
 impl Value {
-    /// Entries `ids` of dimension `dim`, in their order.
+    /// The entries `ids` of dimension `dim`, in the order of `ids`.
     ///
     /// # Errors
     /// When a number is past the last entry.
@@ -31,8 +32,8 @@ impl Value {
         apply(&Index::Select { dim: self.axis("index_select", dim)?, ids: ids.into() }, self, &[])
     }
 
-    /// PyTorch's `gather`: entry i of the result takes dimension `dim` from entry i of `ids`, which have the shape `dims`: that of
-    /// this value but for dimension `dim`.
+    /// PyTorch's `gather`. `ids` has the shape `dims`, which is the shape of this value except in dimension `dim`. The result has that
+    /// shape too: each of its entries is read at the same place of this value, with the number in `ids` as the place in dimension `dim`.
     ///
     /// # Errors
     /// When the shapes do not fit or a number is past the last entry.

@@ -43,7 +43,7 @@ use crate::error::Result;
 use crate::tape::{Tape, Value};
 use candle_core::Tensor;
 
-/// What an operation takes as a weight: a tensor, whose gradient goes to the parameter that it is, or a computed value.
+/// What an operation accepts as a weight: a tensor, which gets a gradient if it is a trainable parameter, or a computed value.
 pub trait Weight {
     /// The weight as a value of `tape`.
     fn on(&self, tape: &Tape) -> Value;

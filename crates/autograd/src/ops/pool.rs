@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::spec::{GlobalPool, Pool2dConfig, Pool2dOp, image};
 use crate::tape::Value;
 
-/// The largest value of each window: x (B, H, W, C) -> (B, H', W', C). Of equal values the first gets the gradient, as in PyTorch.
+/// The largest value of each window: x (B, H, W, C) -> (B, H', W', C). Where several values are equal, the first gets the gradient,
+/// as in PyTorch.
 ///
 /// # Errors
 /// When the window is larger than the padded image.
@@ -13,7 +14,7 @@ pub fn max_pool2d(x: &Value, config: Pool2dConfig) -> Result<Value> {
     apply(&Pool2dOp::Max(config), x, &[])
 }
 
-/// The mean of each window, the border counted as zeros: x (B, H, W, C) -> (B, H', W', C).
+/// The mean of each window, in which the border counts as zeros: x (B, H, W, C) -> (B, H', W', C).
 ///
 /// # Errors
 /// When the window is larger than the padded image.
@@ -21,7 +22,7 @@ pub fn avg_pool2d(x: &Value, config: Pool2dConfig) -> Result<Value> {
     apply(&Pool2dOp::Avg(config), x, &[])
 }
 
-/// Means over windows that cover the image in `out` rows and columns: x (B, H, W, C) -> (B, out, C).
+/// Means over windows that divide the image into `out` = (rows, columns): x (B, H, W, C) -> (B, rows, columns, C).
 ///
 /// # Errors
 /// When x has other dimensions or `out` a 0.
@@ -38,7 +39,7 @@ pub fn blur_pool2d(x: &Value, size: usize, stride: usize) -> Result<Value> {
     apply(&Pool2dOp::Blur { size, stride }, x, &[])
 }
 
-/// x (B, H, W, C) -> (B, C), or (B, 2 C).
+/// One value per channel of an image: x (B, H, W, C) -> (B, C), or (B, 2 C) where means and maxima are joined.
 ///
 /// # Errors
 /// When x has other dimensions.

@@ -7,7 +7,7 @@ use crate::tape::Value;
 
 /// # Reductions
 ///
-/// `dims` count from the end where they are negative. An empty list means all dimensions.
+/// Negative numbers in `dims` count from the end: -1 is the last dimension. An empty list means all dimensions.
 impl Value {
     fn reduce(&self, kind: Reduction, dims: &[i64], keep: bool) -> Result<Value> {
         let mut axes: Vec<usize> = match dims {
@@ -45,7 +45,7 @@ impl Value {
         self.reduce(Reduction::Var { unbiased }, dims, keep)
     }
 
-    /// The largest value of dimension `dim`; the first of equals gets the gradient, as from PyTorch's `max(dim)`.
+    /// The largest value along dimension `dim`. Where several are equal, the first gets the gradient, as with PyTorch's `max(dim)`.
     ///
     /// # Errors
     /// When there is no such dimension, or no value.
@@ -53,7 +53,7 @@ impl Value {
         self.reduce(Reduction::Max, &[dim], keep)
     }
 
-    /// The smallest value of dimension `dim`; the first of equals gets the gradient.
+    /// The smallest value along dimension `dim`. Where several are equal, the first gets the gradient.
     ///
     /// # Errors
     /// When there is no such dimension, or no value.
@@ -64,7 +64,7 @@ impl Value {
     /// The sum of all values, a scalar.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn sum_all(&self) -> Result<Value> {
         self.sum(&[], false)
     }
@@ -77,7 +77,7 @@ impl Value {
         self.mean(&[], false)
     }
 
-    /// `e^x` over its sum along dimension `dim`.
+    /// The softmax along dimension `dim`: `e^x` divided by its sum.
     ///
     /// # Errors
     /// When there is no such dimension.

@@ -1,4 +1,4 @@
-//! The order of values: other shapes, permutations, parts and joins, zeros around.
+//! Changes of shape and order: reshaping, permuting, cutting, joining and padding.
 
 use super::apply;
 use crate::error::{Result, shape};
@@ -23,7 +23,7 @@ pub fn channels_first(x: &Value) -> Result<Value> {
     x.permute(&[0, 3, 1, 2])
 }
 
-/// Channels of zeros before and behind those of x (.., C) -> (.., before + C + behind).
+/// Adds channels of zeros before and behind those of x: (.., C) -> (.., before + C + behind).
 ///
 /// # Errors
 /// When x is a scalar.
@@ -39,7 +39,7 @@ pub fn narrow(x: &Value, dim: usize, from: usize, len: usize) -> Result<Value> {
     apply(&Arrange::Narrow { dim, from, len }, x, &[])
 }
 
-/// Values one after the other along dimension `dim`.
+/// Joins values one after the other along dimension `dim`.
 ///
 /// # Errors
 /// When there are none, or another dimension differs.
@@ -48,7 +48,7 @@ pub fn cat(values: &[Value], dim: usize) -> Result<Value> {
     first.tape().apply(&Arrange::Cat(dim), &values.iter().collect::<Vec<_>>())
 }
 
-/// Values of one shape along a new dimension `dim`.
+/// Joins values of the same shape along a new dimension `dim`.
 ///
 /// # Errors
 /// When there are none, or their shapes differ.
@@ -67,7 +67,7 @@ impl Value {
         apply(&Arrange::Reshape(dims.into().into_dims()), self, &[])
     }
 
-    /// Dimensions in another order: dimension i of the result is dimension `order[i]` of this value.
+    /// The dimensions in another order: dimension i of the result is dimension `order[i]` of this value.
     ///
     /// # Errors
     /// When `order` does not name every dimension once.
@@ -75,7 +75,7 @@ impl Value {
         apply(&Arrange::Permute(order.to_vec()), self, &[])
     }
 
-    /// Two dimensions change places.
+    /// Swaps two dimensions.
     ///
     /// # Errors
     /// When there is no such dimension.
@@ -94,7 +94,7 @@ impl Value {
         narrow(self, self.axis("narrow", dim)?, from, len)
     }
 
-    /// Zeros before and behind the entries of dimension `dim`.
+    /// Adds zeros before and behind the entries of dimension `dim`.
     ///
     /// # Errors
     /// When there is no such dimension.
@@ -106,7 +106,7 @@ impl Value {
         apply(&Arrange::Pad { dim, before, behind }, self, &[])
     }
 
-    /// Entries of size 1 repeated: PyTorch's `expand`.
+    /// Repeats dimensions of size 1 until the shape is `dims`: PyTorch's `expand`.
     ///
     /// # Errors
     /// When the shape does not broadcast to `dims`.
@@ -114,7 +114,7 @@ impl Value {
         apply(&Arrange::Expand(dims.to_vec()), self, &[])
     }
 
-    /// A new dimension of size 1 at `dim`.
+    /// Inserts a new dimension of size 1 at `dim`; negative numbers count from the end, where -1 appends it.
     ///
     /// # Errors
     /// When `dim` is past the end.
@@ -122,14 +122,17 @@ impl Value {
         let rank = self.rank() as i64;
         let at = if dim < 0 { dim + rank + 1 } else { dim };
         if !(0..=rank).contains(&at) {
-            return shape("unsqueeze", format!("dimension {dim} of a value of shape {:?}", self.dims()));
+            return shape(
+                "unsqueeze",
+                format!("a value of shape {:?} has no place for a dimension {dim}", self.dims()),
+            );
         }
         let mut dims = self.dims().to_vec();
         dims.insert(at as usize, 1);
         self.reshape(dims)
     }
 
-    /// Without dimension `dim`, which has size 1.
+    /// Removes dimension `dim`, which must have size 1.
     ///
     /// # Errors
     /// When it has another size.
@@ -137,12 +140,12 @@ impl Value {
         let at = self.axis("squeeze", dim)?;
         let mut dims = self.dims().to_vec();
         if dims.remove(at) != 1 {
-            return shape("squeeze", format!("dimension {dim} of {:?} is not 1", self.dims()));
+            return shape("squeeze", format!("dimension {dim} of {:?} does not have size 1", self.dims()));
         }
         self.reshape(dims)
     }
 
-    /// Dimensions from `dim` on as one.
+    /// Joins all dimensions from `dim` on into one.
     ///
     /// # Errors
     /// When there is no such dimension.

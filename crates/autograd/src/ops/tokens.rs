@@ -22,7 +22,7 @@ pub fn gather_tokens(x: &Value, ids: &[u32]) -> Result<Value> {
     apply(&GatherTokens { ids: ids.into() }, x, &[])
 }
 
-/// A class token (1, 1, D) before the tokens of x (B, N, D) -> (B, N + 1, D). `pos` (D) is added to it.
+/// Puts a class token (1, 1, D) before the tokens of x: (B, N, D) -> (B, N + 1, D). `pos` (D) is added to the class token.
 ///
 /// # Errors
 /// When the widths differ.
@@ -30,8 +30,8 @@ pub fn prepend_token(x: &Value, token: &dyn Weight, pos: Option<&[f32]>) -> Resu
     apply(&PrependToken { pos: pos.map(Into::into) }, x, &[Some(token)])
 }
 
-/// MAE's decoder input: tokens x (B, 1 + K, D) put back in image order by `restore` (B, L), `mask_token` (1, 1, D) where one was
-/// removed, fixed positions `pos` (.., 1 + L, D) added -> (B, 1 + L, D).
+/// MAE's decoder input: `restore` (B, L) puts the tokens of x (B, 1 + K, D) back into image order, `mask_token` (1, 1, D) fills the
+/// places of removed tokens, and fixed positions `pos` (.., 1 + L, D) are added -> (B, 1 + L, D).
 ///
 /// # Errors
 /// When the shapes do not fit, or `restore` does not name each place once.
@@ -40,19 +40,19 @@ pub fn unshuffle_tokens(x: &Value, mask_token: &dyn Weight, restore: &[u32], pos
     apply(&UnshuffleTokens { restore: restore.into() }, x, &[Some(mask_token), Some(&pos)])
 }
 
-/// Tokens `from ..` of x (B, N, D) -> (B, N - from, D): drops the class token.
+/// The tokens from number `from` on: x (B, N, D) -> (B, N - from, D). With `from` = 1 this drops the class token.
 ///
 /// # Errors
 /// When there are fewer tokens.
 pub fn drop_tokens(x: &Value, from: usize) -> Result<Value> {
     let [_, n, _] = sequence("drop_tokens", x.dims())?;
     if from > n {
-        return shape("drop_tokens", format!("{from} of {n} tokens"));
+        return shape("drop_tokens", format!("cannot drop {from} of {n} tokens"));
     }
     select_tokens(x, from, n - from)
 }
 
-/// Tokens `from .. from + len` of x (B, N, D).
+/// The tokens `from .. from + len`: x (B, N, D) -> (B, len, D).
 ///
 /// # Errors
 /// When they are not there.
@@ -61,7 +61,7 @@ pub fn select_tokens(x: &Value, from: usize, len: usize) -> Result<Value> {
     super::narrow(x, 1, from, len)
 }
 
-/// Mean over the tokens: (B, N, D) -> (B, D).
+/// The mean over the tokens: x (B, N, D) -> (B, D).
 ///
 /// # Errors
 /// When there is no token.

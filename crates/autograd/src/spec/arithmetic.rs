@@ -8,7 +8,7 @@ use crate::error::{Result, shape};
 pub enum Unary {
     /// `factor x + term`.
     Affine {
-        /// Factor.
+        /// The factor.
         factor: f64,
         /// What is added.
         term: f64,
@@ -25,9 +25,9 @@ pub enum Unary {
     Abs,
     /// `x` limited to a range.
     Clamp {
-        /// Least value.
+        /// The least value.
         min: f64,
-        /// Largest value.
+        /// The largest value.
         max: f64,
     },
 }
@@ -57,7 +57,7 @@ impl Op for Unary {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         match *self {
             Unary::Clamp { min, max } if min > max || min.is_nan() || max.is_nan() => {
-                shape("clamp", format!("a range from {min} to {max}"))
+                shape("clamp", format!("a range from {min} to {max}, expected min <= max"))
             }
             _ => Ok(inputs[0].to_vec()),
         }
@@ -75,9 +75,9 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
-    /// The larger; equal values share the gradient, as in PyTorch.
+    /// The larger of both; equal values share the gradient, as in PyTorch.
     Maximum,
-    /// The smaller; equal values share the gradient, as in PyTorch.
+    /// The smaller of both; equal values share the gradient, as in PyTorch.
     Minimum,
 }
 
@@ -98,7 +98,7 @@ impl Op for Binary {
     }
 }
 
-/// The shape of two that broadcast: aligned at the end, where they differ one of them is 1.
+/// The shape of the result of two shapes that broadcast: aligned at the end, dimensions are equal or one of them is 1.
 pub(crate) fn broadcast(op: &'static str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |d: &[usize], i: usize| if i + d.len() < rank { 1 } else { d[i + d.len() - rank] };
@@ -108,7 +108,12 @@ pub(crate) fn broadcast(op: &'static str, a: &[usize], b: &[usize]) -> Result<Ve
             (x, y) if x == y => x,
             (1, y) => y,
             (x, 1) => x,
-            _ => return shape(op, format!("{a:?} and {b:?} do not broadcast")),
+            _ => {
+                return shape(
+                    op,
+                    format!("{a:?} and {b:?} do not broadcast: aligned at the end, dimensions must be equal or 1"),
+                );
+            }
         });
     }
     Ok(out)

@@ -4,12 +4,12 @@ use super::{Attrs, Op, sequence};
 use crate::error::{Result, shape};
 use candlelight_kernels::attention::Dropout;
 
-/// Input qkv (B, N, 3 H Dh) -> (B, N, H Dh).
+/// Attention on packed projections. Input qkv (B, N, 3 H Dh) -> (B, N, H Dh).
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionOp {
-    /// Heads, H.
+    /// Number of heads, H.
     pub heads: usize,
-    /// Dropout of the probabilities.
+    /// Dropout of the attention probabilities, in training.
     pub dropout: Option<Dropout>,
 }
 
@@ -25,7 +25,10 @@ impl Op for AttentionOp {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let [b, n, width] = sequence("attention", inputs[0])?;
         if self.heads == 0 || width % (3 * self.heads) != 0 {
-            return shape("attention", format!("qkv {:?} does not divide into 3 x {} heads", inputs[0], self.heads));
+            return shape(
+                "attention",
+                format!("qkv {:?}: the width {width} does not divide into 3 x {} heads", inputs[0], self.heads),
+            );
         }
         Ok(vec![b, n, width / 3])
     }

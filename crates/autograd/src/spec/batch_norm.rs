@@ -4,21 +4,22 @@ use super::{Attr, Attrs, Op};
 use crate::error::{Result, shape};
 use candle_core::Tensor;
 
-/// Constants of a batch normalisation and what it does with its statistics.
+/// The constants of a batch normalisation, and whether it trains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchNormStep {
-    /// Added to the variance.
+    /// Added to the variance, above 0.
     pub eps: f64,
-    /// Share of the batch's statistics in the running ones.
+    /// Share of a batch's statistics in the running ones, in [0, 1].
     pub momentum: f64,
-    /// Normalise by the batch and update the running statistics; else normalise by these.
+    /// True to normalise by the statistics of the batch and update the running ones, false to normalise by the running ones.
     pub train: bool,
 }
 
-/// Inputs x (.., C), then gamma and beta (C) where `affine`, then a residual like x where `residual`.
+/// Batch normalisation over all dimensions but the last. Inputs x (.., C), then gamma and beta (C) if `affine` is true, then a residual
+/// of the shape of x if `residual` is true.
 #[derive(Debug, Clone)]
 pub struct BatchNormOp {
-    /// Constants.
+    /// The constants.
     pub config: BatchNormStep,
     /// Running mean (C), which training updates in place.
     pub mean: Tensor,
@@ -26,19 +27,19 @@ pub struct BatchNormOp {
     pub var: Tensor,
     /// Whether there is a scale and a shift.
     pub affine: bool,
-    /// Whether the rectifier follows.
+    /// Whether ReLU follows.
     pub relu: bool,
-    /// Whether a residual is added before the rectifier.
+    /// Whether a residual is added before ReLU.
     pub residual: bool,
 }
 
 impl BatchNormOp {
-    /// Channels, C.
+    /// Number of channels, C.
     pub fn channels(&self) -> usize {
         self.mean.elem_count()
     }
 
-    /// The input that is the residual.
+    /// The number of the input that is the residual, if there is one.
     pub fn residual_at(&self) -> Option<usize> {
         self.residual.then_some(if self.affine { 3 } else { 1 })
     }
@@ -62,12 +63,15 @@ impl Op for BatchNormOp {
         let weights = if self.affine { &inputs[1..3] } else { &[] };
         let fits = |d: &&[usize]| **d == [n];
         if x.last() != Some(&n) || !weights.iter().all(fits) || ![self.mean.dims(), self.var.dims()].iter().all(fits) {
-            return shape("batch_norm", format!("x {x:?} with statistics of {n} channels"));
+            return shape(
+                "batch_norm",
+                format!("x {x:?} with weights {weights:?}, expected x (.., {n}) and weights of {n} values"),
+            );
         }
         if let Some(r) = self.residual_at().map(|i| inputs[i])
             && r != x
         {
-            return shape("batch_norm", format!("x {x:?} and a residual {r:?}"));
+            return shape("batch_norm", format!("x {x:?} and a residual {r:?}, expected the same shape"));
         }
         Ok(x.to_vec())
     }

@@ -5,35 +5,35 @@ use super::{Attrs, Op, image};
 use crate::error::{Result, shape};
 use candlelight_kernels::conv::Conv;
 
-/// Steps, borders and groups of a convolution.
+/// Stride, padding, dilation and groups of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dConfig {
-    /// Steps down and across.
+    /// Steps of the kernel down and across.
     pub stride: (usize, usize),
-    /// Zeros above and below, left and right.
+    /// Rows of zeros above and below the image, and columns of zeros left and right of it.
     pub padding: (usize, usize),
-    /// Distance of the kernel's rows and columns.
+    /// Distance between the kernel's rows, and between its columns; 1 is a dense kernel.
     pub dilation: (usize, usize),
-    /// Groups of channels that see only each other.
+    /// Number of groups of channels; the outputs of a group read only the inputs of that group.
     pub groups: usize,
 }
 
 impl Conv2dConfig {
-    /// The same stride and border both ways, no dilation, one group.
+    /// The same stride and padding in both directions, no dilation, one group.
     pub const fn new(stride: usize, padding: usize) -> Self {
         Conv2dConfig { stride: (stride, stride), padding: (padding, padding), dilation: (1, 1), groups: 1 }
     }
 }
 
-/// Inputs x (B, H, W, I), w (O, I / groups, kh, kw), and b (O) or none -> (B, H', W', O).
+/// A convolution. Inputs x (B, H, W, I), w (O, I / groups, kh, kw), and b (O) or none -> (B, H', W', O).
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2dOp {
-    /// Steps, borders and groups.
+    /// Stride, padding, dilation and groups.
     pub config: Conv2dConfig,
 }
 
 impl Conv2dOp {
-    /// Sizes of the convolution of images x with kernels w.
+    /// Sizes of the convolution of images x (B, H, W, I) with kernels w (O, I / groups, kh, kw).
     ///
     /// # Errors
     /// When x or w has other dimensions.
@@ -67,29 +67,31 @@ impl Op for Conv2dOp {
         let c = self.sizes(x, w)?;
         let (oh, ow, _) = c.sizes()?;
         if w[1] * c.groups != c.inputs || inputs.get(2).is_some_and(|b| *b != [c.outputs]) {
-            return shape("conv2d", format!("x {x:?}, weight {w:?}, {} groups", c.groups));
+            let per_group = c.inputs / c.groups;
+            let expected = format!("a weight (O, {per_group}, kh, kw) and a bias (O)");
+            return shape("conv2d", format!("x {x:?}, weight {w:?}, {} groups: expected {expected}", c.groups));
         }
         Ok(vec![c.batch, oh, ow, c.outputs])
     }
 }
 
-/// Steps, borders and groups of a transposed convolution.
+/// Stride, padding, dilation and groups of a transposed convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvTranspose2dConfig {
-    /// Steps down and across.
+    /// Steps of the kernel down and across.
     pub stride: (usize, usize),
-    /// Border that is cut off above and below, left and right.
+    /// Rows that are cut off above and below the result, and columns that are cut off left and right of it.
     pub padding: (usize, usize),
-    /// Rows below and columns on the right that no kernel need reach.
+    /// Rows that are added below the result, and columns on its right; less than the stride or the dilation.
     pub output_padding: (usize, usize),
-    /// Distance of the kernel's rows and columns.
+    /// Distance between the kernel's rows, and between its columns; 1 is a dense kernel.
     pub dilation: (usize, usize),
-    /// Groups of channels that see only each other.
+    /// Number of groups of channels; the outputs of a group read only the inputs of that group.
     pub groups: usize,
 }
 
 impl ConvTranspose2dConfig {
-    /// The same stride and border both ways, no dilation, one group.
+    /// The same stride and padding in both directions, no dilation, one group.
     pub const fn new(stride: usize, padding: usize) -> Self {
         ConvTranspose2dConfig {
             stride: (stride, stride),
@@ -101,15 +103,16 @@ impl ConvTranspose2dConfig {
     }
 }
 
-/// The adjoint of a convolution. Inputs x (B, H, W, I), w (I, O / groups, kh, kw), and b (O) or none -> (B, H', W', O).
+/// A transposed convolution, the adjoint of a convolution. Inputs x (B, H, W, I), w (I, O / groups, kh, kw), and b (O) or none
+/// -> (B, H', W', O).
 #[derive(Debug, Clone, Copy)]
 pub struct ConvTranspose2dOp {
-    /// Steps, borders and groups.
+    /// Stride, padding, dilation and groups.
     pub config: ConvTranspose2dConfig,
 }
 
 impl ConvTranspose2dOp {
-    /// The convolution whose input gradient this is: its images are the result, its results are x.
+    /// The convolution whose input gradient this operation computes: its images have the shape of our result, its results that of x.
     ///
     /// # Errors
     /// When x or w has other dimensions, or the border is larger than the result.
@@ -128,7 +131,7 @@ impl ConvTranspose2dOp {
             side(width, kw, c.stride.1, c.dilation.1, c.padding.1, c.output_padding.1),
         );
         let (Some(oh), Some(ow)) = sides else {
-            return shape("conv_transpose2d", format!("x {x:?}, weight {w:?}: nothing is left with {c:?}"));
+            return shape("conv_transpose2d", format!("x {x:?}, weight {w:?}: no pixel is left with {c:?}"));
         };
         Ok(Conv {
             batch,
@@ -172,7 +175,11 @@ impl Op for ConvTranspose2dOp {
             return shape("conv_transpose2d", format!("output_padding {more:?} is not below the stride {steps:?}"));
         }
         if w[0] != c.outputs || inputs.get(2).is_some_and(|b| *b != [c.inputs]) {
-            return shape("conv_transpose2d", format!("x {x:?}, weight {w:?}, {} groups", c.groups));
+            let expected = format!("a weight ({}, O / groups, kh, kw) and a bias (O)", c.outputs);
+            return shape(
+                "conv_transpose2d",
+                format!("x {x:?}, weight {w:?}, {} groups: expected {expected}", c.groups),
+            );
         }
         Ok(vec![c.batch, c.height, c.width, c.inputs])
     }

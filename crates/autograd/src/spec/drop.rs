@@ -1,4 +1,4 @@
-//! What is dropped while training: values, samples, blocks of an image.
+//! Operations that drop something at random while training: single values, whole samples, blocks of an image.
 
 use super::{Attrs, Op, count, image};
 use crate::error::{Result, shape};
@@ -10,23 +10,23 @@ use std::sync::Arc;
 pub enum Drop {
     /// Single values, N. Srivastava et al., JMLR 15 (2014).
     Values {
-        /// Draws the mask, again in the backward pass.
+        /// The words of the key that draws the mask, once more in the backward pass.
         words: [u32; 2],
-        /// The share that is dropped.
+        /// The share that is dropped, in [0, 1).
         rate: f32,
     },
     /// Whole samples: stochastic depth, G. Huang et al., arXiv 1603.09382.
     Samples {
-        /// Draws the mask, again in the backward pass.
+        /// The words of the key that draws the mask, once more in the backward pass.
         words: [u32; 2],
-        /// The share that is dropped.
+        /// The share that is dropped, in [0, 1).
         rate: f32,
     },
     /// Squares of images, in all channels: DropBlock, G. Ghiasi et al., arXiv 1810.12890. x (B, H, W, C).
     Blocks {
-        /// (B, H, W): what values are multiplied with.
+        /// The factors that values are multiplied by, (B, H, W).
         mask: Arc<[f32]>,
-        /// The share that is dropped.
+        /// The share that is dropped, in [0, 1).
         rate: f32,
     },
 }
@@ -51,19 +51,22 @@ impl Op for Drop {
         if let Drop::Blocks { mask, .. } = self {
             let [b, h, w, _] = image("drop_block2d", inputs[0])?;
             if mask.len() != b * h * w {
-                return shape("drop_block2d", format!("a mask of {} values for x {:?}", mask.len(), inputs[0]));
+                return shape(
+                    "drop_block2d",
+                    format!("a mask of {} values for x {:?}, expected {}", mask.len(), inputs[0], b * h * w),
+                );
             }
         }
         Ok(inputs[0].to_vec())
     }
 }
 
-/// Inputs x (B, ..) and y (K, ..) -> (B, ..): x, plus `scale y` at the samples `kept`.
+/// Adds a branch that was computed for some samples. Inputs x (B, ..) and y (K, ..) -> (B, ..): x, plus `scale y` at the samples `kept`.
 #[derive(Debug, Clone)]
 pub struct AddKept {
-    /// (K): samples, in ascending order.
+    /// The numbers of the K kept samples, in ascending order.
     pub kept: Arc<[u32]>,
-    /// Factor of y.
+    /// The factor of y.
     pub scale: f32,
 }
 
@@ -80,7 +83,13 @@ impl Op for AddKept {
         let (x, y) = (inputs[0], inputs[1]);
         let samples = x.first().copied().unwrap_or(1);
         if count(y) * samples != count(x) * self.kept.len() {
-            return shape("residual", format!("x {x:?} and a branch {y:?} of {} samples", self.kept.len()));
+            return shape(
+                "residual",
+                format!(
+                    "x {x:?} and a branch {y:?}, expected {} samples with the shape of those of x",
+                    self.kept.len()
+                ),
+            );
         }
         Ok(x.to_vec())
     }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 /// Entries by number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Index {
-    /// Entries `ids` of dimension `dim`, in their order. Input x (.., N, ..) -> (.., ids, ..).
+    /// The entries `ids` of dimension `dim`, in the order of `ids`. Input x (.., N, ..) -> (.., ids, ..).
     Select {
         /// The dimension.
         dim: usize,
         /// Numbers below its size.
         ids: Arc<[u32]>,
     },
-    /// PyTorch's `gather`: the result at i takes dimension `dim` from `ids` at i. Input x, all dimensions but `dim` as in `dims`.
+    /// PyTorch's `gather`: each entry of the result is read at the same place of x, with the number in `ids` as the place in dimension
+    /// `dim`. Input x has the shape `dims` except in dimension `dim`.
     Gather {
         /// The dimension.
         dim: usize,
@@ -39,7 +40,7 @@ impl Op for Index {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let x = inputs[0];
         let (Index::Select { dim, ids } | Index::Gather { dim, ids, .. }) = self;
-        let Some(n) = x.get(*dim) else { return shape(self.name(), format!("dimension {dim} of {x:?}")) };
+        let Some(n) = x.get(*dim) else { return shape(self.name(), format!("x {x:?} has no dimension {dim}")) };
         check_ids(self.name(), ids, *n)?;
         let mut out = x.to_vec();
         match self {
@@ -47,7 +48,13 @@ impl Op for Index {
             Index::Gather { ids, dims, .. } => {
                 let same = dims.len() == x.len() && (0..x.len()).all(|i| i == *dim || dims[i] == x[i]);
                 if !same || ids.len() != count(dims) {
-                    return shape("gather", format!("{} ids of shape {dims:?} for {x:?}", ids.len()));
+                    return shape(
+                        "gather",
+                        format!(
+                            "{} ids of shape {dims:?} for x {x:?}, expected the shape of x except in dimension {dim}",
+                            ids.len()
+                        ),
+                    );
                 }
                 out.clone_from(dims);
             }
@@ -59,7 +66,7 @@ impl Op for Index {
 /// One of two values, entry by entry. Inputs a and b of one shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Where {
-    /// Where the first is taken, in the order of the entries.
+    /// One condition per entry, in the order of the entries: true takes a, false takes b.
     pub condition: Arc<[bool]>,
 }
 
@@ -71,7 +78,13 @@ impl Op for Where {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         if inputs[0] != inputs[1] || count(inputs[0]) != self.condition.len() {
             let n = self.condition.len();
-            return shape("where", format!("{n} conditions for values {:?} and {:?}", inputs[0], inputs[1]));
+            return shape(
+                "where",
+                format!(
+                    "{n} conditions for values {:?} and {:?}, expected the same shape and one condition per entry",
+                    inputs[0], inputs[1]
+                ),
+            );
         }
         Ok(inputs[0].to_vec())
     }

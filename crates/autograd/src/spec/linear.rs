@@ -4,15 +4,15 @@ use super::{Attr, Attrs, Op};
 use crate::error::{Result, shape};
 use candlelight_kernels::act::gelu::Gelu;
 
-/// Inputs x (.., I), w (O, ..), and b (O) or none.
+/// A linear layer. Inputs x (.., I), w (O, ..) with I values per output, and b (O) or none -> (.., O).
 #[derive(Debug, Clone, Copy)]
 pub struct LinearOp {
-    /// What follows in the same operation.
+    /// The GELU that follows in the same operation, if one does.
     pub gelu: Option<Gelu>,
 }
 
 impl LinearOp {
-    /// (outputs, inputs) of a weight (O, ..): a convolution's kernel counts as one row per output.
+    /// Numbers of (outputs, inputs) of a weight (O, ..): each kernel of a convolution's weight counts as one row.
     pub fn sizes(w: &[usize]) -> (usize, usize) {
         (w.first().copied().unwrap_or(1), w.iter().skip(1).product())
     }
@@ -33,10 +33,13 @@ impl Op for LinearOp {
         let mut dims = x.to_vec();
         match dims.last_mut() {
             Some(d) if *d == features && w.len() > 1 => *d = outputs,
-            _ => return shape(self.name(), format!("x {x:?} with a weight {w:?}")),
+            _ if w.len() < 2 => return shape(self.name(), format!("a weight {w:?}, expected (O, I)")),
+            _ => return shape(self.name(), format!("x {x:?} with a weight {w:?}: expected x (.., {features})")),
         }
         match inputs.get(2) {
-            Some(b) if *b != [outputs] => shape(self.name(), format!("a bias {b:?} with a weight {w:?}")),
+            Some(b) if *b != [outputs] => {
+                shape(self.name(), format!("a bias {b:?} with a weight {w:?}: expected a bias ({outputs})"))
+            }
             _ => Ok(dims),
         }
     }

@@ -6,30 +6,30 @@ use candlelight_kernels::tokens::patch::Grid;
 use candlelight_kernels::tokens::patch::check_ids;
 use std::sync::Arc;
 
-/// A loss. The first input is what the model says; the result is a scalar.
+/// A loss. The first input is the prediction of the model; the result is a scalar.
 #[derive(Debug, Clone)]
 pub enum Loss {
-    /// Inputs predictions (B, L, p p C) and images (B, C, H, W).
+    /// MAE's mean squared error over the removed patches. Inputs predictions (B, L, p p C) and images (B, C, H, W).
     Mae {
-        /// Side of a patch, p.
+        /// The side of a patch in pixels, p.
         patch: usize,
-        /// (B, L): 1 where the patch counts.
+        /// The mask (B, L): 1 for a removed patch, which counts, and 0 for a visible one.
         mask: Arc<[f32]>,
-        /// Compare with patches normalised to their own mean and deviation.
+        /// Whether predictions are compared with patches that are normalised to their own mean and deviation.
         norm_pix: bool,
     },
-    /// Input logits (B, K).
+    /// Mean softmax cross-entropy with class numbers. Input logits (B, K).
     CrossEntropy {
-        /// (B): classes.
+        /// The class of each sample, (B), below K.
         labels: Arc<[u32]>,
-        /// The share of the target that is spread over all classes.
+        /// The share of the target that is spread over all classes, in [0, 1].
         smoothing: f32,
     },
-    /// Inputs logits (B, K) and targets (B, K).
+    /// Mean softmax cross-entropy with a distribution per sample. Inputs logits (B, K) and targets (B, K).
     SoftCrossEntropy,
-    /// Inputs logits (B, K) and targets (B, K).
+    /// Binary cross-entropy of each class by itself. Inputs logits (B, K) and targets (B, K).
     BinaryCrossEntropy {
-        /// The sum over classes and the mean over the batch, not the mean over all entries.
+        /// True for the sum over classes and the mean over the batch, false for the mean over all entries.
         sum_classes: bool,
     },
 }
@@ -63,7 +63,9 @@ impl Op for Loss {
                 let g = Grid { channels, height, width, patch: *patch };
                 g.check()?;
                 if x != [b, g.patches(), g.patch_len()] || mask.len() != b * g.patches() {
-                    return shape("mae_loss", format!("images {:?}, predictions {x:?}", inputs[1]));
+                    let expected = format!("[{b}, {}, {}] and a mask of {b} x {0}", g.patches(), g.patch_len());
+                    let found = format!("images {:?}, predictions {x:?}, a mask of {}", inputs[1], mask.len());
+                    return shape("mae_loss", format!("{found} values: expected predictions {expected} values"));
                 }
                 if !mask.iter().any(|m| *m > 0.0) {
                     return shape("mae_loss", "the mask removes no patch");
@@ -79,13 +81,19 @@ impl Op for Loss {
                 if let Loss::CrossEntropy { labels, smoothing } = self {
                     check_ids("cross_entropy label", labels, classes)?;
                     if labels.len() != batch {
-                        return shape("cross_entropy", format!("logits {x:?} with {} labels", labels.len()));
+                        return shape(
+                            "cross_entropy",
+                            format!("logits {x:?} with {} labels, expected {batch}", labels.len()),
+                        );
                     }
                     if !(0.0..=1.0).contains(smoothing) {
                         return shape("cross_entropy", format!("smoothing {smoothing} is outside [0, 1]"));
                     }
                 } else if inputs[1] != x {
-                    return shape(self.name(), format!("logits {x:?}, targets {:?}", inputs[1]));
+                    return shape(
+                        self.name(),
+                        format!("logits {x:?}, targets {:?}: expected the same shape", inputs[1]),
+                    );
                 }
             }
         }

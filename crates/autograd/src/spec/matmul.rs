@@ -3,7 +3,7 @@
 use super::{Op, broadcast};
 use crate::error::{Result, shape};
 
-/// Inputs a (.., M, K) and b (.., K, N), whose leading dimensions broadcast -> (.., M, N).
+/// A product of matrices. Inputs a (.., M, K) and b (.., K, N), whose leading dimensions broadcast -> (.., M, N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatMul;
 

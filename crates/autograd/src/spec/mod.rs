@@ -1,4 +1,4 @@
-//! Operations as data: what each is called, what it is set to, which shapes it takes. Nothing here computes.
+//! Descriptions of operations as plain data: the name of each, its settings, and the shapes it accepts. Nothing here computes.
 
 mod act;
 mod arithmetic;
@@ -36,7 +36,7 @@ pub use tokens::*;
 
 use crate::error::{Result, shape as wrong};
 
-/// A setting of an operation, as data.
+/// A setting of an operation, as plain data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attr {
     /// A whole number.
@@ -47,7 +47,7 @@ pub enum Attr {
     Float(f64),
     /// A switch.
     Bool(bool),
-    /// One of several kinds.
+    /// A name of one of several kinds.
     Text(String),
 }
 
@@ -81,7 +81,7 @@ impl From<(usize, usize)> for Attr {
     }
 }
 
-/// Names and settings of an operation.
+/// The settings of an operation, each with its name.
 pub type Attrs = Vec<(&'static str, Attr)>;
 
 /// An operation's description: plain data. An observer ([`Tape::with_observer`](crate::Tape::with_observer)) sees every operation of a
@@ -91,7 +91,7 @@ pub trait Op: std::fmt::Debug {
     /// The operation's name, as PyTorch calls it where PyTorch has it.
     fn name(&self) -> &'static str;
 
-    /// Its settings.
+    /// The settings of the operation.
     fn attributes(&self) -> Attrs {
         Attrs::new()
     }
@@ -114,12 +114,12 @@ pub struct Call<'a> {
     pub result: &'a [usize],
 }
 
-/// Elements of a shape.
+/// Number of elements of a shape.
 pub(crate) fn count(dims: &[usize]) -> usize {
     dims.iter().product()
 }
 
-/// (B, H, W, C), or an error.
+/// The dimensions (B, H, W, C) of a channels-last image, or an error.
 pub(crate) fn image(op: &'static str, dims: &[usize]) -> Result<[usize; 4]> {
     match *dims {
         [b, h, w, c] => Ok([b, h, w, c]),
@@ -127,7 +127,7 @@ pub(crate) fn image(op: &'static str, dims: &[usize]) -> Result<[usize; 4]> {
     }
 }
 
-/// (B, N, D), or an error.
+/// The dimensions (B, N, D) of a sequence of tokens, or an error.
 pub(crate) fn sequence(op: &'static str, dims: &[usize]) -> Result<[usize; 3]> {
     match *dims {
         [b, n, d] => Ok([b, n, d]),

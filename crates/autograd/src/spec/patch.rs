@@ -6,17 +6,17 @@ use candlelight_kernels::tokens::patch::Grid;
 use candlelight_kernels::tokens::patch::check_ids;
 use std::sync::Arc;
 
-/// Input images (B, C, H, W) -> (B, K or L, C p p).
+/// The patches of images. Input images (B, C, H, W) -> (B, L, C p p), or (B, K, C p p) of the patches that `ids` names.
 #[derive(Debug, Clone)]
 pub struct ImagePatches {
-    /// Side of a patch, p.
+    /// The side of a patch in pixels, p.
     pub patch: usize,
-    /// (B, K): the patches that are wanted; all L where it is `None`.
+    /// The numbers of the wanted patches, (B, K), below L; `None` means all L.
     pub ids: Option<Arc<[u32]>>,
 }
 
 impl ImagePatches {
-    /// How images of these dimensions (B, C, H, W) are cut.
+    /// The grid of patches of images with these dimensions (B, C, H, W).
     pub fn grid(&self, images: &[usize]) -> Grid {
         let at = |i: usize| images.get(i).copied().unwrap_or(0);
         Grid { channels: at(1), height: at(2), width: at(3), patch: self.patch }
@@ -40,7 +40,10 @@ impl Op for ImagePatches {
         check_ids("image_patches", ids, g.patches())?;
         let keep = ids.len() / batch.max(1);
         if ids.len() != batch * keep {
-            return shape("image_patches", format!("{} ids for {batch} samples", ids.len()));
+            return shape(
+                "image_patches",
+                format!("{} ids for {batch} samples, expected equally many for each", ids.len()),
+            );
         }
         Ok(vec![batch, keep, g.patch_len()])
     }

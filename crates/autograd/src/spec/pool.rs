@@ -4,21 +4,21 @@ use super::{Attrs, Op, image};
 use crate::error::{Result, shape};
 use candlelight_kernels::pool::{blur, window};
 
-/// Window, steps and border of a pool.
+/// Window, stride and padding of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool2dConfig {
     /// Height and width of a window.
     pub kernel: (usize, usize),
-    /// Steps down and across.
+    /// Steps of the window down and across.
     pub stride: (usize, usize),
-    /// Border above and below, left and right.
+    /// Rows of border above and below the image, and columns left and right of it; at most half of the window.
     pub padding: (usize, usize),
-    /// Keep a last window that reaches over the edge.
+    /// Whether a last window that reaches over the edge is kept, PyTorch's `ceil_mode`.
     pub ceil: bool,
 }
 
 impl Pool2dConfig {
-    /// A square window.
+    /// A square window with the same stride and padding in both directions.
     pub const fn new(kernel: usize, stride: usize, padding: usize) -> Self {
         Pool2dConfig { kernel: (kernel, kernel), stride: (stride, stride), padding: (padding, padding), ceil: false }
     }
@@ -39,15 +39,15 @@ impl Pool2dConfig {
 pub enum Pool2dOp {
     /// The largest value of each window.
     Max(Pool2dConfig),
-    /// The mean of each window.
+    /// The mean of each window; the border counts as zeros.
     Avg(Pool2dConfig),
-    /// Means over windows that cover the image in so many rows and columns.
+    /// Means over windows that divide the image into so many (rows, columns).
     AdaptiveAvg((usize, usize)),
     /// A binomial filter, then every `stride`-th pixel.
     Blur {
-        /// Width of the filter.
+        /// Width of the filter in pixels.
         size: usize,
-        /// Steps.
+        /// Steps down and across.
         stride: usize,
     },
 }
@@ -92,7 +92,7 @@ impl Op for Pool2dOp {
         let (oh, ow) = match *self {
             Pool2dOp::Max(config) | Pool2dOp::Avg(config) => config.sizes(x)?.output()?,
             Pool2dOp::AdaptiveAvg(out) if [out.0, out.1, h, w].contains(&0) => {
-                return shape(self.name(), format!("x {x:?} in {out:?} windows"));
+                return shape(self.name(), format!("x {x:?} in {out:?} windows, expected sizes of at least 1"));
             }
             Pool2dOp::AdaptiveAvg(out) => out,
             Pool2dOp::Blur { size, stride } => Self::blur(size, stride, x)?.output()?,
@@ -101,18 +101,18 @@ impl Op for Pool2dOp {
     }
 }
 
-/// What a global pool makes of an image.
+/// What a global pool computes from the pixels of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GlobalPool {
-    /// Means.
+    /// The mean of each channel.
     #[default]
     Avg,
-    /// Largest values.
+    /// The largest value of each channel.
     Max,
-    /// Half of the sum of both.
+    /// Half of the sum of mean and largest value.
     AvgMax,
-    /// Both, one after the other: twice the width.
+    /// The means, then the largest values: twice the width.
     CatAvgMax,
 }
 

@@ -10,25 +10,25 @@ pub enum Reduction {
     Sum,
     /// The mean.
     Mean,
-    /// The variance, over `n - 1` where true (PyTorch's default), else over `n`.
+    /// The variance of n values.
     Var {
-        /// Whether it divides by `n - 1`.
+        /// True divides by `n - 1`, PyTorch's default, false by `n`.
         unbiased: bool,
     },
-    /// The largest value of one dimension; the first of equals gets the gradient.
+    /// The largest value along one dimension; where several are equal, the first gets the gradient.
     Max,
-    /// The smallest value of one dimension; the first of equals gets the gradient.
+    /// The smallest value along one dimension; where several are equal, the first gets the gradient.
     Min,
 }
 
 /// A reduction over dimensions. Input x (..) -> x without the dimensions, or with 1 in their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduce {
-    /// What is computed.
+    /// What the reduction computes.
     pub kind: Reduction,
-    /// Over which dimensions, in ascending order.
+    /// The dimensions it runs over, in ascending order.
     pub dims: Vec<usize>,
-    /// Whether they stay, with size 1.
+    /// Whether these dimensions stay, with size 1.
     pub keep: bool,
 }
 
@@ -56,10 +56,13 @@ impl Op for Reduce {
             _ => 1,
         };
         if n < least {
-            return shape(self.name(), format!("{n} values of {x:?} over dimensions {:?}", self.dims));
+            return shape(
+                self.name(),
+                format!("{n} values of {x:?} over dimensions {:?}, expected at least {least}", self.dims),
+            );
         }
         if matches!(self.kind, Reduction::Max | Reduction::Min) && self.dims.len() != 1 {
-            return shape(self.name(), format!("one dimension expected, found {:?}", self.dims));
+            return shape(self.name(), format!("expected one dimension, found {:?}", self.dims));
         }
         let kept = |(i, d): (usize, &usize)| match self.dims.contains(&i) {
             true => self.keep.then_some(1),
@@ -72,9 +75,9 @@ impl Op for Reduce {
 /// Softmax over one dimension, or its logarithm. Input x (..) -> (..).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Softmax {
-    /// The dimension.
+    /// The dimension along which values sum to 1.
     pub dim: usize,
-    /// The logarithm, computed without the softmax.
+    /// Whether the result is the logarithm of the softmax, computed directly rather than from the softmax.
     pub log: bool,
 }
 

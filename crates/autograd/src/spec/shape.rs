@@ -1,20 +1,20 @@
-//! The order of values: other shapes, permutations, parts and joins, zeros around.
+//! Changes of shape and order: reshaping, permuting, cutting, joining and padding.
 
 use super::{Attr, Attrs, Op, count};
 use crate::error::{Result, shape};
 
-/// A change of order. Input x, or several for a join.
+/// A change of shape or order. Input x, or several values for a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrange {
     /// The same values in another shape.
     Reshape(Vec<usize>),
-    /// Dimensions in another order: dimension i of the result is dimension `order[i]` of x.
+    /// The dimensions in another order: dimension i of the result is dimension `order[i]` of x.
     Permute(Vec<usize>),
     /// `len` entries of dimension `dim`, from `from` on.
     Narrow {
         /// The dimension.
         dim: usize,
-        /// First entry.
+        /// The first entry.
         from: usize,
         /// Number of entries.
         len: usize,
@@ -23,14 +23,14 @@ pub enum Arrange {
     Pad {
         /// The dimension.
         dim: usize,
-        /// Zeros before.
+        /// Number of zeros before.
         before: usize,
-        /// Zeros behind.
+        /// Number of zeros behind.
         behind: usize,
     },
-    /// Entries of size 1 repeated to this shape.
+    /// Dimensions of size 1, repeated until the shape is this one.
     Expand(Vec<usize>),
-    /// Values one after the other along a dimension.
+    /// Several values, one after the other along this dimension.
     Cat(usize),
 }
 
@@ -69,14 +69,17 @@ impl Op for Arrange {
                 let mut seen = order.clone();
                 seen.sort_unstable();
                 if seen != (0..x.len()).collect::<Vec<_>>() {
-                    return shape("permute", format!("{order:?} is no order of the dimensions of {x:?}"));
+                    return shape("permute", format!("{order:?} does not name each dimension of {x:?} once"));
                 }
                 out = order.iter().map(|i| x[*i]).collect();
             }
             Arrange::Narrow { dim, from, len } => {
                 let have = x.get(*dim).copied().unwrap_or(0);
                 if *dim >= x.len() || from.checked_add(*len).is_none_or(|end| end > have) {
-                    return shape("narrow", format!("entries {from} to {from} + {len} of dimension {dim} of {x:?}"));
+                    return shape(
+                        "narrow",
+                        format!("{len} entries from {from} on in dimension {dim} of {x:?}, which has {have}"),
+                    );
                 }
                 out[*dim] = *len;
             }
@@ -84,18 +87,28 @@ impl Op for Arrange {
             Arrange::Expand(dims) => {
                 let fits = super::broadcast("expand", x, dims)?;
                 if fits != *dims {
-                    return shape("expand", format!("{x:?} does not expand to {dims:?}"));
+                    return shape(
+                        "expand",
+                        format!("{x:?} does not expand to {dims:?}: only dimensions of size 1 are repeated"),
+                    );
                 }
                 out = fits;
             }
             Arrange::Cat(dim) => {
                 let same = |d: &[usize]| d.len() == x.len() && (0..x.len()).all(|i| i == *dim || d[i] == x[i]);
                 if *dim >= x.len() || !inputs.iter().all(|d| same(d)) {
-                    return shape("cat", format!("{inputs:?} do not join along dimension {dim}"));
+                    return shape(
+                        "cat",
+                        format!("{inputs:?} do not join along dimension {dim}: expected equal sizes in all others"),
+                    );
                 }
                 out[*dim] = inputs.iter().map(|d| d[*dim]).sum();
             }
-            _ => return shape(self.name(), format!("{x:?} does not fit {self:?}")),
+            Arrange::Reshape(dims) => {
+                let (found, expected) = (count(dims), count(x));
+                return shape("reshape", format!("{x:?} to {dims:?}: {found} values, expected {expected}"));
+            }
+            Arrange::Pad { dim, .. } => return shape("pad", format!("x {x:?} has no dimension {dim}")),
         }
         Ok(out)
     }

@@ -6,7 +6,7 @@ use candlelight_kernels::tokens::patch::check_ids;
 use candlelight_kernels::tokens::sequence::check_order;
 use std::sync::Arc;
 
-/// Inputs x (B, N, D) and a table of N D values -> (B, N, D): the table is added to every sample.
+/// Adds a table to every sample, such as position embeddings. Inputs x (B, N, D) and a table (N, D) -> (B, N, D).
 #[derive(Debug, Clone, Copy)]
 pub struct AddTable;
 
@@ -19,16 +19,16 @@ impl Op for AddTable {
         let (x, table) = (inputs[0], inputs[1]);
         let per = x.get(1..).unwrap_or(&[]);
         if per.is_empty() || per != &table[table.len().saturating_sub(per.len())..] || count(per) != count(table) {
-            return shape("add_table", format!("x {x:?}, table {table:?}"));
+            return shape("add_table", format!("x {x:?}, table {table:?}: expected a table {per:?}"));
         }
         Ok(x.to_vec())
     }
 }
 
-/// Rows of x (B, N, D) by number, (B, K) -> (B, K, D).
+/// Tokens by number. Input x (B, N, D) -> (B, K, D).
 #[derive(Debug, Clone)]
 pub struct GatherTokens {
-    /// (B, K): numbers below N.
+    /// The numbers of the tokens of each sample, (B, K), below N.
     pub ids: Arc<[u32]>,
 }
 
@@ -46,16 +46,19 @@ impl Op for GatherTokens {
         check_ids("gather_tokens", &self.ids, n)?;
         let k = self.ids.len() / b.max(1);
         if self.ids.len() != b * k {
-            return shape("gather_tokens", format!("{} ids for {b} samples", self.ids.len()));
+            return shape(
+                "gather_tokens",
+                format!("{} ids for {b} samples, expected equally many for each", self.ids.len()),
+            );
         }
         Ok(vec![b, k, d])
     }
 }
 
-/// Inputs x (B, N, D) and a token of D values -> (B, N + 1, D): the token before the others of every sample.
+/// Puts a token before the others of every sample. Inputs x (B, N, D) and a token of D values -> (B, N + 1, D).
 #[derive(Debug, Clone)]
 pub struct PrependToken {
-    /// (D), added to the token.
+    /// The position (D) that is added to the token, if there is one.
     pub pos: Option<Arc<[f32]>>,
 }
 
@@ -67,16 +70,20 @@ impl Op for PrependToken {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let [b, n, d] = sequence("prepend_token", inputs[0])?;
         if count(inputs[1]) != d || self.pos.as_ref().is_some_and(|p| p.len() != d) {
-            return shape("prepend_token", format!("x {:?}, token {:?}", inputs[0], inputs[1]));
+            return shape(
+                "prepend_token",
+                format!("x {:?}, token {:?}: expected a token of {d} values", inputs[0], inputs[1]),
+            );
         }
         Ok(vec![b, n + 1, d])
     }
 }
 
-/// MAE's decoder input. Inputs x (B, 1 + K, D), a mask token of D values, positions of (1 + L) D values -> (B, 1 + L, D).
+/// MAE's decoder input: tokens back in image order, with mask tokens in the gaps. Inputs x (B, 1 + K, D), a mask token of D values, and
+/// positions of (1 + L) D values -> (B, 1 + L, D).
 #[derive(Debug, Clone)]
 pub struct UnshuffleTokens {
-    /// (B, L): where token j is among the shuffled ones; K or more says that it was removed.
+    /// The place of image token j among the shuffled tokens, (B, L); K or more says that the token was removed.
     pub restore: Arc<[u32]>,
 }
 
@@ -91,13 +98,16 @@ impl Op for UnshuffleTokens {
         check_order(&self.restore, b)?;
         if k1 == 0 || count(inputs[1]) != d || count(inputs[2]) != (l + 1) * d {
             let (x, m, p) = (inputs[0], inputs[1], inputs[2]);
-            return shape("unshuffle_tokens", format!("x {x:?}, mask token {m:?}, positions {p:?}"));
+            return shape(
+                "unshuffle_tokens",
+                format!("x {x:?}, mask token {m:?}, positions {p:?}: expected {d} and {} values", (l + 1) * d),
+            );
         }
         Ok(vec![b, l + 1, d])
     }
 }
 
-/// Input x (B, N, D) -> (B, D): the mean of the tokens.
+/// The mean of the tokens. Input x (B, N, D) -> (B, D).
 #[derive(Debug, Clone, Copy)]
 pub struct MeanTokens;
 

@@ -1,4 +1,4 @@
-//! The one door: the only place that applies an operation.
+//! `Tape::apply`, the only place that applies an operation.
 
 use super::{Tape, Value};
 use crate::backend::Run;
@@ -9,9 +9,9 @@ use crate::spec::Call;
 use candle_core::{DType, Device, Tensor};
 
 impl Tape {
-    /// Applies an operation. This is the only place where values are made from values: every input is checked to be of this tape,
-    /// every parameter among the inputs is noted for the hooks, shapes are checked, the backend is chosen, and what comes out holds
-    /// no graph of candle's.
+    /// Applies an operation. This is the only place where values are made from other values. It checks that every input is on this tape,
+    /// notes the parameters among the inputs for the hooks, checks the shapes, chooses the backend, and detaches the result from candle's
+    /// autograd graph.
     ///
     /// # Errors
     /// When an input is of another tape or a shape does not fit, and those of the backend.

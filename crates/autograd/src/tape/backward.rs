@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
 impl Tape {
-    /// Gradients of a scalar with respect to every trainable parameter, added to what `grads` already holds.
+    /// Computes the gradients of a scalar with respect to every trainable parameter and adds them to what `grads` already holds.
     ///
     /// # Errors
     /// When `loss` is not a scalar on this tape, this tape's backward pass has run before, or a trainable parameter has no
@@ -20,10 +20,10 @@ impl Tape {
         self.backward_scaled(loss, 1.0, grads)
     }
 
-    /// [`Tape::backward`] of `scale * loss`: `1 / accum_iter` when gradients are accumulated over micro-batches.
+    /// [`Tape::backward`] of `scale * loss`. Where gradients are accumulated over n micro-batches, `scale` is `1 / n`.
     ///
     /// # Errors
-    /// As [`Tape::backward`].
+    /// The same as [`Tape::backward`].
     pub fn backward_scaled(&self, loss: &Value, scale: f32, grads: &mut Gradients) -> Result<()> {
         scalar(loss)?;
         self.run(loss, Flow::Host(Grad::new(vec![scale])), &[], Some(grads))?;
@@ -31,8 +31,8 @@ impl Tape {
         if names.is_empty() { Ok(()) } else { Err(Error::NoGradient { names }) }
     }
 
-    /// Runs backward from any value with a given gradient of its shape, adds the parameters' gradients to `grads` and returns those
-    /// of `of`, which may be leaves or inner values.
+    /// Runs the backward pass from any value, whose own gradient is `seed`, a tensor of its shape. Adds the gradients of the parameters to
+    /// `grads` and returns those of the values `of`, which may be leaves or inner values.
     ///
     /// # Errors
     /// When the seed does not fit the value, or a value is on another tape.
@@ -44,7 +44,10 @@ impl Tape {
         grads: &mut Gradients,
     ) -> Result<Vec<Option<Tensor>>> {
         if value.dims() != seed.dims() {
-            return shape("backward", format!("the seed is {:?}, the value {:?}", seed.dims(), value.dims()));
+            return shape(
+                "backward",
+                format!("the seed has shape {:?}, expected {:?} like the value", seed.dims(), value.dims()),
+            );
         }
         let seed = match (seed.device(), seed.dtype()) {
             (Device::Cpu, DType::F32) => {
@@ -56,8 +59,8 @@ impl Tape {
         found.into_iter().zip(of).map(|(g, v)| g.map(|g| g.into_tensor(like(v))).transpose()).collect()
     }
 
-    /// Gradients of a scalar with respect to any values of this tape: leaves, inner values, parameters. Nothing is added to the
-    /// parameters' own gradients: for saliency maps and adversarial losses, PyTorch's `autograd.grad`.
+    /// Gradients of a scalar with respect to any values of this tape: leaves, inner values, parameters. It is PyTorch's `autograd.grad`,
+    /// for saliency maps and adversarial losses: nothing is added to the stored gradients of the parameters.
     ///
     /// # Errors
     /// When `loss` is not a scalar on this tape, this tape's backward pass has run before, or the loss does not depend on one of

@@ -1,4 +1,4 @@
-//! Segments that keep their inputs alone and run again in the backward pass.
+//! Checkpointed segments: they keep only their inputs and run again in the backward pass, as PyTorch's `checkpoint`.
 
 use super::{Tape, Value};
 use crate::error::{Result, shape};
@@ -7,11 +7,11 @@ use crate::node::{Back, Way};
 use candle_core::Tensor;
 
 impl Tape {
-    /// Runs `f` keeping only its inputs; the backward pass runs it again. `f` must give the same result each time: it draws random
-    /// numbers only from keys it captured, and reads values only from its argument.
+    /// Runs `f` and keeps only its inputs; the backward pass runs it again. `f` must give the same result each time: it may draw random
+    /// numbers only from keys that it captured, and may read values only from its argument.
     ///
     /// # Errors
-    /// Those of `f`, and when `f` reads or returns a value that is not its own.
+    /// The errors of `f`, and when `f` reads or returns a value that is not its own.
     pub fn checkpoint(&self, inputs: &[&Value], f: impl Fn(&[Value]) -> Result<Value> + 'static) -> Result<Value> {
         if inputs.iter().any(|v| !v.tape.is(self)) {
             return shape("checkpoint", "an input is a value of another tape");
@@ -56,8 +56,8 @@ fn own(v: Value, tape: &Tape) -> Result<Value> {
     shape("checkpoint", "the segment returned a value that is not its own: pass it as one of the segment's inputs")
 }
 
-/// Walks a segment that was run again, and hands its leaves' gradients on. It shares the parameters' gradients; hooks wait for the outer
-/// pass, which knows the last use.
+/// Walks a segment that was run again, and hands the gradients of its leaves on. The segment adds to the same gradients of the
+/// parameters; hooks wait for the outer pass, which knows when a parameter is used for the last time.
 fn walk(b: &mut Back<'_, '_>, inner: &Tape, value: &Value, seed: Flow, leaves: &[Value]) -> Result<()> {
     let of: Vec<&Value> = leaves.iter().collect();
     let found = match b.pass.grads() {

@@ -1,4 +1,4 @@
-//! The tape: a forward pass pushes what takes gradients back, a backward pass pops it.
+//! The tape: a forward pass pushes one node per operation, a backward pass pops them.
 
 mod apply;
 mod backward;
@@ -23,30 +23,30 @@ use std::sync::Arc;
 /// One operation of a forward pass, as the backward pass needs it.
 struct Node {
     way: Way,
-    /// Slot of the result's gradient.
+    /// The slot of the gradient of the result.
     slot: usize,
     dims: Vec<usize>,
     dtype: DType,
     device: Device,
     /// Where the inputs' gradients go.
     to: Vec<Option<Source>>,
-    /// Parameters it reads, as weights or as inputs.
+    /// The parameters that the operation reads, as weights or as inputs.
     params: Vec<usize>,
 }
 
 type Observer = Rc<dyn Fn(&Call<'_>)>;
 
-/// How operations run.
+/// The settings with which operations run.
 #[derive(Clone)]
 struct How {
     precision: Precision,
-    /// `None`: the one of the device that the values lie on.
+    /// `None` means the backend of the device that the values lie on.
     backend: Option<Arc<dyn Backend>>,
     comm: Option<Arc<dyn Comm>>,
     observer: Option<Observer>,
-    /// Shapes only: nothing is computed.
+    /// Only shapes are wanted: nothing is computed.
     dry: bool,
-    /// This pass repeats an earlier one for its gradients: what that one changed is left alone.
+    /// This pass repeats an earlier one for its gradients: running statistics, which that one updated, are not updated again.
     again: bool,
 }
 
@@ -64,11 +64,11 @@ struct Inner {
     watched: Option<RefCell<Vec<usize>>>,
     params: Rc<HashMap<TensorId, usize>>,
     how: How,
-    /// Set by the backward pass: the nodes are gone.
+    /// Set by the backward pass, which uses the nodes up.
     spent: Cell<bool>,
 }
 
-/// Records a forward pass. Cheap to clone: clones are handles to one tape.
+/// Records a forward pass, from which one backward pass is run. Clones are cheap: they are handles to the same tape.
 ///
 /// ```
 /// use candlelight_autograd::{Gradients, Key, ParamStore, Tape, ops};
@@ -100,44 +100,46 @@ impl Tape {
         Self::build(true, Rc::new(params.index()), How::default())
     }
 
-    /// A tape that records nothing: evaluation runs the same forward pass.
+    /// A tape that records nothing, for evaluation: the same forward pass runs without gradients, as under PyTorch's `no_grad`.
     pub fn off() -> Self {
         Self::build(false, Rc::default(), How::default())
     }
 
-    /// The same tape, not yet used, with products in `precision`.
+    /// This tape, which must not have been used yet, with matrix products in `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         self.but(|how| how.precision = precision)
     }
 
-    /// The same tape, not yet used, whose operations all run on `backend`.
+    /// This tape, which must not have been used yet, with every operation computed by `backend`.
     #[must_use]
     pub fn with_backend(self, backend: Arc<dyn Backend>) -> Self {
         self.but(|how| how.backend = Some(backend))
     }
 
-    /// The same tape, not yet used, with every operation composed from candle's own, as on devices we have no kernels for: an
-    /// independent second opinion on the kernels.
+    /// This tape, which must not have been used yet, with every operation composed from candle's own operations, as on devices without
+    /// kernels of ours. It serves as an independent check of the kernels.
     #[must_use]
     pub fn with_composed_ops(self) -> Self {
         self.with_backend(Arc::new(backend::Composed))
     }
 
-    /// The same tape, not yet used, whose batch normalisations see the batches of all processes: synchronised statistics.
+    /// This tape, which must not have been used yet, with synchronised batch normalisation: its statistics are those of the batches of all
+    /// processes.
     #[must_use]
     pub fn with_comm(self, comm: Arc<dyn Comm>) -> Self {
         self.but(|how| how.comm = Some(comm))
     }
 
-    /// The same tape, not yet used; `observer` sees every operation, segments that a backward pass runs again not counted.
+    /// This tape, which must not have been used yet; `observer` is called for every operation of the forward pass, but not when a
+    /// backward pass runs a checkpointed segment again.
     #[must_use]
     pub fn with_observer(self, observer: impl Fn(&Call<'_>) + 'static) -> Self {
         self.but(|how| how.observer = Some(Rc::new(observer)))
     }
 
-    /// A tape that computes nothing: values have the right shapes and no meaning. With [`Tape::with_observer`] it lists what a
-    /// forward pass would do, at no cost.
+    /// A tape that computes nothing: values have the right shapes but no meaning. With [`Tape::with_observer`] it lists what a forward
+    /// pass would do, at almost no cost.
     pub fn shapes_only() -> Self {
         Self::off().but(|how| how.dry = true)
     }
@@ -160,9 +162,9 @@ impl Tape {
         }))
     }
 
-    /// A tape for a segment of this one.
+    /// A tape for a checkpointed segment of this one.
     fn segment(&self, recording: bool) -> Self {
-        // What is recorded under a backward pass ran forward before.
+        // A segment is recorded only in a backward pass, after it ran forward once.
         let mut how = How { again: self.0.how.again || recording, ..self.0.how.clone() };
         how.observer = how.observer.filter(|_| !recording);
         let mut tape = Self::build(recording, self.0.params.clone(), how);
@@ -196,37 +198,38 @@ impl Tape {
         }
     }
 
-    /// True when this forward pass repeats an earlier one for its gradients: running statistics have seen the batch.
+    /// True when this forward pass repeats an earlier one for its gradients (a checkpointed segment): running statistics have already
+    /// seen the batch and must not be updated again.
     pub fn repeats(&self) -> bool {
         self.0.how.again
     }
 
-    /// Whether the tensor is a parameter that trains, also in segments that are not recorded at first.
+    /// Whether the tensor is a parameter that trains. This also holds in checkpointed segments, which are not recorded at first.
     pub fn trains(&self, tensor: &Tensor) -> bool {
         self.0.params.contains_key(&tensor.id())
     }
 
-    /// How processes share statistics, if there are several.
+    /// The connection through which processes share the statistics of a batch, if there are several processes.
     pub fn comm(&self) -> Option<Arc<dyn Comm>> {
         self.0.how.comm.clone()
     }
 
-    /// Precision of the products.
+    /// The precision in which matrix products are computed.
     pub fn precision(&self) -> Precision {
         self.0.how.precision
     }
 
-    /// True when operations are recorded.
+    /// Whether operations are recorded.
     pub fn recording(&self) -> bool {
         self.0.recording
     }
 
-    /// Operations recorded so far.
+    /// Number of operations recorded so far.
     pub fn len(&self) -> usize {
         self.0.nodes.borrow().len()
     }
 
-    /// True when nothing is recorded.
+    /// Whether nothing is recorded.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -236,13 +239,13 @@ impl Tape {
         Value::new(tensor, None, self)
     }
 
-    /// A value whose gradient goes to the parameter that this tensor is, if it is one that trains; else a constant.
+    /// The value of a tensor. If the tensor is a trainable parameter, its gradient goes to that parameter; else the value is a constant.
     pub fn value(&self, tensor: &Tensor) -> Value {
         Value::new(tensor, self.param(tensor).map(Source::Param), self)
     }
 
-    /// A value that is no parameter and has a gradient all the same, PyTorch's `requires_grad`: read with [`Tape::gradients`] or
-    /// [`Tape::backward_with`].
+    /// A value that is no parameter but still gets a gradient, like a tensor with PyTorch's `requires_grad`. The gradient is read with
+    /// [`Tape::gradients`] or [`Tape::backward_with`].
     pub fn leaf(&self, tensor: &Tensor) -> Value {
         let source = self.0.recording.then(|| Source::Slot(self.slot()));
         Value::new(tensor, source, self)
@@ -263,7 +266,7 @@ impl Tape {
         s
     }
 
-    /// Notes an operation, and makes its result a value: a constant where no input has a gradient.
+    /// Records an operation and makes its result a value, which is a constant where no input has a gradient.
     pub(crate) fn push(&self, out: Tensor, to: Vec<Option<Source>>, way: Way) -> Value {
         if !self.0.recording || to.iter().all(Option::is_none) {
             return self.constant(&out);

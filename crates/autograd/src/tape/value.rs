@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 /// A tensor on a tape. Without a source it is a constant: no gradient is computed for it.
 ///
-/// Operations are methods and operators, which check shapes and return a result; arithmetic broadcasts as PyTorch's does.
+/// Operations are methods and operators. They check shapes and return a `Result`; arithmetic broadcasts as in PyTorch.
 ///
 /// ```
 /// use candlelight_autograd::{ParamStore, Tape};
@@ -28,17 +28,18 @@ pub struct Value {
 }
 
 impl Value {
-    /// Candle's graph is left behind here: a parameter's `Var` or a tensor of a candle program is read, never differentiated.
+    /// The tensor is detached from candle's autograd graph: a parameter's `Var` or a tensor of a candle program is read, but candle does
+    /// not differentiate through it.
     pub(super) fn new(tensor: &Tensor, source: Option<Source>, tape: &Tape) -> Self {
         Value { tensor: tensor.detach(), source, tape: tape.clone() }
     }
 
-    /// The tensor. It holds no graph of candle's.
+    /// The tensor, without candle's autograd graph.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }
 
-    /// Its dimensions.
+    /// The dimensions.
     pub fn dims(&self) -> &[usize] {
         self.tensor.dims()
     }
@@ -63,7 +64,7 @@ impl Value {
         if (0..rank).contains(&i) {
             Ok(i as usize)
         } else {
-            shape(op, format!("dimension {dim} of a value of shape {:?}", self.dims()))
+            shape(op, format!("a value of shape {:?} has no dimension {dim}", self.dims()))
         }
     }
 
@@ -91,17 +92,17 @@ impl Value {
         Ok(self.tensor.dims4()?)
     }
 
-    /// Where it lies.
+    /// The device of the tensor.
     pub fn device(&self) -> &Device {
         self.tensor.device()
     }
 
-    /// Where its gradient goes, `None` for a constant.
+    /// Where the gradient goes; `None` for a constant.
     pub fn source(&self) -> Option<Source> {
         self.source
     }
 
-    /// Its tape.
+    /// The tape that the value is on.
     pub fn tape(&self) -> &Tape {
         &self.tape
     }
@@ -112,7 +113,7 @@ impl Value {
         Value { source: None, ..self.clone() }
     }
 
-    /// The number a scalar holds. On a device this waits for the work before it.
+    /// The number that a scalar holds, as PyTorch's `item()`. On another device than the CPU this waits for the work before it.
     ///
     /// # Errors
     /// When the tensor has more than one element.

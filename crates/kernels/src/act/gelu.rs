@@ -5,7 +5,7 @@ use crate::base::simd::{erf, exp, simd_fn};
 use crate::error::{Result, expect_len};
 use rayon::prelude::*;
 
-/// The formula in use.
+/// The formula of GELU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Gelu {
     /// `x Phi(x)`, where Phi is the normal distribution function.

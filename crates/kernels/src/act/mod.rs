@@ -1,4 +1,4 @@
-//! Activations: the rectifier and GELU.
+//! Activations with kernels of their own: ReLU, also called the rectifier, and GELU in its exact and its tanh form.
 
 pub mod gelu;
 pub mod relu;

@@ -1,4 +1,4 @@
-//! The rectifier, in place.
+//! ReLU, the rectifier `max(x, 0)`, in place.
 
 use crate::base::par::SERIAL;
 use crate::base::simd::simd_fn;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 simd_fn! {
     fn relu_body(x: &mut [f32]) {
         for x in x {
-            // Not `max`: a NaN stays one.
+            // `max` is not used because it turns NaN into 0; here NaN stays NaN.
             *x = if *x < 0.0 { 0.0 } else { *x };
         }
     }
@@ -22,7 +22,7 @@ pub fn relu(x: &mut [f32]) {
 simd_fn! {
     fn relu_backward_body(y: &[f32], d: &mut [f32]) {
         for (d, y) in d.iter_mut().zip(y) {
-            // Not `> 0`: where the value is NaN the gradient passes, as in PyTorch.
+            // The comparison is not `> 0`, so that the gradient passes where the value is NaN, as in PyTorch.
             *d = if *y <= 0.0 { 0.0 } else { *d };
         }
     }

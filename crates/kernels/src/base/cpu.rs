@@ -1,7 +1,7 @@
 //! Which instructions the kernels use, chosen once at run time.
 //!
-//! `CANDLELIGHT_CPU=portable|avx2|avx512|avx512_bf16` forces a level for every kernel, GEMM included. A level the CPU
-//! lacks is not used: the best one it has is, with the reason in [`requested`].
+//! `CANDLELIGHT_CPU=portable|avx2|avx512|avx512_bf16` forces a level for every kernel, matrix products included. If the CPU lacks that
+//! level, its best one is used instead, and [`requested`] gives the reason.
 
 use std::sync::OnceLock;
 
@@ -56,7 +56,7 @@ pub fn detected() -> Level {
     Level::Portable
 }
 
-/// The level `CANDLELIGHT_CPU` asks for, or why it is not followed.
+/// The level that `CANDLELIGHT_CPU` asks for, or the reason why it is not used.
 pub fn requested() -> Result<Option<Level>, String> {
     let Ok(name) = std::env::var("CANDLELIGHT_CPU") else { return Ok(None) };
     let Some(level) = Level::ALL.into_iter().find(|l| l.name() == name) else {
@@ -75,7 +75,7 @@ thread_local! {
     static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
 }
 
-/// The level in use.
+/// The level that kernels use on this thread.
 #[inline]
 pub fn level() -> Level {
     #[cfg(test)]

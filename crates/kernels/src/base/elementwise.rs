@@ -55,7 +55,7 @@ simd_fn! {
     }
 }
 
-/// Computes `e += share (p - e)`: a moving average takes its next value in.
+/// Computes `e += share (p - e)`, the update of a moving average.
 ///
 /// # Errors
 /// When the lengths differ.

@@ -1,4 +1,4 @@
-//! What every kernel stands on: instruction levels, memory, the cutting up of work, and sums at memory speed.
+//! What all kernels share: instruction levels, memory, the division of work among threads, and sums at memory speed.
 
 pub mod cpu;
 pub mod elementwise;

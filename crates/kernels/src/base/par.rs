@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// Elements below which a loop stays on the calling thread.
 pub(crate) const SERIAL: usize = 1 << 14;
 
-/// Rows in a chunk: about 32 k elements, a multiple of 8 rows. Depends on the shape alone.
+/// The number of rows in a chunk: about 32 k elements, a multiple of 8 rows. It depends only on the shape.
 pub(crate) fn chunk_rows(width: usize) -> usize {
     (32_768 / width.max(1)).max(1).next_multiple_of(8)
 }
@@ -25,7 +25,7 @@ pub(crate) fn fold_rows(partial: &[f32], out: &mut [f32], accumulate: bool) {
 }
 
 simd_fn! {
-    /// Adds a row to the sums under way.
+    /// Adds a row to running sums.
     pub(crate) fn add_row(row: &[f32], acc: &mut [f32]) {
         for (a, r) in acc.iter_mut().zip(row) {
             *a += r;

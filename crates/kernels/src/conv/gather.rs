@@ -14,7 +14,7 @@ fn chunk_pixels(patch: usize) -> usize {
     (49_152 / patch.max(1)).clamp(96, 384)
 }
 
-/// Where patches are gathered from.
+/// The image that patches are gathered from.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<'a> {
     pub(crate) x: &'a [f32],

@@ -10,25 +10,25 @@ pub(crate) const PARTS: usize = 4;
 /// The sizes of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv {
-    /// Images.
+    /// The number of images.
     pub batch: usize,
-    /// Their height.
+    /// The height of an image in pixels.
     pub height: usize,
-    /// Their width.
+    /// The width of an image in pixels.
     pub width: usize,
-    /// Their channels.
+    /// The number of channels of an image.
     pub inputs: usize,
-    /// Channels of the result.
+    /// The number of channels of the result.
     pub outputs: usize,
     /// Height and width of the kernel.
     pub kernel: (usize, usize),
-    /// Steps down and across.
+    /// Steps of the window down and across.
     pub stride: (usize, usize),
-    /// Zeros above and below, left and right.
+    /// Rows of zeros above and below the image, and columns of zeros left and right of it.
     pub padding: (usize, usize),
     /// Distance between the kernel's rows, and between its columns.
     pub dilation: (usize, usize),
-    /// Groups of channels that see only each other.
+    /// The number of groups of channels; the outputs of a group read only the inputs of that group.
     pub groups: usize,
 }
 
@@ -69,7 +69,7 @@ impl Conv {
     /// Height, width and number of values of the result.
     ///
     /// # Errors
-    /// As [`Conv::output`], and when a number of values is larger than memory.
+    /// The same as [`Conv::output`], and when a number of values is larger than memory.
     pub fn sizes(&self) -> Result<(usize, usize, usize)> {
         let (h, w) = self.output()?;
         let product = |of: [usize; 4]| of.into_iter().try_fold(4usize, usize::checked_mul);

@@ -25,15 +25,15 @@ pub(crate) struct Layout {
     pub(crate) ldb: usize,
 }
 
-/// Where a product goes.
+/// The place that a product is written to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Out {
     pub(crate) ptr: *mut f32,
-    /// Distance of its rows.
+    /// The distance between its rows, in values.
     pub(crate) ld: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// Whether what is there is where the sums begin.
+    /// Whether the sums start from the values that are there, instead of from 0.
     pub(crate) add: bool,
 }
 

@@ -5,14 +5,14 @@ use crate::error::{Error, Result, expect_len};
 use crate::rng::Key;
 use rayon::prelude::*;
 
-/// The sizes and the rate.
+/// The sizes and the rate of a DropBlock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DropBlock {
-    /// Images.
+    /// The number of images.
     pub batch: usize,
-    /// Their height.
+    /// The height of an image in pixels.
     pub height: usize,
-    /// Their width.
+    /// The width of an image in pixels.
     pub width: usize,
     /// Side of a dropped square, at most that of the image.
     pub size: usize,
@@ -25,7 +25,7 @@ impl DropBlock {
         (self.size.min(self.height), self.size.min(self.width))
     }
 
-    /// How often a pixel is the centre of a dropped square: `rate H W / (k k) / ((H - k + 1) (W - k + 1))`.
+    /// The probability that a pixel is the centre of a dropped square: `rate H W / (k k) / ((H - k + 1) (W - k + 1))`.
     fn gamma(&self) -> f64 {
         let ((kh, kw), pixels) = (self.square(), (self.height * self.width) as f64);
         let places = ((self.height - kh + 1) * (self.width - kw + 1)) as f64;
@@ -33,7 +33,7 @@ impl DropBlock {
     }
 }
 
-/// What each pixel (B, H, W) is multiplied with: 0 inside a dropped square, else one over the share that is kept.
+/// The factor of each pixel, (B, H, W): 0 inside a dropped square, else 1 divided by the share of pixels that is kept.
 ///
 /// # Errors
 /// When the square or an image is empty.
@@ -57,7 +57,7 @@ pub fn spread(b: &DropBlock, centres: &[bool]) -> Result<Vec<f32>> {
     for (image, centres) in mask.chunks_exact_mut(h * w).zip(centres.chunks_exact(h * w)) {
         for at in (0..h * w).filter(|i| centres[*i]) {
             let (y, x) = (at / w, at % w);
-            // A pixel is cleared by the centres of a window around it; an even one reaches further behind it.
+            // A pixel is cleared if a centre lies in the window around it; a window of even size reaches one pixel further behind it.
             let (top, left) = (y.saturating_sub(kh / 2), x.saturating_sub(kw / 2));
             for y in top..(y + (kh - 1) / 2 + 1).min(h) {
                 image[y * w + left..y * w + (x + (kw - 1) / 2 + 1).min(w)].fill(0.0);

@@ -19,7 +19,7 @@ pub fn check_rate(rate: f32) -> Result<()> {
     }
 }
 
-/// What elements `4 block .. 4 block + 4` of a mask are multiplied with: 0 or `1 / (1 - rate)`.
+/// The factors of elements `4 block .. 4 block + 4`: 0 or `1 / (1 - rate)`.
 #[inline(always)]
 pub(crate) fn keep4(words: [u32; 2], block: u64, rate: f32) -> [f32; 4] {
     let scale = 1.0 / (1.0 - rate);
@@ -66,7 +66,7 @@ pub fn drop_path(words: [u32; 2], rate: f32, samples: usize, x: &[f32], out: &mu
     Ok(())
 }
 
-/// The samples [`drop_path`] keeps, in order.
+/// The numbers of the samples that [`drop_path`] keeps, in ascending order.
 pub fn kept(words: [u32; 2], rate: f32, samples: usize) -> Vec<u32> {
     (0..samples as u32).filter(|&b| keep4(words, u64::from(b) / 4, rate)[b as usize % 4] > 0.0).collect()
 }
@@ -91,7 +91,10 @@ pub fn add_kept(x: &[f32], y: &[f32], kept: &[u32], samples: usize, scale: f32, 
     expect_len("add_kept", "y", y.len(), n * kept.len())?;
     crate::tokens::patch::check_ids("add_kept", kept, samples)?;
     if !kept.is_sorted_by(|a, b| a < b) {
-        return Err(Error::Value { op: "add_kept", message: format!("samples {kept:?} do not ascend") });
+        return Err(Error::Value {
+            op: "add_kept",
+            message: format!("samples {kept:?}, expected ascending numbers below {samples}"),
+        });
     }
     out.par_chunks_mut(n.max(1)).zip(x.par_chunks(n.max(1))).enumerate().for_each(|(b, (out, x))| {
         match kept.binary_search(&(b as u32)) {

@@ -1,4 +1,4 @@
-//! What is left out at random: single values, whole branches of a sample and blocks of an image.
+//! What is dropped at random in training: single values, whole branches of a sample and blocks of an image.
 
 pub mod block;
 pub mod dropout;

@@ -1,3 +1,3 @@
-//! Images before they become inputs of a network.
+//! Preparing images before they become the input of a network.
 
 pub mod resize;

@@ -42,7 +42,7 @@ impl Filter {
         let signed = x;
         let x = x.abs();
         match self {
-            // Half open, so that a pixel on the border counts once.
+            // The interval is half open, so that a pixel on its border counts only once.
             Filter::Box => f64::from(signed > -0.5 && signed <= 0.5),
             Filter::Bilinear => (1.0 - x).max(0.0),
             Filter::Hamming if x == 0.0 => 1.0,
@@ -263,7 +263,7 @@ fn pass_horizontal(
         && let Some(groups) = vnni::Groups::new(t, c)
     {
         for (i, y) in ys.enumerate() {
-            // What follows the row may be read, and is multiplied with zero.
+            // Bytes behind the row may be read; they are multiplied by zero.
             let row = &src.data[y * src.stride..];
             // SAFETY: `available` saw the instructions.
             unsafe { vnni::horizontal(row, c, width, &groups, &mut out[i * width..], plane) };

@@ -62,7 +62,7 @@ fn rows(logits: &[f32], batch: usize, d: &mut [f32], target: impl Fn(usize, usiz
             let (mut loss, mut mass) = (0.0, 0.0);
             for (k, v) in x.iter().enumerate() {
                 let t = f64::from(target(row, k));
-                // A class without mass has no part in the loss, even where its logit is -inf: a masked class.
+                // A class with target 0 does not contribute to the loss, even if it is masked by a logit of -inf.
                 if t != 0.0 {
                     loss += t * (log_sum - f64::from(*v));
                 }

@@ -50,7 +50,7 @@ pub fn forward(g: &Grid, images: &[f32], pred: &[f32], mask: &[f32], norm_pix: b
     expect_len("mae_loss", "mask", mask.len(), batch * l)?;
     expect_len("mae_loss", "dpred", dpred.len(), pred.len())?;
     if norm_pix && len < 2 {
-        return Err(Error::Value { op: "mae_loss", message: "norm_pix needs at least two values a patch".into() });
+        return Err(Error::Value { op: "mae_loss", message: "norm_pix needs at least two values per patch".into() });
     }
     let removed: f64 = mask.iter().map(|&m| f64::from(m)).sum();
     if removed <= 0.0 {

@@ -177,7 +177,7 @@ simd_fn! {
     }
 }
 
-/// Asks for the part of `c` that a tile goes to, so that it arrives while the tile is computed.
+/// Prefetches the part of `c` that a tile goes to, so that it arrives while the tile is computed.
 #[inline(always)]
 fn prefetch(place: &Place<'_>) {
     #[cfg(target_arch = "x86_64")]

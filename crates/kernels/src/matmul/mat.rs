@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 /// How products multiply. Inputs, outputs and sums are f32 either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// f32 multiplication.
+    /// Multiplication in f32.
     #[default]
     F32,
-    /// Operands rounded to bf16 (nearest even) while they are packed.
+    /// Multiplication of operands that are rounded to bf16 (to nearest, ties to even) while they are packed.
     Bf16,
 }
 

@@ -41,7 +41,7 @@ pub fn statistics(x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     expect_len("batch_norm", "var", var.len(), n)?;
     whole_rows("batch_norm", x, n)?;
     if x.is_empty() {
-        return Err(crate::Error::Value { op: "batch_norm", message: "statistics of no sample".into() });
+        return Err(crate::Error::Value { op: "batch_norm", message: "no rows to compute statistics from".into() });
     }
     let rows = chunk_rows(n);
     let mut partial = vec![0.0; (x.len() / n).div_ceil(rows) * 2 * n];
@@ -102,14 +102,14 @@ simd_fn! {
     }
 }
 
-/// What follows the normalisation in the same pass.
+/// What follows the normalisation in the same pass over memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Then<'a> {
-    /// Nothing.
+    /// Nothing follows.
     Plain,
-    /// The rectifier.
+    /// ReLU, the rectifier `max(x, 0)`.
     Relu,
-    /// A residual connection, then the rectifier.
+    /// A residual connection, then ReLU.
     AddRelu(&'a [f32]),
 }
 
@@ -191,14 +191,14 @@ simd_fn! {
     }
 }
 
-/// Where the gradient of the input goes.
+/// Where the gradient of the input is written.
 #[derive(Debug)]
 pub enum Dx<'a> {
-    /// Nobody asks for it.
+    /// It is not needed and not computed.
     None,
-    /// Into the buffer of `dy`.
+    /// Into the buffer of `dy`, which is overwritten.
     InPlace,
-    /// Here; `dy` then keeps the gradient behind the rectifier, which is also the residual's.
+    /// Into this buffer; `dy` then keeps the gradient behind the rectifier, which is also the residual's.
     Into(&'a mut [f32]),
 }
 

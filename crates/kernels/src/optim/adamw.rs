@@ -5,14 +5,14 @@ use crate::base::simd::simd_fn;
 use crate::error::{Result, expect_len};
 use rayon::prelude::*;
 
-/// What does not change from tensor to tensor in one step.
+/// The numbers that are the same for all tensors in one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Decay rates of the first and second moments.
     pub betas: (f64, f64),
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Number of this update, counted from 1.
+    /// The number of this update, counted from 1.
     pub step: u64,
 }
 
@@ -21,15 +21,15 @@ pub struct Step {
 pub struct Part<'a> {
     /// The parameter.
     pub param: &'a mut [f32],
-    /// Its gradient.
+    /// The gradient of the parameter.
     pub grad: &'a [f32],
-    /// First moment.
+    /// The first moment, the running mean of gradients.
     pub m: &'a mut [f32],
-    /// Second moment.
+    /// The second moment, the running mean of squared gradients.
     pub v: &'a mut [f32],
-    /// Learning rate of its group.
+    /// The learning rate of the parameter's group.
     pub lr: f64,
-    /// Decoupled weight decay of its group.
+    /// The decoupled weight decay of the parameter's group.
     pub weight_decay: f64,
 }
 
@@ -55,7 +55,7 @@ simd_fn! {
     }
 }
 
-/// Updates every part by `p <- p (1 - lr wd) - lr/bc1 m / (sqrt(v/bc2) + eps)`, in PyTorch's order of operations.
+/// Updates every part of an update by `p <- p (1 - lr wd) - lr/bc1 m / (sqrt(v/bc2) + eps)`, in PyTorch's order of operations.
 ///
 /// # Errors
 /// When a part's lengths differ.

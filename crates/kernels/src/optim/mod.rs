@@ -1,4 +1,4 @@
-//! One step of an optimiser over all parameters.
+//! The update steps of optimizers.
 
 pub mod adamw;
 pub mod sgd;

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 /// The numbers of one tensor's update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// Learning rate.
+    /// The learning rate.
     pub lr: f64,
-    /// Decay that is added to the gradient.
+    /// The weight decay, which is added to the gradient.
     pub weight_decay: f64,
-    /// Factor of the decayed gradient: LARS's trust ratio, else 1.
+    /// The factor of the gradient after the decay: the trust ratio of LARS, else 1.
     pub scale: f64,
-    /// Decay of the velocity; 0 keeps none.
+    /// The decay of the velocity, in [0, 1); with 0 no velocity is kept.
     pub momentum: f64,
     /// Whether the step looks ahead, as Nesterov does.
     pub nesterov: bool,
@@ -94,7 +94,7 @@ mod tests {
             let runs: Vec<_> = levels()
                 .map(|l| {
                     with_level(l, || {
-                        // What a first velocity holds does not matter.
+                        // The contents of the velocity do not matter in the first update.
                         let (mut p, mut v) = (start.clone(), vec![f32::NAN; if momentum > 0.0 { n } else { 0 }]);
                         (0..5).for_each(|t| sgd(step(t), &mut p, &grad(t), &mut v).unwrap());
                         p

@@ -7,17 +7,17 @@ use rayon::prelude::*;
 /// The sizes of a blur pool over channels-last images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blur {
-    /// Images.
+    /// The number of images.
     pub batch: usize,
-    /// Their height.
+    /// The height of an image in pixels.
     pub height: usize,
-    /// Their width.
+    /// The width of an image in pixels.
     pub width: usize,
-    /// Their channels.
+    /// The number of channels of an image.
     pub channels: usize,
     /// Side of the filter.
     pub size: usize,
-    /// Steps down and across.
+    /// Steps of the window down and across.
     pub stride: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Pools over channels-last images (B, H, W, C), with PyTorch's conventions.
+//! Max, mean and adaptive pools over channels-last images (B, H, W, C), with PyTorch's conventions.
 
 use crate::base::simd::simd_fn;
 use crate::conv::places;
@@ -8,19 +8,19 @@ use rayon::prelude::*;
 /// The sizes of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
-    /// Images.
+    /// The number of images.
     pub batch: usize,
-    /// Their height.
+    /// The height of an image in pixels.
     pub height: usize,
-    /// Their width.
+    /// The width of an image in pixels.
     pub width: usize,
-    /// Their channels.
+    /// The number of channels of an image.
     pub channels: usize,
     /// Height and width of a window.
     pub kernel: (usize, usize),
-    /// Steps down and across.
+    /// Steps of the window down and across.
     pub stride: (usize, usize),
-    /// Border above and below, left and right: at most half the window.
+    /// Rows of border above and below the image, and columns left and right of it: at most half the window.
     pub padding: (usize, usize),
     /// Whether a last window that reaches over the edge is kept.
     pub ceil: bool,
@@ -42,7 +42,7 @@ impl Pool {
         }
         let side = |size: usize, kernel: usize, stride: usize, padding: usize| {
             let n = places(size, kernel, stride, padding, 1)?;
-            // With `ceil` one more window, if it starts inside the image or its left border.
+            // With `ceil` there is one more window if it starts inside the image or its left border.
             let more = p.ceil && (size + 2 * padding - kernel) % stride != 0 && n * stride < size + padding;
             Some(n + usize::from(more))
         };
@@ -91,7 +91,7 @@ impl Pool {
 simd_fn! {
     fn take_max(x: &[f32], place: u32, y: &mut [f32], from: &mut [u32]) {
         for ((x, y), from) in x.iter().zip(y).zip(from) {
-            // The first of equals wins, and a NaN stays: PyTorch's rule.
+            // Of equal values the first wins, and NaN wins over every number, as in PyTorch.
             let wins = *x > *y || x.is_nan();
             *y = if wins { *x } else { *y };
             *from = if wins { place } else { *from };

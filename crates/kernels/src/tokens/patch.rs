@@ -9,28 +9,28 @@ use rayon::prelude::*;
 /// A batch of images cut into square patches, numbered row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
-    /// Channels.
+    /// The number of channels.
     pub channels: usize,
     /// Image height, a multiple of `patch`.
     pub height: usize,
     /// Image width, a multiple of `patch`.
     pub width: usize,
-    /// Side of a patch.
+    /// The side of a patch in pixels.
     pub patch: usize,
 }
 
 impl Grid {
-    /// Patches an image has.
+    /// The number of patches of an image.
     pub fn patches(&self) -> usize {
         (self.height / self.patch) * (self.width / self.patch)
     }
 
-    /// Values in a patch.
+    /// The number of values in a patch.
     pub fn patch_len(&self) -> usize {
         self.channels * self.patch * self.patch
     }
 
-    /// Values in an image.
+    /// The number of values in an image.
     pub fn image_len(&self) -> usize {
         self.channels * self.height * self.width
     }
@@ -154,7 +154,7 @@ pub fn conv_patches_backward(g: &Grid, d: &[f32], out: &mut [f32]) -> Result<()>
 /// Checks that every index is below `len`.
 ///
 /// # Errors
-/// When one is not; the error names the first.
+/// When an index is too large; the error names the first such index.
 pub fn check_ids(op: &'static str, ids: &[u32], len: usize) -> Result<()> {
     match ids.iter().find(|&&i| i as usize >= len) {
         Some(i) => Err(Error::Value { op, message: format!("index {i} is past the last of {len}") }),

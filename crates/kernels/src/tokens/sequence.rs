@@ -47,7 +47,7 @@ pub fn prepend(first: &[f32], x: &[f32], batch: usize, out: &mut [f32]) -> Resul
     let (width, per) = (first.len(), x.len() / batch.max(1));
     expect_len("prepend", "x", x.len(), batch * per)?;
     expect_len("prepend", "out", out.len(), batch * (per + width))?;
-    // By number: a sample without tokens still gets its class token.
+    // The loop runs over numbers, so that a sample without tokens still gets its class token.
     out.par_chunks_mut((per + width).max(1)).enumerate().for_each(|(b, out)| {
         out[..width].copy_from_slice(first);
         out[width..].copy_from_slice(&x[b * per..(b + 1) * per]);
@@ -58,7 +58,7 @@ pub fn prepend(first: &[f32], x: &[f32], batch: usize, out: &mut [f32]) -> Resul
 /// Checks that `restore` (B, L) orders the L tokens of every sample: each place occurs once.
 ///
 /// # Errors
-/// When it does not.
+/// When a place is missing or occurs twice.
 pub fn check_order(restore: &[u32], batch: usize) -> Result<()> {
     let l = restore.len() / batch.max(1);
     expect_len("unshuffle", "restore", restore.len(), batch * l)?;

@@ -1,4 +1,4 @@
-//! Making other people's weights fit a model: what all architectures share here, the rest in a file per architecture.
+//! Fits weights of other libraries to a model. What all architectures share is here; the rest is in one file per architecture.
 
 mod resnet;
 mod vit;
@@ -21,13 +21,13 @@ fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
 }
 
 fn finite(t: &Tensor) -> bool {
-    // A sum is not finite where a value is not; one that merely overflows f32 would be no weights either.
+    // The sum is not finite if a value is not. A sum of finite values that overflows f32 would not be usable weights either.
     let sum = || t.to_dtype(candle_core::DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>();
     sum().is_ok_and(f32::is_finite)
 }
 
-/// Draws the head's weight anew, N(0, std), and sets its bias to 0, as MAE does after loading: 2e-5 for finetuning, 0.01 for a
-/// linear probe.
+/// Draws the weight of the head anew from N(0, std) and sets its bias to 0, as MAE does after loading. MAE's `std` is 2e-5 for finetuning
+/// and 0.01 for a linear probe.
 ///
 /// # Errors
 /// When the model has no head.
@@ -61,8 +61,8 @@ fn whole(missing: &[&str]) -> Result<()> {
     Err(Error::Mismatch(format!("{} tensors of the backbone are not in the file: {first}, ...", missing.len())))
 }
 
-/// Brings the first convolution, (O, I, kh, kw), to other image channels as timm does: one is the sum of all; others repeat those
-/// of the file, scaled to keep the sum. Says so where it did.
+/// Adapts the first convolution, (O, I, kh, kw), to other image channels as timm does. A single channel gets the sum of all; several
+/// channels repeat those of the file, scaled so that the sum stays. Returns a line for the log if it changed something.
 ///
 /// # Errors
 /// When more than one channel is to be made of other than three.

@@ -1,4 +1,4 @@
-//! Weights of residual networks, under torchvision's, timm's and akamaster's names.
+//! Fits weights of residual networks, under the names of torchvision, timm or akamaster.
 
 use super::{all_finite, foreign, input_channels, left_out, whole};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ impl Architecture for ResNetConfig {
     }
 }
 
-/// Fits a residual network's weights to `config`: classes and image channels are the file's.
+/// Fits the weights of a residual network to `config`, which takes over the file's classes and image channels.
 ///
 /// # Errors
 /// When the file holds no residual network, or one of another depth.
@@ -71,9 +71,9 @@ fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<
     Ok((tensors, config))
 }
 
-/// Loads pretrained weights into a residual network with parameters `params`: everything below the head must be whole, other
-/// input channels are adapted as timm does, a head of other classes is left out, further splits of batch normalisations start as
-/// the first.
+/// Loads pretrained weights into a residual network with parameters `params`. The file must hold everything below the head. Other image
+/// channels are adapted as timm does, a head with other classes is left out, and further splits of batch normalisations start as copies
+/// of the first.
 ///
 /// # Errors
 /// When the file holds no residual network, one of another width or depth, or only a part of it. Nothing is changed then.
@@ -106,7 +106,7 @@ fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: 
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
 }
 
-/// A residual network's tensors under our names, of the depth of `config`.
+/// The tensors of a residual network under our names, checked to have the depth of `config`.
 fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
     let tensors = weights::unwrapped(&weights::weights_only(tensors));
     if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
@@ -158,7 +158,7 @@ mod tests {
             let aux = params.var("layer1.0.bn1.aux_bn.0.weight").unwrap();
             let first = params.var("layer1.0.bn1.weight").unwrap();
             assert_eq!(aux.to_vec1::<f32>().unwrap(), first.to_vec1::<f32>().unwrap());
-            // A gray image in every channel gives what it gave in three.
+            // The same gray image in every channel gives the same result as it gave in three channels.
             let image =
                 |c: usize| Tensor::ones((1, c, 64, 64), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
             let tape = Tape::off();
@@ -194,7 +194,7 @@ mod tests {
         assert!(e.contains("is for 2 channels"), "{e}");
         let headless: Vec<_> = file.iter().filter(|(n, _)| !n.starts_with("fc.")).cloned().collect();
         assert!(residual(&headless, &base).unwrap_err().to_string().contains("no head"));
-        // To evaluate, classes and channels are the file's.
+        // For evaluation, classes and channels are those of the file.
         let (_, c) = residual(&residual_file(1, 3), &base).unwrap();
         assert_eq!((c.channels, c.classes), (1, 3));
         let mut broken = file;

@@ -1,4 +1,4 @@
-//! Weights of vision transformers, of any family's names.
+//! Fits weights of vision transformers, under the names of any library.
 
 use super::{all_finite, foreign, input_channels, left_out, whole};
 use crate::error::{Error, Result};
@@ -56,17 +56,17 @@ impl Architecture for VitConfig {
 /// Weights under our names, the configuration that fits them, and what was done to them.
 #[derive(Debug)]
 struct Adapted {
-    /// Under our names.
+    /// The tensors under our names.
     tensors: Vec<(String, Tensor)>,
-    /// With the file's classes and pooling.
+    /// The configuration with the classes and the pooling of the file.
     config: VitConfig,
-    /// One line a change, for the log.
+    /// One line per change, for the log.
     notes: Vec<String>,
 }
 
-/// Fits a classifier's weights, of any family, to `config`: its image size may differ from the one trained with (positions are
-/// brought to the new grid); classes and pooling are the file's. `from` is the grid the file's positions are on; a square one
-/// without it.
+/// Fits the weights of a classifier, under the names of any library, to `config`. The image size may differ from that of training;
+/// positions are then resized to the new grid. Classes and pooling are those of the file. `from` is the grid (rows, columns) of the file's
+/// positions; `None` means a square.
 ///
 /// # Errors
 /// When the file holds no vision transformer, no head, or positions that are not on a square grid.
@@ -106,7 +106,7 @@ fn classifier(
     Ok(Adapted { tensors, config, notes })
 }
 
-/// Brings `pos_embed` to the grid of `config`; says so where it had another.
+/// Resizes `pos_embed` to the grid of `config`. Returns a line for the log if it had another grid.
 fn positions(
     tensors: &mut [(String, Tensor)],
     config: &VitConfig,
@@ -129,14 +129,14 @@ fn positions(
     Ok(Some(format!("positions brought from {} x {} to {} x {}", from.0, from.1, to.0, to.1)))
 }
 
-/// The number of the block a parameter belongs to.
+/// The number of the block that a parameter belongs to.
 fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
 }
 
-/// Loads pretrained weights, of any family, into a classifier with parameters `params`: the backbone must be whole, positions
-/// are brought to the grid, other input channels are adapted as timm does, a head of other classes is left out, and so is what
-/// belongs to pretraining alone.
+/// Loads pretrained weights, under the names of any library, into a classifier with parameters `params`. The file must hold the whole
+/// backbone. Positions are resized to the grid, other image channels are adapted as timm does, and a head with other classes is left out,
+/// as are tensors that only pretraining needs.
 ///
 /// # Errors
 /// When the file holds no vision transformer, one of another size, or only a part of its backbone. Nothing is changed then.

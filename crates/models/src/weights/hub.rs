@@ -1,7 +1,7 @@
 //! Files of the HuggingFace hub by name: `hf:facebook/vit-mae-base`, `hf:OWNER/NAME@REVISION:FILE`.
 
 use crate::error::{Error, Result};
-use crate::registry::nearest;
+use crate::nearest::nearest;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ pub struct Hub {
     pub cache: Option<PathBuf>,
     /// For private and gated models; without it the one `huggingface-cli login` stored is used.
     pub token: Option<String>,
-    /// Ask nobody: only what the cache holds.
+    /// Whether only the cache is used, without the network.
     pub offline: bool,
 }
 
@@ -83,11 +83,11 @@ impl Hub {
         }
     }
 
-    /// A local path of the named weights, downloaded where the cache does not hold them; of weights in parts, the index beside
-    /// which all parts lie.
+    /// The local path of the named weights, which are downloaded if the cache does not hold them. Of weights in several files it is the path
+    /// of the index, beside which all files lie.
     ///
     /// # Errors
-    /// When the name is none, there is no such model or file, it needs a token, or the network fails.
+    /// When the name is malformed, there is no such model or file, it needs a token, or the network fails.
     pub fn locate(&self, name: &str) -> Result<PathBuf> {
         let n = parse(name)?;
         let cache = self.cache.clone().map_or_else(Cache::from_env, Cache::new);
@@ -135,12 +135,12 @@ impl Hub {
     }
 }
 
-/// The files an index names; none for a file that is not an index.
+/// The files that an index names; none for a file that is not an index.
 fn parts(file: &str, path: &Path) -> Result<BTreeSet<String>> {
     if file.ends_with(".index.json") { crate::weights::shards(path) } else { Ok(BTreeSet::new()) }
 }
 
-/// What a failed request means to the user.
+/// The error of a failed request, with advice.
 fn explain(name: &str, n: &Name, e: &ApiError, token: bool) -> Error {
     let text = e.to_string();
     let refused = text.contains("401") || text.contains("403");

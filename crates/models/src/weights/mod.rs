@@ -13,8 +13,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
-/// Every tensor of a safetensors or PyTorch file, told apart by content, whatever the extension; of weights in parts, all
-/// that the index `*.index.json` names; of a folder, what a library saved there.
+/// Every tensor of a safetensors or PyTorch file; the content tells the format, not the extension. Of weights in several files, give the
+/// index `*.index.json`, which names them all; of a folder, the weights that a library saved in it are read.
 ///
 /// # Errors
 /// When the file is neither, is damaged, or holds no tensor, or a part is missing.
@@ -38,7 +38,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
     read_file(path)
 }
 
-/// What libraries call the weights in a folder.
+/// The names that libraries give the weights in a folder.
 const SAVED: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
@@ -85,8 +85,8 @@ fn read_file(path: &Path) -> Result<Vec<(String, Tensor)>> {
     Ok(tensors)
 }
 
-/// A builder over a memory-mapped safetensors file: only what a model asks for is read. Names are the file's, or, of our own
-/// checkpoints, those of the model in it.
+/// A builder over a memory-mapped safetensors file, of which only the tensors that a model asks for are read. Names are those of the
+/// file; of our own checkpoints, those of the model in it.
 ///
 /// # Errors
 /// When it is no safetensors file.
@@ -100,16 +100,16 @@ pub fn mapped(path: &Path) -> Result<VarBuilder<'static>> {
     Ok(if ours { vb.pp("model") } else { vb })
 }
 
-/// What loading did, name by name.
+/// Which names were loaded and which were not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// In the file and in the model.
+    /// Names in the file and in the model.
     pub loaded: Vec<String>,
-    /// In the model only: left as they were.
+    /// Names only in the model, whose values are unchanged.
     pub missing: Vec<String>,
-    /// In the file only: ignored.
+    /// Names only in the file, which are ignored.
     pub unexpected: Vec<String>,
-    /// In both, with other shapes: (name, file's, model's).
+    /// Names in both, with different shapes: (name, shape in the file, shape in the model).
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
@@ -133,15 +133,15 @@ fn shorten(names: &[String]) -> String {
     if names.len() > 4 { format!("{shown}, ...") } else { shown }
 }
 
-/// Without the prefix (`module.`, `_orig_mod.`) that every name carries.
+/// The names without the prefix (`module.`, `_orig_mod.`) that all of them carry.
 pub(crate) fn unwrapped(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
     let all = |p: &&str| tensors.iter().all(|(n, _)| n.starts_with(p));
     let prefix = ["module.", "_orig_mod."].into_iter().find(all).unwrap_or("");
     tensors.iter().map(|(n, t)| (n[prefix.len()..].to_string(), t.clone())).collect()
 }
 
-/// Loads tensors by name into parameters and buffers: all or nothing. A prefix that every name of the file carries
-/// (`module.`, `_orig_mod.`) is dropped.
+/// Loads tensors by name into parameters and buffers. After an error nothing is changed. A prefix that every name of the file carries
+/// (`module.`, `_orig_mod.`) is removed.
 ///
 /// # Errors
 /// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.
@@ -166,7 +166,7 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
     let trained: HashSet<String> = params.values().into_iter().map(|(n, _)| n).collect();
     let (values, tables): (Vec<_>, Vec<_>) = model.drain(..).partition(|(n, _)| trained.contains(n));
     for (name, have) in &tables {
-        // A fixed table: the model keeps its own, and the file's must be the same.
+        // A fixed table: the model keeps its own, and that of the file must be the same.
         let Some(t) = file.get(name.as_str()) else { continue };
         let t = t.to_device(have.device())?.to_dtype(DType::F32)?;
         let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
@@ -200,7 +200,7 @@ pub fn write_safetensors(
 /// bytes or the new, never a mixture.
 ///
 /// # Errors
-/// Those of the file system; the temporary file is removed then.
+/// The errors of the file system; the temporary file is removed then.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| std::io::Error::other("not a file name"))?;
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
@@ -211,7 +211,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::
         std::fs::rename(&temporary, path)
     })();
     if attempt.is_err() {
-        // Best effort: the error that matters is the first.
+        // The result is ignored, because the error to report is the first one.
         let _ = std::fs::remove_file(&temporary);
     }
     attempt?;

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Whose names a state dict has.
+/// The library whose names a state dict has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -32,7 +32,7 @@ impl std::str::FromStr for Family {
     }
 }
 
-/// Whose names these are, if they are a vision transformer's.
+/// The library that these names come from, if they are those of a vision transformer.
 pub fn detect<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Family> {
     names.into_iter().find_map(|n| {
         if n.contains("encoder_layer_") || n == "class_token" || n.starts_with("conv_proj.") {
@@ -85,7 +85,7 @@ const HUGGINGFACE_BLOCK: [(&str, &str); 6] = [
     ("mlp.fc2", "output.dense"),
 ];
 const PARTS: [&str; 3] = ["query", "key", "value"];
-/// What transformers 5 calls in memory what files on the hub, and transformers 4, call otherwise.
+/// Names that transformers 5 uses in memory, and those that transformers 4 and the files on the hub use instead.
 const HUGGINGFACE_5: [(&str, &str); 7] = [
     ("vit.layers.", "vit.encoder.layer."),
     (".attention.q_proj.", ".attention.attention.query."),
@@ -130,8 +130,8 @@ fn numbered(s: &str) -> Option<(&str, &str)> {
     number.bytes().all(|b| b.is_ascii_digit()).then_some((number, rest))
 }
 
-/// Any family's state dict under our names. Unknown names stay as they are and will show up as unexpected; what several
-/// libraries keep and nobody needs (a pooler, counters) is among them.
+/// The state dict of any library under our names. Unknown names stay as they are and are later reported as unexpected; among them are
+/// tensors that a classifier does not need, such as a pooler or counters.
 ///
 /// # Errors
 /// When one of query, key and value is missing, or their shapes differ.
@@ -195,7 +195,7 @@ fn ours(family: Family, name: &str) -> Ours {
     Ours::Name(found.unwrap_or_else(|| name.into()))
 }
 
-/// Our state dict under another family's names.
+/// Our state dict under the names of another library.
 ///
 /// # Errors
 /// When a fused projection does not divide into three, or the family has no place for a name.
@@ -212,7 +212,7 @@ pub fn from_timm(tensors: &[(String, Tensor)], family: Family) -> Result<Vec<(St
         });
         let theirs = inside.or_else(|| outside(family).iter().find_map(|(a, b)| renamed(name, a, b)));
         let Some(theirs) = theirs else {
-            // `fc_norm` is of models that pool the patches; the others' read the class token.
+            // `fc_norm` belongs to models that pool the patches; the models of the other libraries read the class token.
             return Err(Error::Mismatch(format!("{name} has no place in {family:?}'s models")));
         };
         match theirs.split_once("{query,key,value}") {

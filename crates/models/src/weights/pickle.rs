@@ -156,12 +156,12 @@ fn is_parameter(callable: &Object) -> bool {
     matches!(callable, Object::Class { class_name, .. } if class_name == "_rebuild_parameter")
 }
 
-/// (key, info, first element, bytes an element, elements of the storage)
+/// (key, info, first element, bytes per element, elements of the storage)
 fn storage_of(tensor: &Object) -> Result<(String, Meta, usize, usize, usize), String> {
     let info = modern(tensor)
         .into_tensor_info(Object::Unicode(String::new()), Path::new(""))
         .map_err(text)?
-        .ok_or("an object that is no tensor")?;
+        .ok_or("an object that is not a tensor")?;
     let key = info.path.trim_start_matches('/').to_string();
     let element = info.dtype.size_in_bytes();
     let first = info.layout.start_offset() / element;

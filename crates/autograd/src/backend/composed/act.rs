@@ -10,7 +10,7 @@ use candlelight_kernels::act::gelu::Gelu;
 pub(crate) fn activation(op: &Activation, x: &Inputs) -> Result<Done> {
     let (op, x) = (*op, x.tensor(0).clone());
     let y = apply(&op, &x)?;
-    // Of these the result says all that the gradient needs.
+    // The gradient of these activations can be computed from the result alone, so the input need not be kept.
     let kept = if matches!(op, Activation::Relu | Activation::Sigmoid | Activation::Tanh) { y.clone() } else { x };
     Ok(Done::tensor(y, move |g, b| b.give(0, || Ok((g * slope(&op, &kept)?)?))))
 }
@@ -24,7 +24,7 @@ pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
 
 fn apply(op: &Activation, x: &Tensor) -> Result<Tensor> {
     Ok(match *op {
-        // Not `relu`: a NaN stays one.
+        // candle's `relu` is not used because it turns NaN into 0; here NaN stays NaN.
         Activation::Relu => x.lt(0.0)?.where_cond(&x.zeros_like()?, x)?,
         Activation::LeakyRelu(slope) => x.gt(0.0)?.where_cond(x, &(x * slope)?)?,
         Activation::Gelu(kind) => gelu(x, kind)?,
@@ -38,7 +38,7 @@ fn apply(op: &Activation, x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// The derivative, from x, or from the result where that was kept.
+/// The derivative, computed from x, or from the result where the result was kept.
 fn slope(op: &Activation, kept: &Tensor) -> Result<Tensor> {
     Ok(match *op {
         Activation::Relu => kept.le(0.0)?.where_cond(&kept.zeros_like()?, &kept.ones_like()?)?,

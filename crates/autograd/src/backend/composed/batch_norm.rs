@@ -19,7 +19,7 @@ pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
     let mut rows = own as f64;
     let running = |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(x.dtype())?.reshape((1, n))?) };
     let (mean, var) = if train {
-        // A process without rows adds nothing, not the mean of nothing.
+        // A process without rows contributes zeros; the mean of no rows would be NaN.
         let (mut mean, mut var) = if own == 0 {
             let zeros = Tensor::zeros((1, n), x.dtype(), x.device())?;
             (zeros.clone(), zeros)
@@ -29,7 +29,7 @@ pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
             (mean, var)
         };
         if let Some(all) = &all {
-            // Numbers of all processes meet on the host.
+            // The sums of all processes are added on the host.
             let host = |t: &Tensor| Ok::<_, Error>(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
             let (mut m, mut v) = (host(&mean)?, host(&var)?);
             rows = joint(&**all, own, &mut m, &mut v)?;
@@ -104,14 +104,17 @@ pub(crate) fn batch_norm(op: &BatchNormOp, inputs: &Inputs) -> Result<Done> {
     }))
 }
 
-/// Makes one process's mean and biased variance over `rows` rows those of all processes; returns the rows of all.
+/// Replaces the mean and the biased variance of one process's `rows` rows by those of all processes; returns the number of rows of all.
 pub(crate) fn joint(all: &dyn Comm, rows: usize, mean: &mut [f32], var: &mut [f32]) -> Result<f64> {
     let own = rows as f64;
     let mut sums: Vec<f64> = mean.iter().map(|m| own * f64::from(*m)).chain([own]).collect();
     all.all_reduce(&mut sums)?;
     let total = sums.pop().unwrap_or(own);
     if total < 2.0 {
-        return shape("batch_norm", "training statistics need more than one value per channel over all processes");
+        return shape(
+            "batch_norm",
+            "statistics of a training batch need more than one value per channel over all processes",
+        );
     }
     let apart = |(v, (m, s)): (&f32, (&f32, &f64))| own * (f64::from(*v) + (f64::from(*m) - s / total).powi(2));
     let mut squares: Vec<f64> = var.iter().zip(mean.iter().zip(&sums)).map(apart).collect();
@@ -121,7 +124,7 @@ pub(crate) fn joint(all: &dyn Comm, rows: usize, mean: &mut [f32], var: &mut [f3
     Ok(total)
 }
 
-/// Makes sums over one process's rows those of all; returns the rows of all.
+/// Replaces sums over one process's rows by the sums over all processes; returns the number of rows of all.
 pub(crate) fn joint_sums(all: &dyn Comm, rows: usize, sums: &mut [f32]) -> Result<f64> {
     let mut wide: Vec<f64> = sums.iter().map(|v| f64::from(*v)).chain([rows as f64]).collect();
     all.all_reduce(&mut wide)?;

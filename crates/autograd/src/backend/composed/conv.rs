@@ -32,7 +32,7 @@ impl Patches {
         Ok(Patches { c, out: (oh, ow), ys, xs, precision })
     }
 
-    /// Channels of a group.
+    /// Number of input channels of a group.
     fn width(&self) -> usize {
         self.c.inputs / self.c.groups
     }
@@ -91,7 +91,7 @@ impl Patches {
         Ok(m.reshape((n, kh, kw, self.width()))?.permute((0, 3, 1, 2))?.contiguous()?)
     }
 
-    /// Results of every group, side by side.
+    /// The results of all groups, side by side.
     fn groups(&self, dim: usize, f: impl Fn(usize) -> Result<Tensor>) -> Result<Tensor> {
         let parts = (0..self.c.groups).map(f).collect::<Result<Vec<_>>>()?;
         Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, dim)? })
@@ -103,7 +103,7 @@ impl Patches {
         Ok(self.groups(1, group)?.reshape((self.c.batch, self.out.0, self.out.1, self.c.outputs))?)
     }
 
-    /// The part of d (B, H', W', O) that group `g` gave, (B H' W', O / groups).
+    /// The part of d (B, H', W', O) that belongs to group `g`, (B H' W', O / groups).
     fn part(&self, d: &Tensor, g: usize) -> Result<Tensor> {
         let n = self.c.outputs / self.c.groups;
         let rows = self.c.batch * self.out.0 * self.out.1;
@@ -144,7 +144,7 @@ pub(crate) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
 }
 
 pub(crate) fn conv_transpose2d(op: &ConvTranspose2dOp, inputs: &Inputs) -> Result<Done> {
-    // The result is what the adjoint convolution's images would be, x what its results would be.
+    // The result has the shape of the adjoint convolution's images, and x that of its results.
     let (x, w) = (inputs.tensor(0).clone(), inputs.tensor(1).clone());
     let p = Patches::new(op.adjoint(x.dims(), w.dims())?, inputs.precision(), x.device())?;
     let mut y = p.input(&x, &w)?;

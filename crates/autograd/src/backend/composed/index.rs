@@ -9,7 +9,7 @@ use candle_core::Tensor;
 pub(crate) fn index(op: &Index, inputs: &Inputs) -> Result<Done> {
     let x = inputs.tensor(0);
     let dims = x.dims().to_vec();
-    // Both are rows of a flat view: what dimensions they come from is arithmetic on numbers.
+    // Both kinds read rows of a flat view; the row numbers are computed from the dimensions.
     let (Index::Select { dim, .. } | Index::Gather { dim, .. }) = op;
     let (before, n, behind): (usize, usize, usize) =
         (dims[..*dim].iter().product(), dims[*dim], dims[dim + 1..].iter().product());

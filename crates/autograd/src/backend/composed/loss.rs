@@ -56,7 +56,7 @@ fn mae(pred: &Tensor, images: &Tensor, p: usize, removed: &[f32], norm_pix: bool
 fn soft_cross_entropy(x: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let batch = x.dim(0)? as f64;
     let log_p = log_probabilities(x, 1)?;
-    // A class without mass has no part in the loss, even where its logit is -inf.
+    // A class with target 0 does not contribute to the loss, even where its logit is -inf.
     let without = mask(&targets.eq(0.0)?, x)?;
     let counted = without.gt(0.5)?.where_cond(&x.zeros_like()?, &(targets * &log_p)?)?;
     let loss = (counted.sum_all()? / -batch)?;

@@ -1,5 +1,6 @@
-//! Operations from candle's own, forward and backward written out: what runs where there is no kernel. Only candle operations that
-//! are right are used, and never candle's autograd. Everything works in the type of the inputs, so that f64 checks the rest.
+//! Operations composed from candle's own, with forward and backward written out. They run where there is no kernel. Only candle
+//! operations that are known to be correct are used, and never candle's autograd. Everything is computed in the type of the inputs, so
+//! that results in f64 can check the kernels.
 
 pub(crate) mod act;
 pub(crate) mod arithmetic;
@@ -24,7 +25,7 @@ use candlelight_kernels::Precision;
 
 /// A product of contiguous matrices in a precision.
 fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    // Candle refuses products over nothing, or of nothing.
+    // Candle refuses products with a dimension of size 0.
     let (rank, dtype) = (a.rank(), a.dtype());
     if a.elem_count() == 0 || b.elem_count() == 0 {
         let mut dims = a.dims().to_vec();
@@ -37,7 +38,7 @@ fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Numbers as a tensor beside `like`, of its type.
+/// Numbers as a tensor on the device of `like`, in its type.
 fn upload(data: Vec<f32>, dims: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, dims.into(), like.device())?.to_dtype(like.dtype())?)
 }
@@ -47,7 +48,7 @@ fn ids(data: Vec<u32>, device: &Device) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, n, device)?)
 }
 
-/// Rows of x by number; candle refuses to choose none.
+/// Rows of x by number. Candle refuses an empty list of numbers, which is handled here.
 fn rows(x: &Tensor, which: &Tensor) -> Result<Tensor> {
     if which.elem_count() == 0 {
         let mut dims = x.dims().to_vec();
@@ -71,7 +72,7 @@ fn unbroadcast(g: Tensor, dims: &[usize]) -> Result<Tensor> {
     Ok(g)
 }
 
-/// The sum over one dimension, which stays with size 1; 0 where there is nothing.
+/// The sum over one dimension, which stays with size 1; the sum of no values is 0.
 fn sum(x: &Tensor, dim: usize) -> Result<Tensor> {
     if x.elem_count() == 0 {
         let mut dims = x.dims().to_vec();

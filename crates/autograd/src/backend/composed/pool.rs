@@ -84,7 +84,8 @@ fn separable(x: &Tensor, down: (Vec<f64>, usize), across: (Vec<f64>, usize)) -> 
 fn max(config: Pool2dConfig, x: &Tensor) -> Result<Done> {
     let p = config.sizes(x.dims())?;
     let ((oh, ow), (b, h, w, c)) = (p.output()?, x.dims4()?);
-    // Each window's places in the image, tap by tap: past the border, the first of the window again, which changes nothing.
+    // The places of each window in the image, tap by tap. A tap on the border repeats the first place of the window, which does not
+    // change the largest value.
     let mut which = vec![];
     for k in 0..p.kernel.0 * p.kernel.1 {
         for o in 0..oh * ow {
@@ -105,7 +106,7 @@ fn max(config: Pool2dConfig, x: &Tensor) -> Result<Done> {
         return Ok(Done::tensor(y, move |g, back| back.give(0, || Ok(Tensor::zeros(dims, g.dtype(), g.device())?))));
     }
     let seen = flat.index_select(&which, 1)?.reshape((b, taps, oh * ow, c))?;
-    // A NaN stays: it wins over every number.
+    // A NaN counts as larger than every number, so that it stays visible.
     let order = seen.ne(&seen)?.where_cond(&(seen.ones_like()? * f64::INFINITY)?, &seen)?;
     let place = order.argmax_keepdim(1)?; // (B, 1, O, C)
     let y = seen.gather(&place.contiguous()?, 1)?.reshape((b, oh, ow, c))?;

@@ -7,7 +7,7 @@ use crate::tensor::tensor_from;
 use candlelight_kernels::elementwise;
 use candlelight_kernels::mem::buffer;
 
-/// Equal shapes: a residual connection.
+/// The sum of two values of equal shape, as in a residual connection.
 pub(super) fn add(x: &Inputs) -> Result<Done> {
     let mut y = buffer(x.tensor(0).elem_count());
     elementwise::add(&x.slice("add", 0)?, &x.slice("add", 1)?, &mut y)?;

@@ -31,7 +31,7 @@ pub(super) fn conv2d(op: &Conv2dOp, x: &Inputs) -> Result<Done> {
     }))
 }
 
-/// The adjoint: its forward pass is the convolution's input gradient, and the other way round.
+/// A transposed convolution: its forward pass computes the input gradient of a convolution, and its backward pass a convolution.
 pub(super) fn conv_transpose2d(op: &ConvTranspose2dOp, x: &Inputs) -> Result<Done> {
     let c = op.adjoint(x.tensor(0).dims(), x.tensor(1).dims())?;
     let precision = x.precision();

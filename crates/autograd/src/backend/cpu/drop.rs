@@ -13,7 +13,7 @@ pub(super) fn drop(op: &Drop, x: &Inputs) -> Result<Done> {
     let dims = x.tensor(0).dims();
     let (samples, channels) = (dims.first().copied().unwrap_or(1), dims.last().copied().unwrap_or(1));
     let op = op.clone();
-    // The same mask both ways.
+    // The forward and the backward pass use the same mask.
     let masked = move |x: &[f32], y: &mut [f32]| match &op {
         Drop::Values { words, rate } => dropout::dropout(*words, *rate, x, y),
         Drop::Samples { words, rate } => dropout::drop_path(*words, *rate, samples, x, y),

@@ -1,4 +1,4 @@
-//! Shapes: buffers go through as they are.
+//! Shapes: gradients pass through as they are, without a copy.
 
 use crate::error::Result;
 use crate::node::{Done, Inputs};
