@@ -1,7 +1,7 @@
 //! Writes a pretrained model's weights under their plain names, for facebookresearch/mae, timm or any reader of safetensors.
 //!
 //! ```text
-//! cargo run --release --example export -- output_dir/checkpoint-00004992.safetensors --to encoder --format pth
+//! cargo run --release --example export -- output_dir/checkpoint-00001872.safetensors --to encoder --format pth
 //! ```
 
 mod support;

@@ -1,7 +1,7 @@
 //! MAE pretraining.
 //!
 //! ```text
-//! cargo run --release --example mae_pretrain                       # a small model on the shipped images, about 3 minutes
+//! cargo run --release --example mae_pretrain                       # a small model on the shipped images, about 2 minutes
 //! cargo run --release --example mae_pretrain -- --data_path DATA --model mae_vit_base_patch16 --norm_pix_loss
 //! ```
 
@@ -43,12 +43,12 @@ struct Args {
 
 const DEFAULTS: &str = "DATA is DATA/train, any folder of images, archives of them, or IDX files for gray ones. \
 Defaults with --data_path are MAE's: model mae_vit_large_patch16, batch_size 64, epochs 400, blr 1e-3, min_lr 0, \
-warmup_epochs 40, weight_decay 0.05, a checkpoint every 20 epochs. The demo, about three minutes on two cores: model \
-mae_vit_demo_patch4, epochs 32, blr 6e-3, warmup_epochs 2. Published recipes: docs/recipes.";
+warmup_epochs 40, weight_decay 0.05, a checkpoint every 20 epochs. The demo, about two minutes on two cores: model \
+mae_vit_demo_patch4, epochs 12, blr 1e-2, warmup_epochs 1. Published recipes: docs/recipes.";
 
 const FULL: Preset =
     Preset { batch_size: 64, epochs: 400, blr: 1e-3, min_lr: 0.0, warmup_epochs: 40.0, save_every: 20 };
-const DEMO: Preset = Preset { epochs: 32, blr: 6e-3, warmup_epochs: 2.0, ..FULL };
+const DEMO: Preset = Preset { epochs: 12, blr: 1e-2, warmup_epochs: 1.0, ..FULL };
 
 impl Args {
     fn demo(&self) -> bool {

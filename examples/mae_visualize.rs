@@ -1,7 +1,7 @@
 //! Draws how a pretrained model reconstructs images: original, masked, reconstruction, reconstruction with the visible patches.
 //!
 //! ```text
-//! cargo run --release --example mae_visualize -- --checkpoint output_dir/checkpoint-00004992.safetensors photo.jpg
+//! cargo run --release --example mae_visualize -- --checkpoint output_dir/checkpoint-00001872.safetensors photo.jpg
 //! ```
 
 mod support;

@@ -139,7 +139,8 @@ impl Tape {
     }
 
     /// A tape that computes nothing: values have the right shapes but no meaning. With [`Tape::with_observer`] it lists what a forward
-    /// pass would do, at almost no cost.
+    /// pass would do, at almost no cost. Only closures over candle's operations ([`crate::ops::candle`]) run, because nothing else tells
+    /// their shapes.
     pub fn shapes_only() -> Self {
         Self::off().but(|how| how.dry = true)
     }

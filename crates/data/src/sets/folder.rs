@@ -186,6 +186,9 @@ fn list(root: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((folders, files))
 }
 
+/// Folders nested deeper than this are an error: a link to a folder above would never end.
+const DEEPEST: usize = 32;
+
 /// Every image below `root`, files before folders, without recursion.
 fn walk(root: &Path, f: &mut impl FnMut(PathBuf)) -> Result<()> {
     let mut open = vec![(root.to_path_buf(), 0)];
@@ -193,9 +196,13 @@ fn walk(root: &Path, f: &mut impl FnMut(PathBuf)) -> Result<()> {
         let (mut folders, files) = list(&folder)?;
         files.into_iter().for_each(&mut *f);
         folders.reverse();
-        if depth < 32 {
-            open.extend(folders.into_iter().map(|p| (p, depth + 1)));
+        if depth == DEEPEST && !folders.is_empty() {
+            return Err(file(
+                &folders[0],
+                format!("it lies more than {DEEPEST} folders below {}; is a link of it a circle?", root.display()),
+            ));
         }
+        open.extend(folders.into_iter().map(|p| (p, depth + 1)));
     }
     Ok(())
 }
@@ -265,6 +272,16 @@ mod tests {
         assert_eq!(names, ["9", "10", "a", "N1", "n2", "n2a", "n02b", "n10"]);
         sort_classes(&mut names, ClassOrder::Lexicographic);
         assert_eq!(names, ["10", "9", "N1", "a", "n02b", "n10", "n2", "n2a"]);
+    }
+
+    #[test]
+    fn folders_too_deep_are_an_error_instead_of_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = (0..40).fold(dir.path().to_path_buf(), |p, i| p.join(i.to_string()));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("a.png"), b"").unwrap();
+        let e = ImageFolder::unlabelled(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("more than 32 folders below"), "{e}");
     }
 
     #[test]
