@@ -1,11 +1,12 @@
 //! Gradients of parameters: allocated once, overwritten by the first contribution of a step, added to by the others.
 
 use crate::error::{Result, shape};
-use crate::params::ParamStore;
+use crate::params::{Entry, ParamStore};
 use crate::tensor::tensor_from;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use candlelight_kernels::elementwise;
+use std::collections::HashMap;
 
 /// A finished gradient, on the device of its parameter.
 #[derive(Debug)]
@@ -114,6 +115,32 @@ impl Gradients {
             }
         }
         Ok(())
+    }
+
+    /// Announces the gradients that earlier micro-batches gave to parameters which this pass did not use.
+    pub(crate) fn ready_without(&mut self, used: &HashMap<usize, usize>) -> Result<()> {
+        (0..self.slots.len()).filter(|p| !used.contains_key(p)).try_for_each(|p| self.ready(p))
+    }
+
+    /// Whether these gradients have a place for each trainable parameter of a store, and for no other.
+    pub fn fit(&self, params: &ParamStore) -> bool {
+        let entries = params.entries();
+        let same = |(s, e): (&Slot, &Entry)| s.name == e.name && s.trainable == e.trainable && s.dims == e.var.dims();
+        self.slots.len() == entries.len() && self.slots.iter().zip(&entries).all(same)
+    }
+
+    /// Refuses a parameter that came, or began to train, after these gradients were made.
+    pub(crate) fn check(&self, p: usize) -> Result<()> {
+        match self.slots.get(p) {
+            Some(slot) if slot.trainable => Ok(()),
+            slot => {
+                let name = slot.map_or_else(|| format!("parameter {p}"), |s| s.name.clone());
+                shape(
+                    "backward",
+                    format!("{name} did not train when these gradients were made: make them again with Gradients::new"),
+                )
+            }
+        }
     }
 
     /// Whether parameter `p` lies on the CPU.

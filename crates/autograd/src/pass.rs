@@ -5,13 +5,16 @@ use crate::flow::{Flow, Source};
 use crate::grads::Gradients;
 use std::collections::HashMap;
 
+/// The sources whose gradients the caller asked for, and the gradients collected for them so far.
+pub(crate) type Asked = HashMap<Source, Option<Flow>>;
+
 /// A backward pass while it runs.
 #[derive(Debug)]
 pub struct Backward<'a> {
     pub(crate) slots: Vec<Option<Flow>>,
     pub(crate) grads: Option<&'a mut Gradients>,
     /// The sources whose gradients the caller asked for, and the gradients collected for them so far.
-    pub(crate) asked: HashMap<Source, Option<Flow>>,
+    pub(crate) asked: Asked,
 }
 
 impl Backward<'_> {
@@ -71,6 +74,11 @@ impl Backward<'_> {
             Some(grads) => grads.slot(p),
             None => (&mut [], false),
         }
+    }
+
+    /// The parameters whose gradients the caller asked for, lent to a segment that runs again.
+    pub(crate) fn lend_params(&mut self) -> Asked {
+        self.asked.extract_if(|source, _| matches!(source, Source::Param(_))).collect()
     }
 
     /// The gradients of the parameters, lent to a segment that runs again.

@@ -295,8 +295,8 @@ fn sequences() -> Vec<Row> {
     all.extend([
         row("add_table", &[&[2, 4, 6], &[1, 4, 6]], |v| ops::add_table(&v[0], &v[1])),
         row("gather_tokens", &[&[2, 4, 3]], |v| ops::gather_tokens(&v[0], &[3, 0, 0, 1, 2, 3])),
-        row("prepend_token", &[&[2, 4, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1], Some(&[0.5, 0.0, -1.0]))),
-        row("prepend_token to nothing", &[&[2, 0, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1], None)),
+        row("prepend_token", &[&[2, 4, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1])),
+        row("prepend_token to nothing", &[&[2, 0, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1])),
         row("unshuffle_tokens", &[&[2, 3, 5], &[1, 1, 5]], |v| {
             let pos = Tensor::arange(0f32, 25., &Device::Cpu)?.to_dtype(v[0].tensor().dtype())?;
             ops::unshuffle_tokens(&v[0], &v[1], &[2, 0, 1, 3, 1, 3, 2, 0], &pos.affine(0.1, -1.0)?)

@@ -507,3 +507,119 @@ fn a_nan_passes_the_rectifier_both_ways() {
         assert_eq!(values(d[0].as_ref().unwrap()), [3.0, 0.0, 0.0, 3.0]);
     }
 }
+
+#[test]
+fn a_parameter_can_be_asked_for_that_a_checkpointed_segment_uses() {
+    let params = store(&[("w", &[4, 4])]);
+    let (w, x) = (tensor(&params, "w"), random(1, &[3, 4]));
+    let run = |checkpointed: bool| {
+        let tape = Tape::new(&params);
+        let (x, inner) = (tape.constant(&x), w.clone());
+        let f = move |v: &[candlelight_autograd::Value]| ops::linear(&v[0], &inner, None);
+        let y = if checkpointed { tape.checkpoint(&[&x], f).unwrap() } else { f(&[x.clone()]).unwrap() };
+        // Once more outside of the segment.
+        let loss = ops::linear(&y, &w, None).unwrap().sum(&[0, 1], false).unwrap();
+        values(&tape.gradients(&loss, &[&tape.value(&w)]).unwrap()[0])
+    };
+    close(&run(true), &run(false));
+}
+
+#[test]
+fn a_segment_that_is_never_walked_is_freed() {
+    let params = store(&[("w", &[4, 4])]);
+    let (w, held) = (tensor(&params, "w"), std::rc::Rc::new(()));
+    let weak = std::rc::Rc::downgrade(&held);
+    let tape = Tape::new(&params);
+    let segment = move |v: &[candlelight_autograd::Value]| {
+        let _ = &held;
+        ops::linear(&v[0], &w, None)
+    };
+    let y = tape.checkpoint(&[&tape.constant(&random(1, &[3, 4]))], segment).unwrap();
+    drop((y, tape));
+    assert!(weak.upgrade().is_none(), "the tape is held by its own node");
+}
+
+#[test]
+fn a_wrong_number_of_inputs_and_wrong_dimensions_are_errors() {
+    use candlelight_autograd::spec::{AddKept, Arrange, Binary, LayerNormOp, Reduce, Reduction, Where};
+    let tape = Tape::off();
+    let x = tape.constant(&random(1, &[4, 3]));
+    let text = |r: Result<candlelight_autograd::Value, Error>| r.unwrap_err().to_string();
+    assert!(text(tape.apply(&Binary::Add, &[&x])).contains("1 inputs, expected 2"));
+    assert!(text(tape.apply(&Where { condition: [true; 12].into() }, &[&x])).contains("expected 2"));
+    assert!(text(tape.apply(&LayerNormOp { eps: 1e-5 }, &[&x])).contains("expected 3"));
+    assert!(text(tape.apply(&ops::Activation::Relu, &[])).contains("0 inputs, expected 1"));
+    assert!(text(tape.apply(&Arrange::Cat(0), &[])).contains("0 inputs, expected 1 or more"));
+    for dims in [vec![5], vec![0, 0], vec![1, 0]] {
+        let sum = Reduce { kind: Reduction::Sum, dims, keep: false };
+        assert!(text(tape.apply(&sum, &[&x])).contains("ascending order"));
+    }
+    let y = tape.constant(&random(2, &[1, 3]));
+    let kept = AddKept { kept: [100].into(), scale: 1.0 };
+    for tape in [Tape::off(), Tape::off().with_composed_ops()] {
+        let (x, y) = (tape.constant(x.tensor()), tape.constant(y.tensor()));
+        assert!(text(tape.apply(&kept, &[&x, &y])).contains("expected numbers below 4"));
+    }
+}
+
+#[test]
+fn gradients_made_before_a_parameter_came_or_was_unfrozen_are_refused() {
+    let params = store(&[("a", &[2, 2])]);
+    params.freeze("a");
+    let mut grads = Gradients::new(&params);
+    params.unfreeze("a");
+    let loss = |name: &str| {
+        let tape = Tape::new(&params);
+        ops::linear(&tape.constant(&random(1, &[1, 2])), &tensor(&params, name), None)
+            .unwrap()
+            .sum(&[0, 1], false)
+            .unwrap()
+    };
+    let y = loss("a");
+    assert!(y.tape().backward(&y, &mut grads).unwrap_err().to_string().contains("a did not train"));
+    let mut grads = Gradients::new(&params);
+    assert!(grads.fit(&params));
+    params.builder(Key::new(1)).get((2, 2), "b").unwrap();
+    assert!(!grads.fit(&params));
+    let y = loss("b");
+    assert!(y.tape().backward(&y, &mut grads).unwrap_err().to_string().contains("Gradients::new"));
+}
+
+#[test]
+fn a_gradient_of_an_earlier_micro_batch_alone_is_announced_too() {
+    let params = store(&[("a", &[2, 2]), ("b", &[2, 2])]);
+    let (mut grads, seen) = watched(&params);
+    for (name, more) in [("a", true), ("b", false)] {
+        grads.accumulating(more);
+        let tape = Tape::new(&params);
+        let y = ops::linear(&tape.constant(&random(1, &[1, 2])), &tensor(&params, name), None).unwrap();
+        tape.backward_with(&y, &random(2, &[1, 2]), &[], &mut grads).unwrap();
+    }
+    let mut names: Vec<String> = seen.lock().unwrap().iter().map(|(n, _)| n.clone()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_nan_is_the_largest_and_the_smallest_value_wherever_it_stands() {
+    let tape = Tape::off();
+    for row in [[f32::NAN, 1.0, f32::INFINITY], [1.0, f32::INFINITY, f32::NAN], [1.0, f32::NAN, f32::NEG_INFINITY]] {
+        let x = tape.constant(&tensor_from(row.to_vec(), (1, 3)).unwrap());
+        assert!(values(x.max(1, false).unwrap().tensor())[0].is_nan(), "{row:?}");
+        assert!(values(x.min(1, false).unwrap().tensor())[0].is_nan(), "{row:?}");
+    }
+    let none = tape.constant(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap());
+    assert_eq!(none.max(1, false).unwrap().dims(), [0]);
+    let none = tape.constant(&Tensor::zeros((2, 3, 0), DType::F32, &Device::Cpu).unwrap());
+    assert_eq!(none.index_select(1, &[0]).unwrap().dims(), [2, 1, 0]);
+}
+
+#[test]
+fn a_seed_of_another_type_becomes_the_values() {
+    let tape = Tape::new(&ParamStore::new());
+    let x = tape.leaf(&random(1, &[3]));
+    let y = x.exp().unwrap();
+    let seed = Tensor::ones(3, DType::F64, &Device::Cpu).unwrap();
+    let d = tape.backward_with(&y, &seed, &[&x], &mut Gradients::new(&ParamStore::new())).unwrap();
+    close(&values(d[0].as_ref().unwrap()), &values(y.tensor()));
+}

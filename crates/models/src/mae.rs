@@ -324,7 +324,7 @@ impl Mae {
         let places: Vec<u32> = keep.iter().map(|i| i + 1).collect();
         let x = x.add(&pos.index_select(0, &places)?.reshape(x.tensor().shape())?)?;
         let token = tape.value(&self.cls_token).add(&pos.narrow(0, 0, 1)?.reshape((1, 1, d))?)?; // (1, 1, D)
-        let mut x = ops::prepend_token(&x, &token, None)?; // (B, 1 + K, D)
+        let mut x = ops::prepend_token(&x, &token)?; // (B, 1 + K, D)
         for block in &self.blocks {
             x = block.forward(&x, None)?;
         }

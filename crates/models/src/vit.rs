@@ -264,7 +264,7 @@ impl Vit {
     /// images (B, C, H, W) -> tokens (B, 1 + L, D) before the first block.
     fn embed(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         let x = self.patch_embed.forward(images, None)?; // (B, L, D)
-        let x = ops::prepend_token(&x, &self.cls_token, None)?; // (B, 1 + L, D)
+        let x = ops::prepend_token(&x, &self.cls_token)?; // (B, 1 + L, D)
         let x = ops::add_table(&x, &self.pos_embed)?;
         match key {
             Some(key) => Ok(ops::dropout(&x, key.child("pos_drop"), self.config.dropout)?),
@@ -426,9 +426,13 @@ impl Model for Vit {
         config.check()?;
         let grid = |c: &VitConfig| (c.image.0 / c.patch, c.image.1 / c.patch);
         let table = resample(&self.pos_embed.detach(), grid(&self.config), grid(&config), 1, Interpolation::Timm)?;
+        let frozen = params.entries().iter().any(|e| e.name == "pos_embed" && !e.trainable);
         params.forget("pos_embed");
         self.pos_embed = params.builder(Key::new(0)).get(table.shape(), "pos_embed")?;
         params.set("pos_embed", &table)?;
+        if frozen {
+            params.freeze("pos_embed");
+        }
         self.patch_embed.set_input_size(image);
         self.config = config;
         Ok(())
@@ -551,5 +555,23 @@ mod tests {
         assert!(VitConfig { image: (225, 224), ..base.clone() }.check().unwrap_err().to_string().contains("225x224"));
         assert!(VitConfig { heads: 5, ..base.clone() }.check().is_err());
         assert!(VitConfig { drop_path: 1.0, ..base }.check().is_err());
+    }
+
+    #[test]
+    fn positions_that_are_frozen_stay_so_at_another_size() {
+        let config = VitConfig {
+            image: (8, 8),
+            patch: 4,
+            dim: 16,
+            depth: 1,
+            heads: 2,
+            classes: 3,
+            ..VARIANTS[0].config.clone()
+        };
+        let params = ParamStore::new();
+        let mut model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
+        params.freeze("pos_embed");
+        model.set_input_size((16, 16), &params).unwrap();
+        assert!(params.entries().iter().any(|e| e.name == "pos_embed" && !e.trainable));
     }
 }

@@ -64,7 +64,7 @@ impl DropPath {
         branch: impl FnOnce(&Value) -> Result<Value, E>,
     ) -> Result<Value, E> {
         match key {
-            Some(key) if self.0 > 0.0 => ops::residual(x, key, self.0, branch),
+            Some(key) if self.0 != 0.0 => ops::residual(x, key, self.0, branch),
             _ => Ok(x.add(&branch(x)?)?),
         }
     }

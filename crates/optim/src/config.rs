@@ -55,26 +55,33 @@ enum Stored {
     Lars(LarsConfig),
 }
 
+/// SGD's settings, or one of the two that were nested here. It lists all fields, so that an error names the one that is unknown.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum StoredSgd {
-    Nested(Nested),
-    Plain(SgdConfig),
+#[serde(deny_unknown_fields)]
+struct StoredSgd {
+    momentum: Option<f64>,
+    nesterov: Option<bool>,
+    sgd: Option<SgdConfig>,
+    lars: Option<LarsConfig>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Nested {
-    Sgd(SgdConfig),
-    Lars(LarsConfig),
+impl From<StoredSgd> for OptimizerConfig {
+    fn from(s: StoredSgd) -> Self {
+        if let Some(lars) = s.lars {
+            return lars.into();
+        }
+        let nested = s.sgd.unwrap_or_default();
+        let SgdConfig { momentum, nesterov } = nested;
+        SgdConfig { momentum: s.momentum.unwrap_or(momentum), nesterov: s.nesterov.unwrap_or(nesterov) }.into()
+    }
 }
 
 impl From<Stored> for OptimizerConfig {
     fn from(s: Stored) -> Self {
         match s {
             Stored::AdamW(c) => OptimizerConfig::AdamW(c),
-            Stored::Sgd(StoredSgd::Plain(c) | StoredSgd::Nested(Nested::Sgd(c))) => OptimizerConfig::Sgd(c),
-            Stored::Lars(c) | Stored::Sgd(StoredSgd::Nested(Nested::Lars(c))) => OptimizerConfig::Lars(c),
+            Stored::Sgd(c) => c.into(),
+            Stored::Lars(c) => OptimizerConfig::Lars(c),
         }
     }
 }

@@ -88,7 +88,9 @@ impl Optimizer {
     /// # Errors
     /// When the loss is no scalar, a trainable parameter has no gradient, or the gradients are not finite. Then nothing is changed.
     pub fn step(&mut self, loss: &Value, lr: f64) -> Result<f64> {
-        let mut grads = self.grads.take().unwrap_or_else(|| Gradients::new(&self.params));
+        // Parameters may have come, or been frozen, since the last step.
+        let kept = self.grads.take().filter(|g| g.fit(&self.params));
+        let mut grads = kept.unwrap_or_else(|| Gradients::new(&self.params));
         grads.zero();
         let done = self.backward_and_update(loss, lr, &mut grads);
         self.grads = Some(grads);
@@ -120,12 +122,12 @@ impl Optimizer {
             return Err(candlelight_autograd::Error::NoGradient { names: vec![e.name.clone()] }.into());
         }
         let host: HashMap<&str, &[f32]> = grads.iter().collect();
-        self.updates += 1;
+        let step = self.updates + 1;
         for e in &mut self.entries {
             let now = Now {
                 lr: lr * e.group.lr_scale,
                 weight_decay: e.group.weight_decay,
-                step: self.updates,
+                step,
                 first: matches!(e.slots, Slots::None),
                 rank: e.var.rank(),
             };
@@ -138,10 +140,12 @@ impl Optimizer {
                 }
             }
         }
+        self.updates = step;
         Ok(())
     }
 
-    /// The state by name, for a checkpoint: `NAME.SLOT`, such as `head.weight.m`, for every parameter that was updated.
+    /// The state by name, for a checkpoint: `NAME.SLOT`, such as `head.weight.m`, for every parameter; there is none before the first
+    /// update. Slots of a parameter that was never updated are zeros.
     ///
     /// # Errors
     /// The errors of candle.
@@ -149,7 +153,8 @@ impl Optimizer {
         let mut out = Vec::new();
         for e in &self.entries {
             let tensors = match &e.slots {
-                Slots::None => vec![],
+                Slots::None if self.updates == 0 => vec![],
+                Slots::None => vec![e.var.as_tensor().detach().zeros_like()?; self.method.slots().len()],
                 Slots::Host(v) => {
                     v.iter().map(|v| Ok(tensor_from(v.clone(), e.var.dims())?)).collect::<Result<Vec<_>>>()?
                 }
@@ -208,11 +213,11 @@ fn on_host(method: &dyn Method, now: Now, e: &mut Entry, grad: &[f32]) -> Result
         Slots::Host(slots) => slots,
         _ => vec![vec![0.0; grad.len()]; n],
     };
-    ParamStore::update(&e.var, |p| method.host(now, p, grad, &mut slots))??;
+    let done = ParamStore::update(&e.var, |p| method.host(now, p, grad, &mut slots));
     if n > 0 {
         e.slots = Slots::Host(slots);
     }
-    Ok(())
+    done?
 }
 
 fn on_device(method: &dyn Method, now: Now, e: &mut Entry, grad: &Tensor) -> Result<()> {
@@ -222,13 +227,12 @@ fn on_device(method: &dyn Method, now: Now, e: &mut Entry, grad: &Tensor) -> Res
         Slots::Device(slots) => slots,
         _ => (0..n).map(|_| param.zeros_like()).collect::<candle_core::Result<_>>()?,
     };
-    let next = method.device(now, &param, grad, &mut slots)?;
-    e.var.set(&next.detach())?;
+    let next = method.device(now, &param, grad, &mut slots);
     if n > 0 {
         // A slot with an autograd graph would keep the tensors of every step alive.
         e.slots = Slots::Device(slots.iter().map(Tensor::detach).collect());
     }
-    Ok(())
+    Ok(e.var.set(&next?.detach())?)
 }
 
 #[cfg(test)]
@@ -333,6 +337,64 @@ mod tests {
         let e = optimizer.update(&Gradients::new(&params), 1e-2).unwrap_err().to_string();
         assert!(e.contains("head.weight"), "{e}");
         assert_eq!(optimizer.updates(), 1);
+    }
+
+    #[test]
+    fn parameters_may_come_and_be_frozen_between_steps() {
+        let (params, x) = problem();
+        let mut optimizer = Optimizer::new(AdamWConfig::default(), &rules(), &params).unwrap();
+        optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        params.freeze("head.bias");
+        let before = params.var("head.bias").unwrap().to_vec1::<f32>().unwrap();
+        optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        assert_eq!(params.var("head.bias").unwrap().to_vec1::<f32>().unwrap(), before);
+        params.unfreeze("head.bias");
+        params.builder(Key::new(0)).get((2, 2), "other").unwrap();
+        params.freeze("other");
+        optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        assert_ne!(params.var("head.bias").unwrap().to_vec1::<f32>().unwrap(), before);
+    }
+
+    #[test]
+    fn a_parameter_that_was_never_updated_has_state_too() {
+        let (params, x) = problem();
+        let mut optimizer = Optimizer::new(AdamWConfig::default(), &rules(), &params).unwrap();
+        params.freeze("head.bias");
+        optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        let state: HashMap<String, Tensor> = optimizer.state().unwrap().into_iter().collect();
+        params.unfreeze("head.bias");
+        Optimizer::new(AdamWConfig::default(), &rules(), &params).unwrap().load_state(&state, 1).unwrap();
+    }
+
+    #[derive(Debug)]
+    struct Fails;
+
+    impl Method for Fails {
+        fn check(&self) -> Result<()> {
+            Ok(())
+        }
+        fn slots(&self) -> &'static [&'static str] {
+            &["sum"]
+        }
+        fn host(&self, now: Now, _: &mut [f32], g: &[f32], slots: &mut [Vec<f32>]) -> Result<()> {
+            slots[0].copy_from_slice(g);
+            if now.step == 1 { Ok(()) } else { Err(Error::Config("as asked".into())) }
+        }
+        fn device(&self, _: Now, param: &Tensor, _: &Tensor, _: &mut [Tensor]) -> Result<Tensor> {
+            Ok(param.clone())
+        }
+    }
+
+    #[test]
+    fn a_method_that_fails_loses_no_state() {
+        let (params, x) = problem();
+        let mut optimizer = Optimizer::with(Box::new(Fails), &rules(), &params).unwrap();
+        optimizer.step(&loss(&params, &x), 1e-2).unwrap();
+        assert!(optimizer.step(&loss(&params, &x), 1e-2).unwrap_err().to_string().contains("as asked"));
+        assert_eq!(optimizer.updates(), 1);
+        for (name, slot) in optimizer.state().unwrap() {
+            assert!(slot.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().any(|v| *v != 0.0), "{name}");
+        }
     }
 
     #[test]

@@ -103,6 +103,10 @@ mod tests {
         let want: crate::OptimizerConfig = SgdConfig { momentum: 0.9, nesterov: true }.into();
         assert_eq!(read(r#"{"sgd":{"sgd":{"momentum":0.9,"nesterov":true}}}"#), want);
         assert_eq!(read(&serde_json::to_string(&want).unwrap()), want);
+        for text in [r#"{"sgd":{"momentun":0.9}}"#, r#"{"sgd":{"lars":{"momentun":1}}}"#] {
+            let e = serde_json::from_str::<crate::OptimizerConfig>(text).unwrap_err().to_string();
+            assert!(e.contains("momentun"), "{e}");
+        }
         assert_eq!(read(r#"{"sgd":{"lars":{"momentum":0.9,"trust":0.001}}}"#), crate::LarsConfig::default().into());
     }
 }

@@ -12,6 +12,6 @@ use candlelight_kernels::attention::Dropout;
 /// # Errors
 /// When the width does not divide into three times `heads`.
 pub fn attention(qkv: &Value, heads: usize, dropout: Option<(Key, f32)>) -> Result<Value> {
-    let dropout = dropout.filter(|(_, r)| *r > 0.0).map(|(key, rate)| Dropout { words: key.into_words(), rate });
+    let dropout = dropout.filter(|(_, r)| *r != 0.0).map(|(key, rate)| Dropout { words: key.into_words(), rate });
     apply(&AttentionOp { heads, dropout }, qkv, &[])
 }

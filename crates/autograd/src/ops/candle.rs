@@ -7,6 +7,7 @@ use crate::spec::Op;
 use crate::tape::{Tape, Value};
 use candle_core::{Tensor, Var};
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 type Function = dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
@@ -33,6 +34,10 @@ impl Closure {
 impl Op for Closure {
     fn name(&self) -> &'static str {
         "candle"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        0..=usize::MAX
     }
 
     fn shape(&self, _: &[&[usize]]) -> Result<Vec<usize>> {

@@ -22,12 +22,12 @@ pub fn gather_tokens(x: &Value, ids: &[u32]) -> Result<Value> {
     apply(&GatherTokens { ids: ids.into() }, x, &[])
 }
 
-/// Puts a class token (1, 1, D) before the tokens of x: (B, N, D) -> (B, N + 1, D). `pos` (D) is added to the class token.
+/// Puts a class token (1, 1, D) before the tokens of x: (B, N, D) -> (B, N + 1, D).
 ///
 /// # Errors
 /// When the widths differ.
-pub fn prepend_token(x: &Value, token: &dyn Weight, pos: Option<&[f32]>) -> Result<Value> {
-    apply(&PrependToken { pos: pos.map(Into::into) }, x, &[Some(token)])
+pub fn prepend_token(x: &Value, token: &dyn Weight) -> Result<Value> {
+    apply(&PrependToken, x, &[Some(token)])
 }
 
 /// MAE's decoder input: `restore` (B, L) puts the tokens of x (B, 1 + K, D) back into image order, `mask_token` (1, 1, D) fills the

@@ -2,6 +2,7 @@
 
 use super::{Attrs, Op};
 use crate::error::{Result, shape};
+use std::ops::RangeInclusive;
 
 /// A function of one number. Input x (..) -> (..).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +92,10 @@ impl Op for Binary {
             Binary::Maximum => "maximum",
             Binary::Minimum => "minimum",
         }
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

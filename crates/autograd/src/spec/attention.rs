@@ -3,6 +3,7 @@
 use super::{Attrs, Op, sequence};
 use crate::error::{Result, shape};
 use candlelight_kernels::attention::Dropout;
+use candlelight_kernels::drop::dropout::check_rate;
 
 /// Attention on packed projections. Input qkv (B, N, 3 H Dh) -> (B, N, H Dh).
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,9 @@ impl Op for AttentionOp {
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
+        if let Some(dropout) = &self.dropout {
+            check_rate(dropout.rate)?;
+        }
         let [b, n, width] = sequence("attention", inputs[0])?;
         if self.heads == 0 || width % (3 * self.heads) != 0 {
             return shape(

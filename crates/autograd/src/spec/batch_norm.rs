@@ -3,6 +3,7 @@
 use super::{Attr, Attrs, Op};
 use crate::error::{Result, shape};
 use candle_core::Tensor;
+use std::ops::RangeInclusive;
 
 /// The constants of a batch normalisation, and whether it trains.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,6 +57,11 @@ impl Op for BatchNormOp {
         let mut all = vec![("eps", eps.into()), ("momentum", momentum.into()), ("training", train.into())];
         all.extend(self.relu.then(|| ("then", Attr::Text(then.into()))));
         all
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        let n = 1 + 2 * usize::from(self.affine) + usize::from(self.residual);
+        n..=n
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

@@ -3,6 +3,7 @@
 use super::{Attrs, Op, count, image};
 use crate::error::{Result, shape};
 use candlelight_kernels::drop::dropout as drop;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Values that are dropped at random; the others are scaled so that the mean stays. Input x (..) -> (..).
@@ -79,12 +80,23 @@ impl Op for AddKept {
         vec![("scale", f64::from(self.scale).into())]
     }
 
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
+    }
+
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let (x, y) = (inputs[0], inputs[1]);
         let samples = x.first().copied().unwrap_or(1);
+        let ascending = self.kept.windows(2).all(|k| k[0] < k[1]);
+        if !ascending || self.kept.last().is_some_and(|k| *k as usize >= samples) {
+            return shape(
+                "add_kept",
+                format!("kept samples {:?} of x {x:?}, expected numbers below {samples} in ascending order", self.kept),
+            );
+        }
         if count(y) * samples != count(x) * self.kept.len() {
             return shape(
-                "residual",
+                "add_kept",
                 format!(
                     "x {x:?} and a branch {y:?}, expected {} samples with the shape of those of x",
                     self.kept.len()

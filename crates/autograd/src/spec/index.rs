@@ -3,6 +3,7 @@
 use super::{Attr, Attrs, Op, count};
 use crate::error::{Result, shape};
 use candlelight_kernels::tokens::patch::check_ids;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Entries by number.
@@ -73,6 +74,10 @@ pub struct Where {
 impl Op for Where {
     fn name(&self) -> &'static str {
         "where"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

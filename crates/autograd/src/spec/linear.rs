@@ -3,6 +3,7 @@
 use super::{Attr, Attrs, Op};
 use crate::error::{Result, shape};
 use candlelight_kernels::act::gelu::Gelu;
+use std::ops::RangeInclusive;
 
 /// A linear layer. Inputs x (.., I), w (O, ..) with I values per output, and b (O) or none -> (.., O).
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +28,19 @@ impl Op for LinearOp {
         self.gelu.map(|g| ("gelu", Attr::Text(format!("{g:?}").to_lowercase()))).into_iter().collect()
     }
 
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=3
+    }
+
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let (x, w) = (inputs[0], inputs[1]);
         let (outputs, features) = Self::sizes(w);
         let mut dims = x.to_vec();
         match dims.last_mut() {
-            Some(d) if *d == features && w.len() > 1 => *d = outputs,
-            _ if w.len() < 2 => return shape(self.name(), format!("a weight {w:?}, expected (O, I)")),
+            Some(d) if *d == features && w.len() > 1 && outputs * features > 0 => *d = outputs,
+            _ if w.len() < 2 || outputs * features == 0 => {
+                return shape(self.name(), format!("a weight {w:?}, expected (O, I), both at least 1"));
+            }
             _ => return shape(self.name(), format!("x {x:?} with a weight {w:?}: expected x (.., {features})")),
         }
         match inputs.get(2) {

@@ -4,6 +4,7 @@ use super::{Attrs, Op};
 use crate::error::{Result, shape};
 use candlelight_kernels::tokens::patch::Grid;
 use candlelight_kernels::tokens::patch::check_ids;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// A loss. The first input is the prediction of the model; the result is a scalar.
@@ -51,6 +52,10 @@ impl Op for Loss {
             Loss::SoftCrossEntropy => vec![],
             Loss::BinaryCrossEntropy { sum_classes } => vec![("sum_classes", (*sum_classes).into())],
         }
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        if matches!(self, Loss::CrossEntropy { .. }) { 1..=1 } else { 2..=2 }
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

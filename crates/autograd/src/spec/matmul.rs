@@ -2,6 +2,7 @@
 
 use super::{Op, broadcast};
 use crate::error::{Result, shape};
+use std::ops::RangeInclusive;
 
 /// A product of matrices. Inputs a (.., M, K) and b (.., K, N), whose leading dimensions broadcast -> (.., M, N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +11,10 @@ pub struct MatMul;
 impl Op for MatMul {
     fn name(&self) -> &'static str {
         "matmul"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

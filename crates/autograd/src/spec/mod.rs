@@ -35,6 +35,7 @@ pub use shape::*;
 pub use tokens::*;
 
 use crate::error::{Result, shape as wrong};
+use std::ops::RangeInclusive;
 
 /// A setting of an operation, as plain data.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +95,11 @@ pub trait Op: std::fmt::Debug {
     /// The settings of the operation.
     fn attributes(&self) -> Attrs {
         Attrs::new()
+    }
+
+    /// How many inputs the operation takes; one by default. [`Op::shape`] is called only with such a number of inputs.
+    fn arity(&self) -> RangeInclusive<usize> {
+        1..=1
     }
 
     /// Checks the dimensions of the inputs and returns those of the result.

@@ -2,6 +2,7 @@
 
 use super::{Attrs, Op};
 use crate::error::{Result, shape};
+use std::ops::RangeInclusive;
 
 /// Layer normalisation over the last dimension. Inputs x (.., D), gamma (D), beta (D).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +18,10 @@ impl Op for LayerNormOp {
 
     fn attributes(&self) -> Attrs {
         vec![("eps", self.eps.into())]
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        3..=3
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
@@ -47,6 +52,10 @@ impl Op for GroupNormOp {
 
     fn attributes(&self) -> Attrs {
         vec![("num_groups", self.groups.into()), ("eps", self.eps.into())]
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        3..=3
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

@@ -49,7 +49,12 @@ impl Op for Reduce {
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let x = inputs[0];
-        let n: usize = self.dims.iter().map(|d| x.get(*d).copied().unwrap_or(0)).product();
+        let ascending = self.dims.windows(2).all(|d| d[0] < d[1]);
+        if !ascending || self.dims.last().is_some_and(|d| *d >= x.len()) {
+            let message = format!("dimensions {:?} of x {x:?}, expected dimensions of x in ascending order", self.dims);
+            return shape(self.name(), message);
+        }
+        let n: usize = self.dims.iter().map(|d| x[*d]).product();
         let least = match self.kind {
             Reduction::Sum => 0,
             Reduction::Var { unbiased: true } => 2,

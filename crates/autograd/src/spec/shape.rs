@@ -2,6 +2,7 @@
 
 use super::{Attr, Attrs, Op, count};
 use crate::error::{Result, shape};
+use std::ops::RangeInclusive;
 
 /// A change of shape or order. Input x, or several values for a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +61,12 @@ impl Op for Arrange {
         }
     }
 
+    fn arity(&self) -> RangeInclusive<usize> {
+        1..=if matches!(self, Arrange::Cat(_)) { usize::MAX } else { 1 }
+    }
+
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
-        let Some(&x) = inputs.first() else { return shape(self.name(), "nothing to join") };
+        let x = inputs[0];
         let mut out = x.to_vec();
         match self {
             Arrange::Reshape(dims) if count(dims) == count(x) => out.clone_from(dims),

@@ -4,6 +4,7 @@ use super::{Attr, Attrs, Op, count, sequence};
 use crate::error::{Result, shape};
 use candlelight_kernels::tokens::patch::check_ids;
 use candlelight_kernels::tokens::sequence::check_order;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Adds a table to every sample, such as position embeddings. Inputs x (B, N, D) and a table (N, D) -> (B, N, D).
@@ -13,6 +14,10 @@ pub struct AddTable;
 impl Op for AddTable {
     fn name(&self) -> &'static str {
         "add_table"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
@@ -56,20 +61,21 @@ impl Op for GatherTokens {
 }
 
 /// Puts a token before the others of every sample. Inputs x (B, N, D) and a token of D values -> (B, N + 1, D).
-#[derive(Debug, Clone)]
-pub struct PrependToken {
-    /// The position (D) that is added to the token, if there is one.
-    pub pos: Option<Arc<[f32]>>,
-}
+#[derive(Debug, Clone, Copy)]
+pub struct PrependToken;
 
 impl Op for PrependToken {
     fn name(&self) -> &'static str {
         "prepend_token"
     }
 
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
+    }
+
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
         let [b, n, d] = sequence("prepend_token", inputs[0])?;
-        if count(inputs[1]) != d || self.pos.as_ref().is_some_and(|p| p.len() != d) {
+        if count(inputs[1]) != d {
             return shape(
                 "prepend_token",
                 format!("x {:?}, token {:?}: expected a token of {d} values", inputs[0], inputs[1]),
@@ -90,6 +96,10 @@ pub struct UnshuffleTokens {
 impl Op for UnshuffleTokens {
     fn name(&self) -> &'static str {
         "unshuffle_tokens"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        3..=3
     }
 
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {

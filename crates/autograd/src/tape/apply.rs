@@ -14,7 +14,7 @@ impl Tape {
     /// autograd graph.
     ///
     /// # Errors
-    /// When an input is of another tape or a shape does not fit, and those of the backend.
+    /// When an input is of another tape, or their number or a shape does not fit, and those of the backend.
     pub fn apply(&self, op: &dyn Run, inputs: &[&Value]) -> Result<Value> {
         if let Some(i) = inputs.iter().position(|v| !v.tape().is(self)) {
             return shape(
@@ -24,6 +24,11 @@ impl Tape {
                      one of the segment's inputs"
                 ),
             );
+        }
+        if !op.arity().contains(&inputs.len()) {
+            let (least, most) = op.arity().into_inner();
+            let expected = if least == most { least.to_string() } else { format!("{least} or more") };
+            return shape(op.name(), format!("{} inputs, expected {expected}", inputs.len()));
         }
         let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
         let result = op.shape(&dims)?;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result, shape};
 use crate::flow::{Flow, Grad};
 use crate::grads::Gradients;
 use crate::node;
-use crate::pass::Backward;
+use crate::pass::{Asked, Backward};
 use crate::tensor::CpuSlice;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ impl Tape {
     /// The same as [`Tape::backward`].
     pub fn backward_scaled(&self, loss: &Value, scale: f32, grads: &mut Gradients) -> Result<()> {
         scalar(loss)?;
-        self.run(loss, Flow::Host(Grad::new(vec![scale])), &[], Some(grads))?;
+        self.run(loss, Flow::Host(Grad::new(vec![scale])), &[], Some(grads), &mut Asked::new())?;
         let names = grads.missing();
         if names.is_empty() { Ok(()) } else { Err(Error::NoGradient { names }) }
     }
@@ -49,13 +49,14 @@ impl Tape {
                 format!("the seed has shape {:?}, expected {:?} like the value", seed.dims(), value.dims()),
             );
         }
+        let seed = seed.detach().to_device(value.tensor.device())?.to_dtype(value.tensor.dtype())?;
         let seed = match (seed.device(), seed.dtype()) {
             (Device::Cpu, DType::F32) => {
                 Flow::Host(Grad::new(CpuSlice::new("backward", &seed.contiguous()?)?.to_vec()))
             }
-            _ => Flow::Tensor(seed.detach().contiguous()?),
+            _ => Flow::Tensor(seed.contiguous()?),
         };
-        let found = self.run(value, seed, of, Some(grads))?;
+        let found = self.run(value, seed, of, Some(grads), &mut Asked::new())?;
         found.into_iter().zip(of).map(|(g, v)| g.map(|g| g.into_tensor(like(v))).transpose()).collect()
     }
 
@@ -67,7 +68,7 @@ impl Tape {
     /// the values.
     pub fn gradients(&self, loss: &Value, of: &[&Value]) -> Result<Vec<Tensor>> {
         scalar(loss)?;
-        let found = self.run(loss, Flow::Host(Grad::new(vec![1.0])), of, None)?;
+        let found = self.run(loss, Flow::Host(Grad::new(vec![1.0])), of, None, &mut Asked::new())?;
         let mut out = Vec::with_capacity(of.len());
         for (i, (g, v)) in found.into_iter().zip(of).enumerate() {
             let Some(g) = g else {
@@ -78,13 +79,15 @@ impl Tape {
         Ok(out)
     }
 
-    /// The backward pass: returns the gradients of `of`. Without `grads` the parameters' gradients are not computed.
+    /// The backward pass: returns the gradients of `of`. Without `grads` the parameters' gradients are not computed, except those of the
+    /// parameters in `params`, to which the pass adds.
     pub(super) fn run(
         &self,
         value: &Value,
         seed: Flow,
         of: &[&Value],
-        grads: Option<&mut Gradients>,
+        mut grads: Option<&mut Gradients>,
+        params: &mut Asked,
     ) -> Result<Vec<Option<Flow>>> {
         if [value].iter().chain(of).any(|v| !v.tape.is(self)) {
             return shape("backward", "a value is on another tape: call backward on its own, value.tape()");
@@ -97,7 +100,13 @@ impl Tape {
         for p in nodes.iter().flat_map(|n| &n.params) {
             *uses.entry(*p).or_default() += 1;
         }
-        let asked = of.iter().filter_map(|v| v.source).map(|s| (s, None)).collect();
+        if let Some(grads) = &mut grads {
+            uses.keys().try_for_each(|p| grads.check(*p))?;
+        }
+        let mut asked = std::mem::take(params);
+        for source in of.iter().filter_map(|v| v.source) {
+            asked.entry(source).or_default();
+        }
         let mut b = Backward { slots: Vec::new(), grads, asked };
         b.slots.resize_with(self.0.slots.get(), || None);
         if let Some(source) = value.source {
@@ -117,7 +126,12 @@ impl Tape {
                 }
             }
         }
-        Ok(of.iter().map(|v| v.source.and_then(|s| b.held(s))).collect())
+        if let Some(grads) = &mut b.grads {
+            grads.ready_without(&uses)?;
+        }
+        let found = of.iter().map(|v| v.source.and_then(|s| b.held(s))).collect();
+        *params = b.lend_params();
+        Ok(found)
     }
 }
 

@@ -16,7 +16,7 @@ impl Tape {
         if inputs.iter().any(|v| !v.tape.is(self)) {
             return shape("checkpoint", "an input is a value of another tape");
         }
-        let quiet = self.segment(false);
+        let quiet = Tape::segment(self.0.params.clone(), self.0.how.clone(), false);
         let constants: Vec<Value> = inputs.iter().map(|v| quiet.constant(&v.tensor)).collect();
         let out = own(f(&constants)?, &quiet)?.tensor;
         if !self.0.recording {
@@ -34,9 +34,10 @@ impl Tape {
             return Ok(self.constant(&out));
         }
         let saved: Vec<(Tensor, bool)> = inputs.iter().map(|v| (v.tensor.clone(), v.source.is_some())).collect();
-        let (dims, outer) = (out.dims().to_vec(), self.clone());
+        // Not the tape itself: it will hold this node.
+        let (dims, all, how) = (out.dims().to_vec(), self.0.params.clone(), self.0.how.clone());
         let again = move |g, b: &mut Back<'_, '_>| {
-            let inner = outer.segment(true);
+            let inner = Tape::segment(all, how, true);
             let leaf = |(t, tracked): &(Tensor, bool)| if *tracked { inner.leaf(t) } else { inner.constant(t) };
             let leaves: Vec<Value> = saved.iter().map(leaf).collect();
             let again = own(f(&leaves)?, &inner)?;
@@ -57,18 +58,20 @@ fn own(v: Value, tape: &Tape) -> Result<Value> {
 }
 
 /// Walks a segment that was run again, and hands the gradients of its leaves on. The segment adds to the same gradients of the
-/// parameters; hooks wait for the outer pass, which knows when a parameter is used for the last time.
+/// parameters, and to those that the caller asked for; hooks wait for the outer pass, which knows when a parameter is used for the last time.
 fn walk(b: &mut Back<'_, '_>, inner: &Tape, value: &Value, seed: Flow, leaves: &[Value]) -> Result<()> {
     let of: Vec<&Value> = leaves.iter().collect();
+    let mut asked = b.pass.lend_params();
     let found = match b.pass.grads() {
-        None => inner.run(value, seed, &of, None),
+        None => inner.run(value, seed, &of, None, &mut asked),
         Some(grads) => {
             let hooks = grads.take_hooks();
-            let found = inner.run(value, seed, &of, Some(grads));
+            let found = inner.run(value, seed, &of, Some(grads), &mut asked);
             grads.put_hooks(hooks);
             found
         }
     };
+    b.pass.asked.extend(asked);
     for (g, source) in found?.into_iter().zip(b.to) {
         if let (Some(g), Some(source)) = (g, source) {
             b.pass.give(*source, g)?;

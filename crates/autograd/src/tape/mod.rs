@@ -163,12 +163,12 @@ impl Tape {
         }))
     }
 
-    /// A tape for a checkpointed segment of this one.
-    fn segment(&self, recording: bool) -> Self {
+    /// A tape for a checkpointed segment of a tape with these parameters and settings.
+    fn segment(params: Rc<HashMap<TensorId, usize>>, mut how: How, recording: bool) -> Self {
         // A segment is recorded only in a backward pass, after it ran forward once.
-        let mut how = How { again: self.0.how.again || recording, ..self.0.how.clone() };
+        how.again |= recording;
         how.observer = how.observer.filter(|_| !recording);
-        let mut tape = Self::build(recording, self.0.params.clone(), how);
+        let mut tape = Self::build(recording, params, how);
         if let (Some(inner), false) = (Rc::get_mut(&mut tape.0), recording) {
             inner.watched = Some(RefCell::default());
         }
@@ -199,10 +199,10 @@ impl Tape {
         }
     }
 
-    /// True when this forward pass repeats an earlier one for its gradients (a checkpointed segment): running statistics have already
-    /// seen the batch and must not be updated again.
+    /// True when running statistics must not be updated: this forward pass repeats an earlier one for its gradients (a checkpointed
+    /// segment), whose batch they have seen, or it computes nothing.
     pub fn repeats(&self) -> bool {
-        self.0.how.again
+        self.0.how.again || self.0.how.dry
     }
 
     /// Whether the tensor is a parameter that trains. This also holds in checkpointed segments, which are not recorded at first.

@@ -11,7 +11,8 @@ use candlelight_kernels::conv::Conv;
 
 /// The rows (or columns) of a padded image that tap `k` sees.
 fn places(n: usize, stride: usize, dilation: usize, k: usize, device: &Device) -> Result<Tensor> {
-    super::ids((0..n).map(|o| (o * stride + k * dilation) as u32).collect(), device)
+    let padded = n.saturating_sub(1) * stride + k * dilation + 1;
+    super::ids((0..n).map(|o| (o * stride + k * dilation) as u32).collect(), padded, device)
 }
 
 /// A convolution as products of patches.

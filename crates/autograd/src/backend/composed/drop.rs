@@ -40,7 +40,7 @@ pub(crate) fn add_kept(op: &AddKept, inputs: &Inputs) -> Result<Done> {
     let (x, y, scale) = (inputs.tensor(0), inputs.tensor(1), f64::from(op.scale));
     let samples = x.dims().first().copied().unwrap_or(1);
     let width = x.elem_count() / samples.max(1);
-    let (k, which) = (op.kept.len(), ids(op.kept.to_vec(), x.device())?);
+    let (k, which) = (op.kept.len(), ids(op.kept.to_vec(), samples, x.device())?);
     let (x_dims, y_dims) = (x.dims().to_vec(), y.dims().to_vec());
     let spread = scatter(&(y.reshape((k, width))? * scale)?, &which, samples, width)?;
     let out = (x.reshape((samples, width))? + spread)?.reshape(x_dims.as_slice())?;

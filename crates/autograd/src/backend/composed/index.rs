@@ -29,8 +29,8 @@ pub(crate) fn index(op: &Index, inputs: &Inputs) -> Result<Done> {
             (ids.iter().enumerate().map(place).collect(), 1, shape.clone())
         }
     };
-    let numbers = upload(numbers, x.device())?;
-    let rows = x.elem_count() / width.max(1);
+    let rows = if width == 1 { x.elem_count() } else { before * n };
+    let numbers = upload(numbers, rows, x.device())?;
     let y = super::rows(&x.reshape((rows, width))?, &numbers)?.reshape(shape)?;
     Ok(Done::tensor(y, move |g, b| {
         b.give(0, || {

@@ -19,7 +19,7 @@ pub(crate) mod reduce;
 pub(crate) mod shape;
 pub(crate) mod tokens;
 
-use crate::error::Result;
+use crate::error::{Result, shape as wrong};
 use candle_core::{DType, Device, Shape, Tensor};
 use candlelight_kernels::Precision;
 
@@ -43,7 +43,11 @@ fn upload(data: Vec<f32>, dims: impl Into<Shape>, like: &Tensor) -> Result<Tenso
     Ok(Tensor::from_vec(data, dims.into(), like.device())?.to_dtype(like.dtype())?)
 }
 
-fn ids(data: Vec<u32>, device: &Device) -> Result<Tensor> {
+/// Row numbers as a tensor; they are below `rows`, which must fit them.
+fn ids(data: Vec<u32>, rows: usize, device: &Device) -> Result<Tensor> {
+    if u32::try_from(rows).is_err() {
+        return wrong("index", format!("{rows} rows, expected at most {} on this device", u32::MAX));
+    }
     let n = data.len();
     Ok(Tensor::from_vec(data, n, device)?)
 }

@@ -97,7 +97,7 @@ fn max(config: Pool2dConfig, x: &Tensor) -> Result<Done> {
             which.push((y * w + side(o % ow, p.stride.1, p.padding.1, k % p.kernel.1, w)) as u32);
         }
     }
-    let which = ids(which, x.device())?;
+    let which = ids(which, h * w, x.device())?;
     let taps = p.kernel.0 * p.kernel.1;
     let flat = x.reshape((b, h * w, c))?;
     if x.elem_count() == 0 {

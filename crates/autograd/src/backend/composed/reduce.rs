@@ -11,6 +11,14 @@ fn sums(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
     dims.iter().try_fold(x.clone(), |x, d| sum(&x, *d))
 }
 
+/// The place of the first largest or smallest value along a dimension, which stays. NaN counts as both, as in PyTorch; candle's own
+/// functions pass over a NaN that is not the first value.
+fn first(kind: Reduction, x: &Tensor, dim: usize) -> Result<Tensor> {
+    let place = if kind == Reduction::Max { x.argmax_keepdim(dim)? } else { x.argmin_keepdim(dim)? };
+    let nan = mask(&x.ne(x)?, x)?;
+    Ok(nan.max_keepdim(dim)?.gt(0.0)?.where_cond(&nan.argmax_keepdim(dim)?, &place)?)
+}
+
 pub(crate) fn reduce(op: &Reduce, inputs: &Inputs) -> Result<Done> {
     let (op, x) = (op.clone(), inputs.tensor(0).clone());
     let n: usize = op.dims.iter().map(|d| x.dims()[*d]).product();
@@ -24,9 +32,12 @@ pub(crate) fn reduce(op: &Reduce, inputs: &Inputs) -> Result<Done> {
             let over = if unbiased { n - 1 } else { n } as f64;
             ((sums(&centred.sqr()?, &op.dims)? / over)?, Some((centred * (2.0 / over))?))
         }
+        Reduction::Max | Reduction::Min if x.elem_count() == 0 => {
+            (Tensor::zeros(kept.as_slice(), x.dtype(), x.device())?, Some(x.clone()))
+        }
         Reduction::Max | Reduction::Min => {
             let d = op.dims[0];
-            let place = if op.kind == Reduction::Max { x.argmax_keepdim(d)? } else { x.argmin_keepdim(d)? };
+            let place = first(op.kind, &x, d)?;
             let all = Tensor::arange(0u32, n as u32, x.device())?;
             let mut along = vec![1; x.rank()];
             along[d] = n;

@@ -10,7 +10,7 @@ use candlelight_kernels::Precision;
 /// Row numbers `of` (B, K) within each of B tables of `n` rows, as rows of one table of B n.
 pub(super) fn flat_ids(of: &[u32], batch: usize, n: usize, device: &Device) -> Result<Tensor> {
     let k = of.len() / batch.max(1);
-    ids(of.iter().enumerate().map(|(i, id)| (i / k.max(1) * n) as u32 + id).collect(), device)
+    ids(of.iter().enumerate().map(|(i, id)| (i / k.max(1) * n) as u32 + id).collect(), batch * n, device)
 }
 
 /// Adds rows `g` to the rows of a table of zeros that they came from.
@@ -44,15 +44,11 @@ pub(crate) fn gather_tokens(op: &GatherTokens, inputs: &Inputs) -> Result<Done> 
     }))
 }
 
-pub(crate) fn prepend_token(op: &PrependToken, inputs: &Inputs) -> Result<Done> {
+pub(crate) fn prepend_token(_: &PrependToken, inputs: &Inputs) -> Result<Done> {
     let (x, token) = (inputs.tensor(0), inputs.tensor(1));
     let (batch, n, width) = x.dims3()?;
     let dims = token.dims().to_vec();
-    let mut first = token.reshape((1, 1, width))?;
-    if let Some(pos) = &op.pos {
-        first = (first + upload(pos.to_vec(), (1, 1, width), x)?)?;
-    }
-    let first = first.broadcast_as((batch, 1, width))?.contiguous()?;
+    let first = token.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?.contiguous()?;
     let y = if n == 0 { first } else { Tensor::cat(&[&first, x], 1)? };
     Ok(Done::tensor(y, move |g, b| {
         b.give(1, || Ok(sum(&g.narrow(1, 0, 1)?.contiguous()?, 0)?.reshape(dims)?))?;
@@ -76,7 +72,7 @@ pub(crate) fn unshuffle_tokens(op: &UnshuffleTokens, inputs: &Inputs) -> Result<
             removed.push(if visible { 0.0 } else { 1.0 });
         }
     }
-    let from = ids(from, x.device())?;
+    let from = ids(from, batch * k1 + 1, x.device())?;
     let removed = upload(removed, (1, batch * (l + 1)), x)?;
     let table = Tensor::cat(&[&x.reshape((batch * k1, width))?, &mask_token.reshape((1, width))?], 0)?;
     let y = rows(&table, &from)?.reshape((batch, l + 1, width))?;

@@ -28,7 +28,7 @@ pub(super) fn add_kept(op: &AddKept, x: &Inputs) -> Result<Done> {
     let samples = x.tensor(0).dims().first().copied().unwrap_or(1);
     let (kept, scale) = (op.kept.clone(), op.scale);
     let mut y = buffer(x.tensor(0).elem_count());
-    dropout::add_kept(&x.slice("residual", 0)?, &x.slice("residual", 1)?, &kept, samples, scale, &mut y)?;
+    dropout::add_kept(&x.slice("add_kept", 0)?, &x.slice("add_kept", 1)?, &kept, samples, scale, &mut y)?;
     Ok(Done::host(tensor_from(y, x.tensor(0).shape())?, move |g, b| {
         if b.wants(1) {
             let n = g.len() / samples.max(1);

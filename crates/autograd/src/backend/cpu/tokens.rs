@@ -30,14 +30,10 @@ pub(super) fn gather_tokens(op: &GatherTokens, x: &Inputs) -> Result<Done> {
     }))
 }
 
-pub(super) fn prepend_token(op: &PrependToken, x: &Inputs) -> Result<Done> {
+pub(super) fn prepend_token(_: &PrependToken, x: &Inputs) -> Result<Done> {
     let (batch, n, width) = x.tensor(0).dims3()?;
-    let mut first = x.slice("prepend_token", 1)?.to_vec();
-    if let Some(pos) = &op.pos {
-        first.iter_mut().zip(pos.iter()).for_each(|(f, p)| *f += p);
-    }
     let mut y = buffer(batch * (n + 1) * width);
-    kernel::prepend(&first, &x.slice("prepend_token", 0)?, batch, &mut y)?;
+    kernel::prepend(&x.slice("prepend_token", 1)?, &x.slice("prepend_token", 0)?, batch, &mut y)?;
     Ok(Done::host(tensor_from(y, (batch, n + 1, width))?, move |g, b| {
         let per = ((n + 1) * width).max(1);
         b.accumulate(1, width, |d, add| {
