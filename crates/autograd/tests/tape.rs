@@ -516,7 +516,7 @@ fn a_parameter_can_be_asked_for_that_a_checkpointed_segment_uses() {
         let tape = Tape::new(&params);
         let (x, inner) = (tape.constant(&x), w.clone());
         let f = move |v: &[candlelight_autograd::Value]| ops::linear(&v[0], &inner, None);
-        let y = if checkpointed { tape.checkpoint(&[&x], f).unwrap() } else { f(&[x.clone()]).unwrap() };
+        let y = if checkpointed { tape.checkpoint(&[&x], f).unwrap() } else { f(std::slice::from_ref(&x)).unwrap() };
         // Once more outside of the segment.
         let loss = ops::linear(&y, &w, None).unwrap().sum(&[0, 1], false).unwrap();
         values(&tape.gradients(&loss, &[&tape.value(&w)]).unwrap()[0])
