@@ -549,6 +549,8 @@ fn a_wrong_number_of_inputs_and_wrong_dimensions_are_errors() {
     assert!(text(tape.apply(&Where { condition: [true; 12].into() }, &[&x])).contains("expected 2"));
     assert!(text(tape.apply(&LayerNormOp { eps: 1e-5 }, &[&x])).contains("expected 3"));
     assert!(text(tape.apply(&ops::Activation::Relu, &[])).contains("0 inputs, expected 1"));
+    let linear = candlelight_autograd::spec::LinearOp { gelu: None };
+    assert!(text(tape.apply(&linear, &[&x])).contains("1 inputs, expected 2 to 3"));
     assert!(text(tape.apply(&Arrange::Cat(0), &[])).contains("0 inputs, expected 1 or more"));
     for dims in [vec![5], vec![0, 0], vec![1, 0]] {
         let sum = Reduce { kind: Reduction::Sum, dims, keep: false };

@@ -26,8 +26,11 @@ impl Tape {
             );
         }
         if !op.arity().contains(&inputs.len()) {
-            let (least, most) = op.arity().into_inner();
-            let expected = if least == most { least.to_string() } else { format!("{least} or more") };
+            let expected = match op.arity().into_inner() {
+                (least, most) if least == most => least.to_string(),
+                (least, usize::MAX) => format!("{least} or more"),
+                (least, most) => format!("{least} to {most}"),
+            };
             return shape(op.name(), format!("{} inputs, expected {expected}", inputs.len()));
         }
         let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
