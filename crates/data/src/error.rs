@@ -16,6 +16,9 @@ pub enum Error {
     /// Bytes or pixels that cannot become the image that is wanted.
     #[error("{0}")]
     Decode(String),
+    /// Labels that are missing or doubtful where they are needed.
+    #[error("{0}")]
+    Labels(String),
     /// A setting that is out of range or does not fit the data.
     #[error("{0}")]
     Config(String),

@@ -18,7 +18,7 @@ pub use load::{
     Uneven, Weighted, order,
 };
 pub use sets::{
-    Archive, Cifar, ClassOrder, Dataset, Fold, Idx, ImageFolder, InOrder, Label, Picture, Repeat, Sample, ShardWriter,
-    Stream, Subset, Table, TarFolder, WebDataset, group_k_fold, k_fold, labels, leave_one_group_out, leave_one_out,
-    open, shards, split_dir, stratified,
+    Archive, Cifar, ClassOrder, Collection, Dataset, Fold, Idx, ImageFolder, InOrder, Label, LabelKind, OpenConfig,
+    Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, group_k_fold, k_fold,
+    labels, leave_one_group_out, leave_one_out, open, shards, stratified,
 };

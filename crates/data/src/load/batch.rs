@@ -102,7 +102,7 @@ pub(crate) fn multi_hot(labels: &[Label], classes: usize) -> Result<Vec<f32>> {
     let mut out = vec![0.0; labels.len() * classes];
     for (row, label) in out.chunks_exact_mut(classes.max(1)).zip(labels) {
         let all = match label {
-            Label::None => &[],
+            Label::None | Label::Numbers(_) => &[],
             Label::Class(c) => std::slice::from_ref(c),
             Label::Classes(c) => c.as_slice(),
         };

@@ -2,12 +2,57 @@
 
 use crate::error::{Result, file};
 use crate::image::Image;
+use crate::sets::collection::{Draft, DraftPart, DraftSamples};
 use crate::sets::dataset::{Dataset, Label, Picture, Sample};
+use crate::sets::names::read_names;
 use std::path::Path;
+use std::sync::Arc;
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 const TEN: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Whether a file has the name of one of CIFAR's binary files.
+pub(crate) fn recognises(name: &str) -> bool {
+    matches!(name, "data_batch_1.bin" | "test_batch.bin" | "train.bin" | "test.bin")
+}
+
+/// Whether a folder's files are those of CIFAR's Python version.
+pub(crate) fn is_python<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    let names: Vec<&str> = names.collect();
+    let all = |wanted: &[&str]| wanted.iter().all(|w| names.contains(w));
+    all(&["data_batch_1", "batches.meta"]) || all(&["train", "test", "meta"])
+}
+
+/// Opens the binary files of a folder.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub(crate) fn open(root: &Path, dir: &Path) -> Result<Draft> {
+    let there = |name: &str| dir.join(name).is_file();
+    let (ten, hundred) =
+        (there("data_batch_1.bin") || there("test_batch.bin"), there("train.bin") || there("test.bin"));
+    if ten && hundred {
+        return Err(file(dir, "holds both CIFAR-10 and CIFAR-100: put one of them into another folder"));
+    }
+    let mut draft = Draft::new(root, if ten { "CIFAR-10" } else { "CIFAR-100" });
+    for (split, train, name) in [
+        ("train", true, if ten { "data_batch_1.bin" } else { "train.bin" }),
+        ("test", false, if ten { "test_batch.bin" } else { "test.bin" }),
+    ] {
+        if there(name) {
+            let data = if ten { Cifar::ten(dir, train)? } else { Cifar::hundred(dir, train)? };
+            let samples = DraftSamples::Ready(Arc::new(data));
+            draft.parts.push(DraftPart {
+                name: split.into(),
+                place: dir.join(name).display().to_string(),
+                samples,
+                problems: vec![],
+            });
+        }
+    }
+    Ok(draft)
+}
 
 /// 32 x 32 colour images with labels, held in memory.
 #[derive(Debug, Clone)]
@@ -38,10 +83,13 @@ impl Cifar {
     /// # Errors
     /// When a file is missing or damaged.
     pub fn hundred(dir: &Path, train: bool) -> Result<Self> {
-        let names = std::fs::read_to_string(dir.join("fine_label_names.txt")).unwrap_or_default();
-        let mut classes: Vec<String> = names.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
-        if classes.len() != 100 {
+        let names = dir.join("fine_label_names.txt");
+        let mut classes = if names.is_file() { read_names(&names)?.0 } else { vec![] };
+        if classes.is_empty() {
             classes = (0..100).map(|i| i.to_string()).collect();
+        }
+        if classes.len() != 100 {
+            return Err(file(names, format!("{} class names, expected 100", classes.len())));
         }
         Self::read(dir, &[if train { "train.bin" } else { "test.bin" }.into()], 2, classes)
     }

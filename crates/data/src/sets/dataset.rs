@@ -14,7 +14,7 @@ pub enum Picture {
 }
 
 /// What a sample shows.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Label {
     /// Nothing is known about it.
     #[default]
@@ -23,6 +23,8 @@ pub enum Label {
     Class(u32),
     /// The indices of all its classes.
     Classes(Vec<u32>),
+    /// Numbers to predict.
+    Numbers(Vec<f32>),
 }
 
 impl Label {
@@ -33,7 +35,7 @@ impl Label {
 }
 
 /// One picture with its label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// The picture.
     pub picture: Picture,

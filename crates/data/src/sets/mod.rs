@@ -1,23 +1,42 @@
 //! Data sets: what samples are, the kinds that are read from disk, and splitting them into parts.
 
+mod archives;
 mod cifar;
-mod csv;
+mod classes;
+mod collection;
 mod dataset;
+mod files;
 mod folder;
+mod handles;
 mod idx;
+mod layout;
+mod list;
+mod list_paths;
+mod names;
 mod open;
+#[cfg(feature = "parquet")]
+mod parquet;
+pub(crate) mod retry;
+mod scan;
+mod skipped;
 mod split;
-mod tar;
+mod tar_headers;
 mod tar_index;
+mod tree;
 mod webdataset;
+mod zip;
 
+pub use self::archives::shards;
 pub use self::cifar::Cifar;
-pub use self::csv::Table;
+pub use self::collection::{Collection, Part};
 pub use self::dataset::{Dataset, InOrder, Label, Picture, Repeat, Sample, Stream, Subset, labels};
-pub use self::folder::{ClassOrder, ImageFolder, split_dir};
+pub use self::files::Renumbered;
+pub use self::folder::ImageFolder;
 pub use self::idx::Idx;
-pub use self::open::open;
+pub use self::list::LabelKind;
+pub use self::names::ClassOrder;
+pub use self::open::{OpenConfig, open};
+pub use self::skipped::{Reason, Skipped};
 pub use self::split::{Fold, group_k_fold, k_fold, leave_one_group_out, leave_one_out, stratified};
-pub use self::tar::{TarFolder, shards};
 pub use self::tar_index::Archive;
-pub use self::webdataset::{ShardWriter, WebDataset};
+pub use self::webdataset::ShardWriter;

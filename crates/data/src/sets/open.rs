@@ -1,131 +1,361 @@
-//! Opening a data set of whatever kind a path holds.
+//! Opening whatever a path holds: told apart by content, in one place for all programs.
 
 use crate::error::{Result, file};
-use crate::sets::cifar::Cifar;
-use crate::sets::csv::Table;
-use crate::sets::dataset::Dataset;
-use crate::sets::folder::{ClassOrder, ImageFolder, split_dir, split_names};
-use crate::sets::idx::Idx;
-use crate::sets::tar::{TarFolder, shards};
-use crate::sets::tar_index::Archive;
-use crate::sets::webdataset::WebDataset;
+use crate::image::Limits;
+use crate::sets::archives::{self, is_archive, shards};
+use crate::sets::cifar;
+use crate::sets::collection::{Collection, Draft, DraftPart, DraftSamples, Naming, Raw};
+use crate::sets::files::Source;
+use crate::sets::handles::foreign;
+use crate::sets::idx;
+use crate::sets::layout::layout;
+use crate::sets::list::{self, LabelKind, Row, RowLabel, contradictions, is_list, single};
+use crate::sets::list_paths::resolve;
+use crate::sets::names::{ClassOrder, begins_like_an_image, split_name, split_place};
+use crate::sets::scan::scan;
+use crate::sets::tar_index::first_bytes;
+use crate::sets::tree::Tree;
+use crate::sets::webdataset::class_list;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens a labelled data set, told apart by what lies there: IDX or CIFAR files, a CSV or TSV list, tar files (WebDataset
-/// shards, class folders, one file per class) or class folders. Where there are splits, it opens the folder or the files
-/// that are named after `split`.
+/// What is wanted of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenConfig {
+    /// How classes that have names are numbered.
+    pub order: ClassOrder,
+    /// What labels are read. Without labels every image below a split is taken, wherever it lies.
+    pub labels: LabelKind,
+    /// The largest file that is read.
+    pub limits: Limits,
+}
+
+impl OpenConfig {
+    /// Images alone, for pretraining and prediction.
+    pub fn unlabelled() -> Self {
+        OpenConfig { labels: LabelKind::None, ..OpenConfig::default() }
+    }
+}
+
+/// Opens what lies at a path, told apart by content: class folders with or without splits, lists (CSV, TSV, text), tar and zip files,
+/// WebDataset shards, IDX and CIFAR files, Parquet files with the feature `parquet`. All splits that are there are opened with one list of
+/// classes. What was guessed and what was passed over is part of the [`Collection`].
 ///
 /// # Errors
-/// When there is no data set of a known kind, or it is damaged.
-pub fn open(root: &Path, split: &str, order: ClassOrder) -> Result<Arc<dyn Dataset>> {
-    let train = matches!(split, "train" | "training");
-    let list = |p: &Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
-    if root.to_string_lossy().contains('{') {
-        return tars(root, order);
+/// When there is nothing of a known kind, or it is damaged; the error says what was found and what was expected.
+pub fn open(root: &Path, config: &OpenConfig) -> Result<Collection> {
+    let draft = if root.is_dir() {
+        folder(root, config)?
+    } else if root.is_file() {
+        one_file(root, config)?
+    } else if root.to_string_lossy().contains('{') {
+        archives::open(root, &shards(root)?, config)?
+    } else {
+        return Err(missing(root));
+    };
+    draft.finish(config.order, config.limits.bytes)
+}
+
+/// The error for a path that is not there, with the nearest name that is.
+fn missing(path: &Path) -> crate::Error {
+    let above = path.ancestors().skip(1).find(|p| p.is_dir()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(above).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| !n.starts_with('.')).collect();
+    names.sort();
+    let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+    let place = if above.as_os_str().is_empty() { ".".into() } else { above.display().to_string() };
+    file(path, format!("no such file or folder; {place} holds {}", if shown.is_empty() { "nothing" } else { &shown }))
+}
+
+fn one_file(path: &Path, config: &OpenConfig) -> Result<Draft> {
+    let head = first_bytes(path, 64)?;
+    if let Some(what) = foreign(&head) {
+        return Err(file(path, what));
     }
-    if root.is_file() {
-        return if list(root) { Ok(Arc::new(Table::open(root, order)?)) } else { tars(root, order) };
+    if head.starts_with(b"PAR1") {
+        #[cfg(feature = "parquet")]
+        return crate::sets::parquet::open(path, &[path.to_path_buf()], config);
+        #[cfg(not(feature = "parquet"))]
+        return Err(file(
+            path,
+            "a Parquet file, which this program was built without: build it with the feature `parquet`",
+        ));
     }
-    if !root.is_dir() {
-        return Err(file(root, "no such file or folder"));
+    if idx::is_idx(&head) || path.file_name().is_some_and(|n| idx::parsed(&n.to_string_lossy()).is_some()) {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return idx::open(path, &[folder.to_path_buf()], Some(path), config.order);
     }
-    let idx = if train { "train" } else { "t10k" };
-    if Idx::present(root, idx) {
-        return Ok(Arc::new(Idx::open(root, idx)?));
+    if begins_like_an_image(&head) {
+        return Err(file(path, "one picture; expected a folder, a list or an archive of many"));
     }
-    if root.join("data_batch_1.bin").is_file() {
-        return Ok(Arc::new(Cifar::ten(root, train)?));
+    let tar = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(b"PK");
+    if is_list(path) && !tar {
+        return lists(path, &[(String::new(), path.to_path_buf())], config);
     }
-    if root.join("train.bin").is_file() {
-        return Ok(Arc::new(Cifar::hundred(root, train)?));
+    archives::open(path, &[path.to_path_buf()], config)
+}
+
+/// The images of a tree as class folders with or without splits.
+pub(crate) fn folders(tree: Tree, labels: bool, kind: &str) -> Draft {
+    let found = layout(&tree, labels);
+    let labelled = found.parts.iter().any(|p| p.samples.iter().any(|(_, c)| c.is_some()));
+    let kind = match (labelled, kind) {
+        (false, "class folders") => "images without labels",
+        _ => kind,
+    };
+    let mut draft = Draft::new(&tree.root, kind);
+    let tree = Arc::new(tree);
+    for p in found.parts {
+        let labels = if p.samples.iter().any(|(_, c)| c.is_some()) {
+            Raw::One(p.samples.iter().map(|(_, c)| *c).collect())
+        } else {
+            Raw::None
+        };
+        let source = Source::Tree(tree.clone(), p.samples.iter().map(|(id, _)| *id).collect());
+        let problems = if labelled { several_labels(&tree, &p.samples, &found.classes) } else { vec![] };
+        let samples = DraftSamples::Files { source, labels, lines: vec![] };
+        draft.parts.push(DraftPart { name: p.name, place: p.place, samples, problems: vec![] });
+        // Two names of one file in two classes are said, and it is not known which is right.
+        draft.notes.extend(problems);
     }
-    for name in ["csv", "tsv"].map(|e| root.join(format!("{split}.{e}"))) {
-        if name.is_file() {
-            return Ok(Arc::new(Table::open(&name, order)?));
+    draft.folders = found.classes;
+    draft.notes.extend(found.notes);
+    draft.skipped = found.skipped;
+    draft
+}
+
+/// Files that several classes share through links.
+fn several_labels(
+    tree: &Tree,
+    samples: &[(crate::sets::tree::FileId, Option<u32>)],
+    classes: &[String],
+) -> Vec<String> {
+    if !tree.stores.is_empty() {
+        return vec![];
+    }
+    let mut by_number: Vec<(u64, usize)> =
+        samples.iter().enumerate().map(|(i, (id, _))| (tree.leaf(*id).place, i)).filter(|(n, _)| *n != 0).collect();
+    by_number.sort_unstable();
+    let (mut shared, mut first) = (0, String::new());
+    for pair in by_number.windows(2) {
+        let (a, b) = (&samples[pair[0].1], &samples[pair[1].1]);
+        // Numbers repeat across file systems, so the files themselves are compared.
+        if pair[0].0 != pair[1].0 || a.1 == b.1 {
+            continue;
+        }
+        let (pa, pb) = (tree.path(a.0), tree.path(b.0));
+        let same = std::fs::canonicalize(&pa)
+            .ok()
+            .zip(std::fs::canonicalize(&pb).ok())
+            .is_some_and(|(x, y)| x == y || same_file(&x, &y));
+        if same {
+            shared += 1;
+            if let (true, Some(x), Some(y)) = (first.is_empty(), a.1, b.1) {
+                first = format!(
+                    "{} (`{}`) and {} (`{}`)",
+                    pa.display(),
+                    classes[x as usize],
+                    pb.display(),
+                    classes[y as usize]
+                );
+            }
         }
     }
-    let folder = split_dir(root, split).unwrap_or_else(|| root.into());
-    match shards(&folder) {
-        // Folders beside archives are what the data is; the archives may be anything.
-        Ok(all) if !has_folders(&folder)? => from_tars(&of_split(&folder, all, split)?, order),
-        _ => Ok(Arc::new(ImageFolder::labelled_in(&folder, order)?)),
-    }
+    if shared == 0 { vec![] } else { vec![format!("{shared} files have several labels through links: {first}")] }
 }
 
-fn has_folders(path: &Path) -> Result<bool> {
-    let entries = std::fs::read_dir(path).map_err(|e| file(path, e))?;
-    Ok(entries.flatten().any(|e| e.path().is_dir() && !e.file_name().to_string_lossy().starts_with('.')))
+#[cfg(unix)]
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |p: &Path| std::fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
+    id(a).is_some() && id(a) == id(b)
 }
 
-/// The archives whose names begin with the split's (`train-000000.tar`); all of them where no split is named.
-fn of_split(folder: &Path, all: Vec<PathBuf>, split: &str) -> Result<Vec<PathBuf>> {
-    let names = |p: &PathBuf, split: &str| {
-        let stem = p.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
-        split_names(split).iter().any(|n| {
-            stem.strip_prefix(n)
-                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()) || rest.is_empty())
-        })
+#[cfg(not(unix))]
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b
+}
+
+fn folder(root: &Path, config: &OpenConfig) -> Result<Draft> {
+    let scanned = scan(root)?;
+    let tree = Tree { root: root.into(), dirs: scanned.dirs, stores: Arc::default() };
+    let mut draft = of_kind(root, tree, config)?;
+    draft.skipped.extend(scanned.skipped);
+    Ok(draft)
+}
+
+fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
+    let paths: Vec<PathBuf> =
+        tree.files(0..tree.dirs.len()).map(|id| tree.path(id)).filter(|p| interesting(p)).collect();
+    let holding = |is: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
+        let mut dirs: Vec<PathBuf> =
+            tree.dirs.iter().filter(|d| d.files.iter().any(|f| is(&f.name))).map(|d| d.path.clone()).collect();
+        dirs.dedup();
+        dirs
     };
-    let mine: Vec<PathBuf> = all.iter().filter(|p| names(p, split)).cloned().collect();
-    if !mine.is_empty() {
-        return Ok(mine);
+    let idx_dirs = holding(&|n| idx::parsed(n).is_some());
+    if !idx_dirs.is_empty() {
+        return idx::open(root, &idx_dirs, None, config.order);
     }
-    if all.iter().any(|p| ["train", "val", "test"].iter().any(|s| names(p, s))) {
-        return Err(file(folder, format!("holds archives of other splits, but none of {split}")));
+    let cifar_dirs = holding(&|n| cifar::recognises(n));
+    if let [dir, ..] = &cifar_dirs[..] {
+        return cifar::open(root, dir);
     }
-    Ok(all)
+    if let Some(dir) = tree.dirs.iter().find(|d| cifar::is_python(d.files.iter().map(|f| &*f.name))) {
+        return Err(file(
+            &dir.path,
+            "CIFAR in its Python version, which is not read: expected the binary version (cifar-10-binary.tar.gz or \
+             cifar-100-binary.tar.gz), unpacked",
+        ));
+    }
+    let parquets: Vec<PathBuf> =
+        paths.iter().filter(|p| p.extension().is_some_and(|e| e == "parquet")).cloned().collect();
+    if !parquets.is_empty() {
+        #[cfg(feature = "parquet")]
+        return crate::sets::parquet::open(root, &parquets, config);
+        #[cfg(not(feature = "parquet"))]
+        return Err(file(
+            &parquets[0],
+            "a Parquet file, which this program was built without: build it with the feature `parquet`",
+        ));
+    }
+    let named = split_lists(root, &paths);
+    let plain = folders(tree, config.labels != LabelKind::None, "class folders");
+    let labelled = plain.parts.iter().any(|p| matches!(&p.samples, DraftSamples::Files { labels: Raw::One(_), .. }));
+    let images = !plain.parts.is_empty()
+        && plain.parts.iter().any(|p| matches!(&p.samples, DraftSamples::Files { source, .. } if source.len() > 0));
+    // Tables of the splits say more than folders; text files beside class folders may be anything.
+    let tables: Vec<_> = named
+        .iter()
+        .filter(|(_, p)| !labelled || !p.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")))
+        .cloned()
+        .collect();
+    if !tables.is_empty() && (!images || config.labels != LabelKind::None || tables.iter().any(|(s, _)| s == "train")) {
+        match lists(root, &tables, config) {
+            Ok(mut draft) => {
+                if images {
+                    draft.notes.push(format!("the lists are read, and not the folders in {}", root.display()));
+                }
+                return Ok(draft);
+            }
+            // A text file that names no image here is no list of images.
+            Err(e)
+                if images
+                    && tables.iter().all(|(_, p)| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"))) =>
+            {
+                tracing::debug!("{e}");
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let archives: Vec<PathBuf> =
+        paths.iter().filter(|p| p.file_name().is_some_and(|n| is_archive(&n.to_string_lossy()))).cloned().collect();
+    if !images && !archives.is_empty() {
+        return archives::open(root, &archives, config);
+    }
+    if !labelled && config.labels != LabelKind::None {
+        // A single table beside images without labels has them.
+        let beside: Vec<&PathBuf> = paths
+            .iter()
+            .filter(|p| {
+                p.parent() == Some(root)
+                    && p.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
+            })
+            .collect();
+        if let [only] = beside[..] {
+            return lists(root, &[(String::new(), only.clone())], config);
+        }
+    }
+    let mut draft = plain;
+    if !archives.is_empty() {
+        draft.notes.push(format!("{} archives beside the folders are not read", archives.len()));
+    }
+    Ok(draft)
 }
 
-fn tars(path: &Path, order: ClassOrder) -> Result<Arc<dyn Dataset>> {
-    from_tars(&shards(path)?, order)
+fn interesting(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    is_list(path) || is_archive(&name) || name.ends_with(".parquet")
 }
 
-fn from_tars(paths: &[PathBuf], order: ClassOrder) -> Result<Arc<dyn Dataset>> {
-    match paths.first() {
-        Some(first) if WebDataset::recognises(&Archive::open(first)?) => Ok(Arc::new(WebDataset::from_shards(paths)?)),
-        _ => Ok(Arc::new(TarFolder::from_archives(paths, order)?)),
+/// The lists directly in a folder that are named after splits.
+fn split_lists(root: &Path, paths: &[PathBuf]) -> Vec<(String, PathBuf)> {
+    let mut all: Vec<(String, PathBuf)> = vec![];
+    for p in paths.iter().filter(|p| p.parent() == Some(root) && is_list(p)) {
+        let stem = p.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(s) = split_name(&stem).filter(|s| s.rest.is_empty()) else { continue };
+        let better = |q: &PathBuf| {
+            let rank = |p: &PathBuf| {
+                p.extension().map_or(9, |e| ["csv", "tsv"].iter().position(|x| e.eq_ignore_ascii_case(x)).unwrap_or(2))
+            };
+            (rank(p), p) < (rank(q), q)
+        };
+        match all.iter_mut().find(|(name, _)| name == s.split) {
+            Some((_, q)) if better(q) => *q = p.clone(),
+            Some(_) => {}
+            None => all.push((s.split.into(), p.clone())),
+        }
     }
+    all.sort_by_key(|(s, _)| split_place(s));
+    all
+}
+
+/// Opens lists, one per split, or one with a column of splits.
+fn lists(root: &Path, files: &[(String, PathBuf)], config: &OpenConfig) -> Result<Draft> {
+    let mut draft = Draft::new(root, if files.len() == 1 { "a list" } else { "lists" });
+    let folder = files[0].1.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let given = class_list(folder, &mut draft.notes)?;
+    for (name, path) in files {
+        let mut list = list::read(path, config.labels, &mut draft.texts)?;
+        single(&mut list.rows);
+        let mut notes = std::mem::take(&mut list.notes);
+        let paths = resolve(&list, root, &mut notes)?;
+        let doubts = contradictions(&paths, &list.rows);
+        draft.notes.extend(notes);
+        let mut splits: Vec<Option<String>> = list.rows.iter().map(|r| r.split.clone()).collect();
+        splits.sort();
+        splits.dedup();
+        for split in splits {
+            let mine: Vec<usize> = (0..list.rows.len()).filter(|&i| list.rows[i].split == split).collect();
+            let labels = raw(mine.iter().map(|&i| &list.rows[i]));
+            draft.parts.push(DraftPart {
+                name: split.unwrap_or_else(|| name.clone()),
+                place: path.display().to_string(),
+                samples: DraftSamples::Files {
+                    source: Source::Paths(mine.iter().map(|&i| paths[i].clone()).collect()),
+                    labels,
+                    lines: mine.iter().map(|&i| list.rows[i].line).collect(),
+                },
+                problems: doubts.clone(),
+            });
+        }
+    }
+    draft.parts.sort_by_key(|p| split_place(&p.name));
+    draft.naming = Naming::Written(given);
+    Ok(draft)
+}
+
+fn raw<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Raw {
+    let any = |is: fn(&RowLabel) -> bool| rows.clone().any(|r| is(&r.label));
+    if any(|l| matches!(l, RowLabel::Numbers(_))) {
+        let numbers = |r: &Row| if let RowLabel::Numbers(v) = &r.label { v.clone() } else { vec![] };
+        return Raw::Numbers(rows.map(numbers).collect());
+    }
+    if any(|l| matches!(l, RowLabel::Many(_))) {
+        let many = |r: &Row| match &r.label {
+            RowLabel::Many(v) => v.clone(),
+            RowLabel::One(t) => vec![*t],
+            _ => vec![],
+        };
+        return Raw::Many(rows.map(many).collect());
+    }
+    if !any(|l| matches!(l, RowLabel::One(_))) {
+        return Raw::None;
+    }
+    Raw::One(rows.map(|r| if let RowLabel::One(t) = r.label { Some(t) } else { None }).collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::decode::tests::sample_png;
-    use crate::sets::tar_index::tests::tar_of;
-
-    #[test]
-    fn each_kind_is_recognised() {
-        let dir = tempfile::tempdir().unwrap();
-        let (root, png) = (dir.path(), sample_png(2, 2));
-        let found =
-            |p: &Path, split: &str| open(p, split, ClassOrder::Lexicographic).map(|d| (d.len(), d.classes().len()));
-        std::fs::create_dir_all(root.join("folders/val/a")).unwrap();
-        std::fs::write(root.join("folders/val/a/1.png"), &png).unwrap();
-        assert_eq!(found(&root.join("folders"), "validation").unwrap(), (1, 1));
-        std::fs::write(root.join("x.tar"), tar_of(&[("a/1.png", &png), ("b/1.png", &png)])).unwrap();
-        assert_eq!(found(&root.join("x.tar"), "train").unwrap(), (2, 2));
-        std::fs::write(root.join("w.tar"), tar_of(&[("1.png", &png), ("1.cls", b"4")])).unwrap();
-        assert_eq!(found(&root.join("w.tar"), "train").unwrap(), (1, 5));
-        std::fs::create_dir(root.join("list")).unwrap();
-        std::fs::write(root.join("list/train.csv"), "1.png,a\n2.png,b\n").unwrap();
-        assert_eq!(found(&root.join("list"), "train").unwrap(), (2, 2));
-        std::fs::create_dir(root.join("shards")).unwrap();
-        std::fs::write(root.join("shards/train.tar"), tar_of(&[("1.png", &png), ("1.cls", b"0")])).unwrap();
-        assert_eq!(found(&root.join("shards"), "train").unwrap(), (1, 1));
-        std::fs::write(root.join("shards/data_batch_1.bin"), [0; 3073]).unwrap();
-        assert!(found(&root.join("shards"), "train").unwrap_err().to_string().contains("data_batch_2"));
-        let both = root.join("both");
-        std::fs::create_dir(&both).unwrap();
-        for (name, n) in [("train-000000", "0"), ("train-000001", "1"), ("validation_0", "2")] {
-            std::fs::write(both.join(format!("{name}.tar")), tar_of(&[("1.png", &png), ("1.cls", n.as_bytes())]))
-                .unwrap();
-        }
-        assert_eq!((found(&both, "train").unwrap().0, found(&both, "val").unwrap().0), (2, 1));
-        assert!(found(&both, "test").unwrap_err().to_string().contains("none of test"));
-        std::fs::create_dir_all(both.join("cat")).unwrap();
-        std::fs::write(both.join("cat/1.png"), &png).unwrap();
-        assert_eq!(found(&both, "train").unwrap(), (1, 1), "class folders come before archives beside them");
-        assert!(found(&root.join("none"), "train").unwrap_err().to_string().contains("no such"));
-    }
-}
+#[path = "open_tests.rs"]
+mod tests;

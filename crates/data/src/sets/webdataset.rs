@@ -1,130 +1,238 @@
 //! WebDataset shards: reading and writing them.
 
-use crate::error::{Error, Result, file};
-use crate::sets::dataset::{Dataset, Label, Picture, Sample};
-use crate::sets::folder::is_image;
-use crate::sets::tar::{MAX_BYTES, shards};
+use crate::error::{Result, file};
+use crate::sets::classes::{Texts, is_missing, whole};
+use crate::sets::collection::Raw;
+use crate::sets::names::{EXTENSIONS, class_name, extension, is_litter, read_names};
 use crate::sets::tar_index::Archive;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// WebDataset shards: files of one key that follow one another (`000123.jpg`, `000123.cls`) are one sample. Access is
-/// random, so that the whole set is shuffled and an epoch can start anywhere.
+/// Names of fields that hold a class in the JSON of a sample.
+const FIELDS: [&str; 9] =
+    ["cls", "label", "class", "class_id", "label_id", "target", "category_id", "class_name", "label_name"];
+
+/// The files of one key, which WebDataset takes for one sample: `000123.jpg`, `000123.cls`. The key of a file is its path up to the first
+/// dot of its name, as WebDataset has it.
+#[derive(Debug, Default)]
+struct Sample {
+    key: String,
+    images: Vec<(String, usize)>,
+    cls: Option<usize>,
+    json: Option<usize>,
+    txt: Option<usize>,
+}
+
+/// Key and extension of a file; none for names without a dot and hidden ones.
+fn keyed(name: &str) -> Option<(&str, &str)> {
+    let base = name.rfind('/').map_or(0, |s| s + 1);
+    let dot = name[base..].find('.').filter(|d| *d > 0)?;
+    Some((&name[..base + dot], &name[base + dot + 1..]))
+}
+
+fn samples(archive: &Archive) -> Vec<Sample> {
+    let mut all: Vec<Sample> = vec![];
+    // The files of a key may lie apart from each other, but not in different archives of one file.
+    let mut places: HashMap<(usize, &str), usize> = HashMap::new();
+    for i in 0..archive.len() {
+        let name = archive.name(i);
+        if name.split('/').any(is_litter) {
+            continue;
+        }
+        let Some((key, ending)) = keyed(name) else { continue };
+        let at = *places.entry((archive.segment(i), key)).or_insert_with(|| {
+            all.push(Sample { key: key.into(), ..Sample::default() });
+            all.len() - 1
+        });
+        let s = &mut all[at];
+        // Of a name that comes twice the last one counts, as when the archive is unpacked.
+        match ending.to_ascii_lowercase().as_str() {
+            "cls" => s.cls = Some(i),
+            "json" => s.json = Some(i),
+            "txt" => s.txt = Some(i),
+            other => {
+                let image = EXTENSIONS.contains(&extension(name).as_str());
+                if image {
+                    s.images.retain(|(e, _)| e != other);
+                    s.images.push((other.to_string(), i));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Whether an archive is a shard: it holds `.cls` files, or most of its images have a `.json` or `.txt` of their key beside them.
+pub(crate) fn recognises(archive: &Archive) -> bool {
+    let all = samples(archive);
+    let images = all.iter().filter(|s| !s.images.is_empty()).count();
+    let beside = all.iter().filter(|s| !s.images.is_empty() && (s.json.is_some() || s.txt.is_some())).count();
+    all.iter().any(|s| s.cls.is_some()) || (images > 0 && beside * 2 > images)
+}
+
+/// The samples of shards.
 #[derive(Debug)]
-pub struct WebDataset {
-    archives: Vec<Archive>,
-    /// The archive, image entry and label entry (or `NONE`) of each sample.
-    samples: Vec<(u32, u32, u32)>,
-    classes: Vec<String>,
+pub(crate) struct Shards {
+    /// The archive and the entry of each image.
+    pub images: Vec<(usize, usize)>,
+    pub labels: Raw,
+    pub notes: Vec<String>,
 }
 
-const NONE: u32 = u32::MAX;
-
-impl WebDataset {
-    /// Opens the shards a path stands for (see [`shards`]). Labels are in `.cls` files; class names in `classes.txt` beside
-    /// the shards, one per line.
-    ///
-    /// # Errors
-    /// When an archive is broken, no sample is there, or a label is no number or past the last class.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_shards(&shards(path)?)
-    }
-
-    /// Opens these tar files as [`WebDataset::open`] does.
-    ///
-    /// # Errors
-    /// The same as for [`WebDataset::open`].
-    pub fn from_shards(tars: &[PathBuf]) -> Result<Self> {
-        let Some(path) = tars.first() else {
-            return Err(Error::Config("there is no shard to open: expected at least one tar file".into()));
-        };
-        let archives = tars.iter().map(|p| Archive::open(p)).collect::<Result<Vec<_>>>()?;
-        let mut samples = vec![];
-        for (a, archive) in archives.iter().enumerate() {
-            // The files of a sample follow one another.
-            let (mut key, mut sample) = ("", (a as u32, NONE, NONE));
-            for i in 0..archive.len() {
-                let name = archive.name(i);
-                let base = name.rfind('/').map_or(0, |s| s + 1);
-                let Some(dot) = name[base..].find('.').filter(|d| *d > 0) else { continue };
-                let (own, extension) = (&name[..base + dot], &name[base + dot + 1..]);
-                if own != key {
-                    samples.extend((sample.1 != NONE).then_some(sample));
-                    (key, sample) = (own, (a as u32, NONE, NONE));
-                }
-                if extension.eq_ignore_ascii_case("cls") {
-                    sample.2 = i as u32;
-                } else if sample.1 == NONE && is_image(Path::new(&name[base..])) && !extension.contains('.') {
-                    sample.1 = i as u32; // `mask.png` is not the image of its key
-                }
-            }
-            samples.extend((sample.1 != NONE).then_some(sample));
-        }
-        if samples.is_empty() {
-            return Err(file(
-                path,
-                "no sample with an image in these shards: expected files such as KEY.jpg and KEY.cls",
-            ));
-        }
-        let names = path.with_file_name("classes.txt");
-        let classes: Vec<String> =
-            std::fs::read_to_string(names).unwrap_or_default().lines().map(String::from).collect();
-        let mut set = WebDataset { archives, samples, classes };
-        if set.classes.is_empty() && set.samples.iter().any(|s| s.2 != NONE) {
-            let mut most = 0;
-            for i in 0..set.samples.len() {
-                most = most.max(set.label(i)?.class().unwrap_or(0));
-            }
-            set.classes = (0..=most).map(|c| c.to_string()).collect();
-        }
-        Ok(set)
-    }
-
-    /// Whether a tar file looks like a shard: it holds `.cls` files.
-    pub fn recognises(archive: &Archive) -> bool {
-        (0..archive.len()).any(|i| archive.name(i).ends_with(".cls"))
-    }
+/// Where labels come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Cls,
+    Json(&'static str),
+    Txt,
+    Folder,
 }
 
-impl Dataset for WebDataset {
-    fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    fn get(&self, i: usize) -> Result<Sample> {
-        let (a, image, _) = self.samples[i];
-        let bytes = self.archives[a as usize].read(image as usize, MAX_BYTES)?;
-        Ok(Sample { picture: Picture::Encoded(bytes), label: self.label(i)? })
-    }
-
-    fn label(&self, i: usize) -> Result<Label> {
-        let (a, _, label) = self.samples[i];
-        if label == NONE {
-            return Ok(Label::None);
+/// Reads the samples of the archives numbered `which`.
+///
+/// # Errors
+/// When a sample holds several images none of which is the picture, or a label cannot be read.
+pub(crate) fn read(
+    archives: &[Archive],
+    which: &[usize],
+    labels: bool,
+    given: &[String],
+    texts: &mut Texts,
+) -> Result<Shards> {
+    let (mut found, mut notes) = (vec![], vec![]);
+    for &a in which {
+        let archive = &archives[a];
+        let all = samples(archive);
+        let alone = all.iter().filter(|s| s.images.is_empty() && s.cls.is_some()).count();
+        if alone > 0 {
+            notes.push(format!("{}: {alone} .cls files without an image of their key", archive.path().display()));
         }
-        let text = self.archives[a as usize].read(label as usize, 64)?;
-        let text = String::from_utf8_lossy(&text);
-        let class = text.trim().parse::<u32>().ok();
-        let known = |c: &u32| self.classes.is_empty() || (*c as usize) < self.classes.len();
-        match class.filter(|c| *c < 10_000_000).filter(known) {
-            Some(c) => Ok(Label::Class(c)),
-            None => Err(Error::Config(format!(
-                "{}: the label \"{}\" is not a class number below {}",
-                self.name(i),
-                text.trim(),
-                self.classes.len().max(1)
-            ))),
+        for s in all {
+            // `seg.png` beside `jpg` is a mask and not the picture of its key.
+            let plain: Vec<usize> = s.images.iter().filter(|(e, _)| !e.contains('.')).map(|(_, i)| *i).collect();
+            let image = match (&plain[..], &s.images[..]) {
+                ([first, ..], _) => *first,
+                ([], [(_, only)]) => *only,
+                ([], []) => continue,
+                ([], many) => {
+                    let shown: Vec<&str> = many.iter().take(3).map(|(e, _)| e.as_str()).collect();
+                    return Err(file(
+                        archive.path(),
+                        format!(
+                            "the key `{}` has {} images ({}), none of which is the sample's: WebDataset's keys end at the first dot of a \
+                             name, so names must hold no other dots",
+                            s.key,
+                            many.len(),
+                            shown.join(", ")
+                        ),
+                    ));
+                }
+            };
+            found.push((a, image, s));
         }
     }
-
-    fn name(&self, i: usize) -> String {
-        let (a, image, _) = self.samples[i];
-        let archive = &self.archives[a as usize];
-        archive.path().join(archive.name(image as usize)).display().to_string()
+    let mut shards = Shards { images: found.iter().map(|(a, i, _)| (*a, *i)).collect(), labels: Raw::None, notes };
+    if !labels {
+        return Ok(shards);
     }
-
-    fn classes(&self) -> &[String] {
-        &self.classes
+    let Some(from) = source(archives, &found, given)? else {
+        shards.notes.push(
+            "the shards have no labels: neither .cls files, nor .json or .txt files with classes, nor folders".into(),
+        );
+        return Ok(shards);
+    };
+    let what = match from {
+        From::Cls => ".cls files".to_string(),
+        From::Json(field) => format!("the field `{field}` of .json files"),
+        From::Txt => ".txt files".into(),
+        From::Folder => "the folders of the keys".into(),
+    };
+    shards.notes.push(format!("labels are from {what}"));
+    let mut each = vec![];
+    for (a, _, s) in &found {
+        let text = written(&archives[*a], s, from)?;
+        each.push(text.filter(|t| !is_missing(t)).map(|t| texts.add(&t)));
     }
+    shards.labels = Raw::One(each);
+    Ok(shards)
+}
+
+fn written(archive: &Archive, s: &Sample, from: From) -> Result<Option<String>> {
+    let text = |i: Option<usize>, most: u64| -> Result<Option<String>> {
+        i.map(|i| Ok(String::from_utf8_lossy(&archive.read(i, most)?).trim().to_string())).transpose()
+    };
+    Ok(match from {
+        From::Cls => text(s.cls, 4096)?,
+        From::Txt => text(s.txt, 4096)?,
+        From::Folder => {
+            s.key.rsplit_once('/').map(|(folder, _)| class_name(folder.rsplit('/').next().unwrap_or(folder)))
+        }
+        From::Json(field) => {
+            let Some(i) = s.json else { return Ok(None) };
+            let bytes = archive.read(i, 16 << 20)?;
+            let json: serde_json::Value = serde_json::from_slice(&bytes)
+                .map_err(|e| file(archive.path().join(archive.name(i)), format!("no JSON: {e}")))?;
+            match json.get(field) {
+                Some(serde_json::Value::String(s)) => Some(s.clone()),
+                Some(serde_json::Value::Number(n)) => Some(n.to_string()),
+                _ => None,
+            }
+        }
+    })
+}
+
+/// Where the labels of these samples are, if they have any.
+fn source(archives: &[Archive], found: &[(usize, usize, Sample)], given: &[String]) -> Result<Option<From>> {
+    if found.iter().any(|(_, _, s)| s.cls.is_some()) {
+        return Ok(Some(From::Cls));
+    }
+    // A few samples spread over the shards show what is in .json and .txt files.
+    let some = || found.iter().step_by(found.len().div_ceil(64).max(1));
+    for field in FIELDS {
+        let mut seen = BTreeMap::new();
+        for (a, _, s) in some() {
+            *seen.entry(written(&archives[*a], s, From::Json(field))?.is_some()).or_insert(0usize) += 1;
+        }
+        if seen.get(&true).copied().unwrap_or(0) > seen.get(&false).copied().unwrap_or(0) {
+            return Ok(Some(From::Json(field)));
+        }
+    }
+    // Captions are texts, too: only numbers and names of known classes are labels.
+    let mut classes = 0;
+    for (a, _, s) in some() {
+        let text = written(&archives[*a], s, From::Txt)?;
+        let is = |t: &String| whole(t).is_some() || given.contains(&class_name(t));
+        classes += usize::from(text.as_ref().is_some_and(is));
+    }
+    if classes > 0 && classes * 10 >= some().count() * 9 {
+        return Ok(Some(From::Txt));
+    }
+    let folders: std::collections::BTreeSet<&str> =
+        found.iter().filter_map(|(_, _, s)| Some(s.key.rsplit_once('/')?.0)).collect();
+    let all = found.iter().all(|(_, _, s)| s.key.contains('/'));
+    Ok((all && folders.len() > 1).then_some(From::Folder))
+}
+
+/// The names of `classes.txt` or `class_names.txt` in a folder; empty without one.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn class_list(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<String>> {
+    for name in ["classes.txt", "class_names.txt"] {
+        let path = folder.join(name);
+        if path.is_file() {
+            let (names, guess) = read_names(&path)?;
+            let mut sorted = names.clone();
+            sorted.sort_unstable();
+            if let Some(pair) = sorted.windows(2).find(|p| p[0] == p[1]) {
+                return Err(file(&path, format!("names the class `{}` twice: expected each once", pair[0])));
+            }
+            notes.extend(guess);
+            notes.push(format!("{}: {} class names", path.display(), names.len()));
+            return Ok(names);
+        }
+    }
+    Ok(vec![])
 }
 
 /// Writes WebDataset shards: `NAME-000000.tar`, ..., each with about `shard_bytes`, and `classes.txt`.
@@ -225,7 +333,18 @@ impl ShardWriter {
 mod tests {
     use super::*;
     use crate::image::decode::tests::sample_png;
-    use crate::sets::tar_index::tests::tar_of;
+    use crate::sets::dataset::{Dataset, Label};
+    use crate::sets::tar_index::tests::{entry, tar_of};
+    use crate::{OpenConfig, open};
+
+    fn opened(path: &Path) -> crate::Collection {
+        open(path, &OpenConfig::default()).unwrap()
+    }
+
+    fn labels(c: &crate::Collection) -> Vec<Label> {
+        let data = &c.parts()[0].data;
+        (0..data.len()).map(|i| data.label(i).unwrap()).collect()
+    }
 
     #[test]
     fn shards_written_are_read_back_in_any_order() {
@@ -237,8 +356,9 @@ mod tests {
         }
         let (samples, count) = w.finish().unwrap();
         assert!(samples == 20 && count > 2);
-        let d = WebDataset::open(&dir.path().join("set")).unwrap();
-        assert_eq!((d.len(), d.classes()), (20, &classes[..]));
+        let c = opened(&dir.path().join("set"));
+        let d = &c.parts()[0].data;
+        assert_eq!((d.len(), c.classes()), (20, &classes[..]));
         for i in [19, 0, 7] {
             let s = d.get(i).unwrap();
             assert_eq!(s.label, Label::Class(i as u32 % 3));
@@ -246,9 +366,81 @@ mod tests {
         }
         let e = ShardWriter::new(&dir.path().join("set/val"), 5000, &classes[..2]).unwrap_err().to_string();
         assert!(e.contains("other classes"), "{e}");
-        let braces = dir.path().join("set/part-{000000..000001}.tar");
-        assert!(WebDataset::open(&braces).unwrap().len() < 20);
-        assert!(WebDataset::open(&dir.path().join("set/part-{x..y}.tar")).unwrap_err().to_string().contains("range"));
+        assert!(opened(&dir.path().join("set/part-{000000..000001}.tar")).parts()[0].data.len() < 20);
+        let e = open(&dir.path().join("set/part-{x..y}.tar"), &OpenConfig::default()).unwrap_err().to_string();
+        assert!(e.contains("range"), "{e}");
+    }
+
+    #[test]
+    fn members_of_a_sample_are_joined_by_their_key_wherever_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.tar");
+        let png = sample_png(2, 2);
+        let all = [
+            ("0.png", &png[..]),
+            ("1.png", &png),
+            ("a.b/2.png", &png),
+            ("a.b/2.seg.png", b"no"),
+            ("0.cls", b"2"),
+            ("1.cls", b"0\n"),
+            ("a.b/2.cls", b"1"),
+            ("._0.cls", b"x"),
+        ];
+        std::fs::write(&path, tar_of(&all)).unwrap();
+        let c = opened(&path);
+        assert_eq!(labels(&c), [Label::Class(2), Label::Class(0), Label::Class(1)], "{c}");
+        assert!(c.labelled(&c.parts()[0]).is_ok());
+        let missing = [&all[..5], &all[6..]].concat();
+        std::fs::write(&path, tar_of(&missing)).unwrap();
+        let c = opened(&path);
+        let e = c.labelled(&c.parts()[0]).err().unwrap().to_string();
+        assert!(e.contains("1.png") && e.contains("no label"), "{e}");
+        std::fs::write(&path, tar_of(&[("k.v1.png", &png), ("k.v2.png", &png), ("k.cls", b"0")])).unwrap();
+        let e = open(&path, &OpenConfig::default()).unwrap_err().to_string();
+        assert!(e.contains("`k`") && e.contains("first dot"), "{e}");
+    }
+
+    #[test]
+    fn labels_come_from_cls_json_txt_or_folders_and_it_is_said_which() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000.tar");
+        let png = sample_png(2, 2);
+        let write = |all: &[(&str, &[u8])]| {
+            std::fs::write(&path, tar_of(all)).unwrap();
+            opened(&path)
+        };
+        let c = write(&[
+            ("0.png", &png),
+            ("0.json", b"{\"label\": 1}"),
+            ("0.txt", b"a cat"),
+            ("1.png", &png),
+            ("1.json", b"{\"label\": 0}"),
+            ("1.txt", b"a dog"),
+        ]);
+        assert_eq!(labels(&c), [Label::Class(1), Label::Class(0)]);
+        assert!(c.to_string().contains("the field `label` of .json files"), "{c}");
+        let c = write(&[("0.png", &png), ("0.txt", b"1"), ("1.png", &png), ("1.txt", b"0")]);
+        assert!(labels(&c)[0] == Label::Class(1) && c.to_string().contains(".txt files"), "{c}");
+        let c = write(&[("0.png", &png), ("0.txt", b"a cat"), ("1.png", &png), ("1.txt", b"a dog")]);
+        assert!(c.parts()[0].is_unlabelled() && c.to_string().contains("no labels"), "{c}");
+        assert!(c.labelled(&c.parts()[0]).is_err());
+        let c = write(&[("dog/0.png", &png), ("dog/0.txt", b"x"), ("cat/1.png", &png), ("cat/1.txt", b"y")]);
+        assert_eq!(
+            (labels(&c), c.classes()),
+            (vec![Label::Class(1), Label::Class(0)], &["cat".to_string(), "dog".into()][..])
+        );
+    }
+
+    #[test]
+    fn joined_shards_keep_the_samples_of_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.tar");
+        let png = sample_png(2, 2);
+        let one = |label: &[u8]| {
+            [entry(b'0', b"0.png", b"", &png), entry(b'0', b"0.cls", b"", label), vec![0; 1024]].concat()
+        };
+        std::fs::write(&path, [one(b"0"), one(b"1")].concat()).unwrap();
+        assert_eq!(labels(&opened(&path)), [Label::Class(0), Label::Class(1)]);
     }
 
     #[test]
@@ -258,14 +450,16 @@ mod tests {
         let png = sample_png(2, 2);
         std::fs::write(
             &path,
-            tar_of(&[("a.png", &png), ("a.mask.png", b"no"), ("a.cls", b"12\n"), ("b.txt", b"no image")]),
+            tar_of(&[("a.png", &png), ("a.cls", b"12\n"), ("b.png", &png), ("b.cls", b"0"), ("c.txt", b"no image")]),
         )
         .unwrap();
-        assert_eq!(WebDataset::open(&path).unwrap().classes().len(), 13);
-        std::fs::write(dir.path().join("classes.txt"), "x\ny\n").unwrap();
-        let e = WebDataset::open(&path).unwrap().get(0).unwrap_err().to_string();
-        assert!(e.contains("a.png") && e.contains("\"12\"") && e.contains("below 2"), "{e}");
+        assert_eq!(opened(&path).classes().len(), 13);
+        std::fs::write(dir.path().join("classes.txt"), b"\xef\xbb\xbfx\r\ny\r\n\r\n").unwrap();
+        let c = opened(&path);
+        assert_eq!(c.classes(), ["x", "y"]);
+        let e = c.labelled(&c.parts()[0]).err().unwrap().to_string();
+        assert!(e.contains("a.png") && e.contains("12") && e.contains("2 classes"), "{e}");
         std::fs::write(&path, tar_of(&[("a.txt", b"")])).unwrap();
-        assert!(WebDataset::open(&path).unwrap_err().to_string().contains("no sample"));
+        assert!(open(&path, &OpenConfig::default()).unwrap_err().to_string().contains("no image"));
     }
 }

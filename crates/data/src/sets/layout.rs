@@ -1,0 +1,274 @@
+//! Splits and class folders in a tree of files: the same rules for folders on disk and inside archives.
+
+use crate::sets::names::{SplitName, class_name, split_name, split_place};
+use crate::sets::skipped::Skipped;
+use crate::sets::tree::{FileId, Tree};
+use std::collections::BTreeMap;
+
+/// Folders whose name says nothing: what is in them belongs to the folder above.
+const GENERIC: [&str; 13] = [
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "data",
+    "dataset",
+    "photos",
+    "pictures",
+    "pics",
+    "jpegimages",
+    "files",
+    "raw",
+    "samples",
+];
+
+/// One split of a tree.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// `train`, `val`, `test`, a name of its own, or nothing where there are no splits.
+    pub name: String,
+    /// The folder it was found in, as messages show it.
+    pub place: String,
+    /// Its images, each with the number of its class in [`Layout::classes`].
+    pub samples: Vec<(FileId, Option<u32>)>,
+}
+
+/// What a tree holds.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    pub parts: Vec<Found>,
+    /// Names of class folders in the order they were met.
+    pub classes: Vec<String>,
+    /// Guesses and remarks, one line each.
+    pub notes: Vec<String>,
+    pub skipped: Skipped,
+}
+
+struct Reader<'a> {
+    tree: &'a Tree,
+    /// The images directly in each folder, and how many there are in it and below it.
+    images: Vec<Vec<u32>>,
+    total: Vec<usize>,
+    labels: bool,
+    out: Layout,
+    numbers: BTreeMap<String, u32>,
+    /// Class folders without images, by name.
+    empty: Vec<(String, String)>,
+}
+
+/// Finds splits and classes. Without `labels` every image of a split is taken, wherever it lies.
+pub(crate) fn layout(tree: &Tree, labels: bool) -> Layout {
+    let mut out = Layout::default();
+    let mut images: Vec<Vec<u32>> = Vec::with_capacity(tree.dirs.len());
+    for d in 0..tree.dirs.len() {
+        let mut here = vec![];
+        for f in 0..tree.dirs[d].files.len() {
+            let id = (d as u32, f as u32);
+            if tree.is_image(id) {
+                here.push(f as u32);
+            } else {
+                out.skipped.add("files that are no images", &tree.path(id).display());
+            }
+        }
+        images.push(here);
+    }
+    let mut total: Vec<usize> = images.iter().map(Vec::len).collect();
+    let numbered: BTreeMap<&str, usize> = tree.dirs.iter().enumerate().map(|(i, d)| (d.name.as_str(), i)).collect();
+    // Children follow their parents, so going backwards every folder is complete before its parent takes it.
+    for d in (1..tree.dirs.len()).rev() {
+        let name = &tree.dirs[d].name;
+        let above = name.rfind('/').map_or("", |i| &name[..i]);
+        if let Some(&parent) = numbered.get(above) {
+            total[parent] += total[d];
+        }
+    }
+    let mut reader = Reader { tree, images, total, labels, out, numbers: BTreeMap::new(), empty: vec![] };
+    reader.read();
+    reader.out
+}
+
+impl Reader<'_> {
+    fn full(&self, d: usize) -> Vec<usize> {
+        self.tree.children(d).into_iter().filter(|&c| self.total[c] > 0).collect()
+    }
+
+    fn read(&mut self) {
+        let mut d = 0;
+        // A root one level too high: everything lies in one folder, which has splits or a name that says nothing.
+        while let (true, [c]) = (self.images[d].is_empty(), &self.full(d)[..]) {
+            let c = *c;
+            let wrapped =
+                split_name(&self.tree.base(c)).is_none() && (self.splits(c).is_some() || self.says_nothing(c));
+            if self.splits(d).is_some() || !wrapped {
+                break;
+            }
+            self.out.notes.push(format!(
+                "everything lies in {}, which is read instead of {}",
+                self.tree.shown(c),
+                self.tree.shown(d)
+            ));
+            d = c;
+        }
+        if let Some(splits) = self.splits(d) {
+            if !self.images[d].is_empty() {
+                self.out.skipped.add_many("images beside the splits", self.images[d].len(), [self.tree.shown(d)]);
+            }
+            for (c, name) in splits {
+                self.part(c, name);
+            }
+        } else if self.labels && self.class_first(d) {
+            self.classes_with_splits(d);
+        } else {
+            self.part(d, String::new());
+        }
+        self.about_empty();
+        self.about_one_class();
+    }
+
+    fn says_nothing(&self, d: usize) -> bool {
+        GENERIC.contains(&self.tree.base(d).to_lowercase().as_str())
+    }
+
+    /// The splits that the folders of `d` are, each with its name; `None` where they are no splits.
+    fn splits(&self, d: usize) -> Option<Vec<(usize, String)>> {
+        let children = self.tree.children(d);
+        let full = children.iter().filter(|&&c| self.total[c] > 0).count();
+        let parsed: Vec<Option<SplitName>> = children.iter().map(|&c| split_name(&self.tree.base(c))).collect();
+        let others = |a: &SplitName| parsed.iter().flatten().any(|b| b.rest == a.rest && b.split != a.split);
+        // Words besides the split's must be shared, as in seg_train and seg_test; train_station alone is no split.
+        let known: Vec<(usize, &SplitName)> = children
+            .iter()
+            .zip(&parsed)
+            .filter_map(|(&c, s)| Some((c, s.as_ref()?)))
+            .filter(|(_, s)| s.rest.is_empty() || others(s))
+            .collect();
+        let mut kinds: Vec<&str> = known.iter().map(|(_, s)| s.split).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let split = match (&known[..], kinds.len()) {
+            ([], _) => false,
+            (_, 2..) => true,
+            // One name of a split may be that of a class, such as `train` beside `bus`: then it holds images as they do.
+            ([(c, _)], _) => full <= 1 || (self.images[*c].is_empty() && !self.full(*c).is_empty()),
+            _ => true,
+        };
+        if !split {
+            return None;
+        }
+        let mut all: Vec<(usize, String)> = vec![];
+        for kind in &kinds {
+            // Of several spellings the plainest is the split; the others keep their own names.
+            let best = known
+                .iter()
+                .filter(|(_, s)| s.split == *kind)
+                .min_by_key(|(c, s)| (self.tree.base(*c) != *kind, !s.plain, *c));
+            all.extend(best.map(|(c, _)| (*c, kind.to_string())));
+        }
+        let taken: Vec<usize> = all.iter().map(|(c, _)| *c).collect();
+        all.extend(
+            children.into_iter().filter(|c| !taken.contains(c) && self.total[*c] > 0).map(|c| (c, self.tree.base(c))),
+        );
+        all.sort_by(|a, b| (split_place(&a.1), &a.1).cmp(&(split_place(&b.1), &b.1)));
+        Some(all)
+    }
+
+    /// Whether every folder is a class whose folders are the splits: ROOT/CLASS/train/1.jpg.
+    fn class_first(&self, d: usize) -> bool {
+        let classes = self.full(d);
+        let plain = |c: usize| split_name(&self.tree.base(c)).is_some_and(|s| s.rest.is_empty());
+        classes.len() > 1
+            && self.images[d].is_empty()
+            && classes.iter().all(|&c| self.images[c].is_empty() && self.full(c).iter().all(|&s| plain(s)))
+            && classes.iter().any(|&c| self.full(c).len() > 1)
+    }
+
+    fn classes_with_splits(&mut self, d: usize) {
+        let mut parts: BTreeMap<&'static str, Found> = BTreeMap::new();
+        for c in self.full(d) {
+            let class = self.class(c);
+            for s in self.full(c) {
+                let Some(split) = split_name(&self.tree.base(s)).map(|s| s.split) else { continue };
+                let new = || Found { name: split.into(), place: self.tree.shown(d), samples: vec![] };
+                let found = parts.entry(split).or_insert_with(new);
+                for i in self.tree.below(s) {
+                    found.samples.extend(self.images[i].iter().map(|&f| ((i as u32, f), Some(class))));
+                }
+            }
+        }
+        self.out.notes.push(format!("{}: the splits lie inside the class folders", self.tree.shown(d)));
+        for split in ["train", "val", "test"] {
+            self.out.parts.extend(parts.remove(split));
+        }
+    }
+
+    fn class(&mut self, d: usize) -> u32 {
+        let name = class_name(&self.tree.base(d));
+        let next = self.numbers.len() as u32;
+        let out = &mut self.out;
+        *self.numbers.entry(name.clone()).or_insert_with(|| {
+            out.classes.push(name);
+            next
+        })
+    }
+
+    fn part(&mut self, mut d: usize, name: String) {
+        // train/images/..., seg_train/seg_train/...
+        while let (true, [c]) = (self.images[d].is_empty(), &self.full(d)[..]) {
+            let same = split_name(&self.tree.base(*c)).is_some_and(|s| s.split == name);
+            if !(same || self.says_nothing(*c)) {
+                break;
+            }
+            self.out.notes.push(format!("{} is read instead of {}", self.tree.shown(*c), self.tree.shown(d)));
+            d = *c;
+        }
+        let mut samples = vec![];
+        let kids = self.full(d);
+        if !self.labels || kids.is_empty() {
+            for i in self.tree.below(d) {
+                samples.extend(self.images[i].iter().map(|&f| ((i as u32, f), None)));
+            }
+        } else {
+            if !self.images[d].is_empty() {
+                self.out.skipped.add_many(
+                    "images beside the class folders",
+                    self.images[d].len(),
+                    [self.tree.shown(d)],
+                );
+            }
+            for c in kids {
+                let class = self.class(c);
+                for i in self.tree.below(c) {
+                    samples.extend(self.images[i].iter().map(|&f| ((i as u32, f), Some(class))));
+                }
+            }
+            let empty = self.tree.children(d).into_iter().filter(|&c| self.total[c] == 0);
+            self.empty.extend(empty.map(|c| (class_name(&self.tree.base(c)), self.tree.shown(c))));
+        }
+        self.out.parts.push(Found { name, place: self.tree.shown(d), samples });
+    }
+
+    fn about_empty(&mut self) {
+        for (name, place) in std::mem::take(&mut self.empty) {
+            if self.numbers.contains_key(&name) {
+                self.out.notes.push(format!("{place}: no image of this class"));
+            } else {
+                self.out.skipped.add("folders without images, which are no classes", &place);
+            }
+        }
+    }
+
+    fn about_one_class(&mut self) {
+        let [only] = &self.out.classes[..] else { return };
+        let Some(d) =
+            (0..self.tree.dirs.len()).find(|&d| class_name(&self.tree.base(d)) == *only && self.full(d).len() > 1)
+        else {
+            return;
+        };
+        let inside: Vec<String> = self.full(d).into_iter().take(4).map(|c| self.tree.base(c)).collect();
+        self.out.notes.push(format!(
+            "all images are of one class, `{only}`; the folders in it ({}) look like the classes: name the folder above them, {}",
+            inside.join(", "),
+            self.tree.shown(d)
+        ));
+    }
+}

@@ -1,0 +1,404 @@
+//! Lists of images with labels: CSV, TSV and text files as spreadsheets, pandas, Kaggle and ImageNet's tools write them.
+
+use crate::error::{Error, Result, file};
+use crate::sets::classes::{Texts, is_missing};
+use crate::sets::names::{EXTENSIONS, canonical_split, class_name, extension, text};
+use crate::sets::retry;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Names of columns that hold paths, the most explicit first.
+const PATHS: [&str; 22] = [
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "img_path",
+    "relative_path",
+    "file",
+    "file_name",
+    "filename",
+    "image_file",
+    "image_name",
+    "img_name",
+    "imagename",
+    "image",
+    "img",
+    "images",
+    "image_id",
+    "img_id",
+    "id_code",
+    "name",
+    "uri",
+    "id",
+];
+/// Names of columns that hold labels, the most explicit first.
+const LABELS: [&str; 20] = [
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "targets",
+    "class_id",
+    "classid",
+    "class_name",
+    "classname",
+    "label_id",
+    "label_name",
+    "category",
+    "category_id",
+    "category_name",
+    "tags",
+    "y",
+    "ground_truth",
+    "species",
+    "breed",
+];
+/// Names of columns that hold the split.
+const SPLITS: [&str; 6] = ["split", "set", "subset", "partition", "phase", "is_valid"];
+
+/// What is wanted of a list's labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelKind {
+    /// Classes: one per sample, several where a list joins them, or columns of 0 and 1.
+    #[default]
+    Classes,
+    /// None: images alone, for pretraining and prediction.
+    None,
+    /// Numbers, from every numeric column of a list, for regression.
+    Numbers,
+}
+
+/// The labels of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum RowLabel {
+    None,
+    One(u32),
+    Many(Vec<u32>),
+    Numbers(Vec<f32>),
+}
+
+/// A line of a list.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub line: u64,
+    pub path: String,
+    pub label: RowLabel,
+    pub split: Option<String>,
+}
+
+/// A list that was read; paths are not looked for yet.
+#[derive(Debug)]
+pub(crate) struct List {
+    pub path: PathBuf,
+    pub rows: Vec<Row>,
+    pub notes: Vec<String>,
+}
+
+/// Whether a path is called like a list.
+pub(crate) fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|e| ["csv", "tsv", "txt", "lst"].iter().any(|x| e.eq_ignore_ascii_case(x)))
+}
+
+/// Reads a list. The separator, a header and the columns are told by the content.
+///
+/// # Errors
+/// When the file is no text, a line names no path, or it cannot be told which columns hold what; the error names the line.
+pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<List> {
+    let bytes = retry::read_below(path, 4 << 30)?;
+    let (content, guess) = text(path, &bytes)?;
+    let mut notes: Vec<String> = guess.into_iter().collect();
+    let content = content.trim_start_matches(['\n', '\r']);
+    // Excel's line that names the separator.
+    let (forced, content) = match content.lines().next().and_then(|l| l.trim().strip_prefix("sep=")) {
+        Some(s) if s.len() == 1 => (s.bytes().next(), content.split_once('\n').map_or("", |(_, rest)| rest)),
+        _ => (None, content),
+    };
+    let skipped = u64::from(forced.is_some());
+    let delimiter = forced.map_or_else(|| delimiter(content, path), Separator::Byte);
+    let lines = split(content, delimiter, path)?;
+    let Some((_, first)) = lines.first() else {
+        return Err(file(path, "the list is empty: expected `path,label` on each line"));
+    };
+    let columns = columns(path, first, &lines, kind, &mut notes)?;
+    let mut rows = vec![];
+    for (line, cells) in &lines[usize::from(columns.header)..] {
+        let line = line + skipped;
+        let cell = |c: usize| cells.get(c).map_or("", |s| s.trim());
+        let name = cell(columns.path);
+        if name.is_empty() {
+            return Err(file(path, format!("line {line} names no path")));
+        }
+        if name.contains("://") {
+            return Err(file(
+                path,
+                format!("line {line} names {name}: addresses are not fetched; download the images first"),
+            ));
+        }
+        let label = label(&columns, cells, texts).map_err(|m| file(path, format!("line {line}: {m}")))?;
+        let split = columns.split.map(|c| match cell(c).to_lowercase().as_str() {
+            "true" | "1" => "val".to_string(),
+            "false" | "0" => "train".to_string(),
+            _ => canonical_split(cell(c)),
+        });
+        rows.push(Row { line, path: name.to_string(), label, split });
+    }
+    if rows.is_empty() {
+        return Err(file(path, "no line names an image: expected `path,label` on each line"));
+    }
+    Ok(List { path: path.into(), rows, notes })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Separator {
+    Byte(u8),
+    /// The last run of spaces of a line, as in ImageNet's lists: paths may hold spaces.
+    LastSpace,
+    None,
+}
+
+/// The cells of each line with its number; empty lines are left out.
+fn split(content: &str, separator: Separator, path: &Path) -> Result<Vec<(u64, Vec<String>)>> {
+    let unquoted = |s: &str| s.trim().trim_matches('"').to_string();
+    let by_line = |cut: fn(&str) -> Vec<String>| -> Vec<(u64, Vec<String>)> {
+        let numbered = content.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
+        numbered.map(|(i, l)| (i as u64 + 1, cut(l))).collect()
+    };
+    Ok(match separator {
+        Separator::None => by_line(|l| vec![l.trim().trim_matches('"').to_string()]),
+        Separator::LastSpace => by_line(|l| match l.trim().rsplit_once(char::is_whitespace) {
+            Some((a, b)) => vec![a.trim().to_string(), b.to_string()],
+            None => vec![l.trim().to_string()],
+        }),
+        Separator::Byte(b) => {
+            let mut reader = csv::ReaderBuilder::new()
+                .delimiter(b)
+                .has_headers(false)
+                .flexible(true)
+                .from_reader(content.as_bytes());
+            let mut all = vec![];
+            for (i, record) in reader.records().enumerate() {
+                let record = record.map_err(|e| file(path, e))?;
+                let cells: Vec<String> = record.iter().map(unquoted).collect();
+                if cells.iter().any(|c| !c.is_empty()) {
+                    all.push((record.position().map_or(i as u64 + 1, csv::Position::line), cells));
+                }
+            }
+            all
+        }
+    })
+}
+
+/// The separator by which the first lines have the same number of cells, one of which looks like an image.
+fn delimiter(content: &str, path: &Path) -> Separator {
+    let head: String = content.lines().filter(|l| !l.trim().is_empty()).take(50).map(|l| format!("{l}\n")).collect();
+    let image = |c: &String| EXTENSIONS.contains(&extension(&c.replace('\\', "/")).as_str());
+    let score = |separator: Separator| -> Option<(usize, usize)> {
+        let lines = split(&head, separator, path).ok()?;
+        let cells = lines.last()?.1.len();
+        let same = lines.iter().filter(|(_, c)| c.len() == cells).count();
+        let images = lines.iter().filter(|(_, c)| c.iter().any(image)).count();
+        // A separator inside names divides some lines and not others.
+        (cells > 1 && same * 10 >= lines.len() * 9).then_some((images, same))
+    };
+    let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
+    let order = if tabs { [b'\t', b',', b';', b'|'] } else { [b',', b'\t', b';', b'|'] };
+    let mut best: Option<((usize, usize), Separator)> = None;
+    for separator in order.map(Separator::Byte).into_iter().chain([Separator::LastSpace]) {
+        if let Some(s) = score(separator)
+            && best.as_ref().is_none_or(|(b, _)| s.0 > b.0)
+        {
+            best = Some((s, separator));
+        }
+    }
+    best.map_or(Separator::None, |(_, s)| s)
+}
+
+/// Which column holds what.
+#[derive(Debug, Default)]
+struct Columns {
+    header: bool,
+    path: usize,
+    label: Option<usize>,
+    split: Option<usize>,
+    /// Columns of 0 and 1, each with its class, or of numbers.
+    each: Vec<(usize, String)>,
+    numbers: bool,
+    /// Whether spaces divide several labels, as under Kaggle's header `tags`.
+    spaces: bool,
+    /// Whether a cell may hold several labels.
+    several: bool,
+}
+
+fn columns(
+    path: &Path,
+    first: &[String],
+    lines: &[(u64, Vec<String>)],
+    kind: LabelKind,
+    notes: &mut Vec<String>,
+) -> Result<Columns> {
+    let fold = |s: &String| s.trim().to_lowercase().replace([' ', '-'], "_");
+    let names: Vec<String> = first.iter().map(fold).collect();
+    let known = |of: &[&str]| of.iter().find_map(|w| names.iter().position(|n| n == w));
+    let rest = &lines[1..];
+    let image = |s: &str| EXTENSIONS.contains(&extension(&s.replace('\\', "/")).as_str());
+    let share = |c: usize, is: &dyn Fn(&str) -> bool| {
+        let n = rest.iter().take(200).filter(|(_, r)| r.get(c).is_some_and(|v| is(v.trim()))).count();
+        !rest.is_empty() && n * 2 > rest.len().min(200)
+    };
+    let width = lines.iter().take(200).map(|(_, c)| c.len()).max().unwrap_or(1);
+    let pictures = (0..width).find(|&c| share(c, &image));
+    let first_is_image = first.iter().any(|c| image(c));
+    // A first line that names no image where the others do is a header, whatever its words are; so is one with the usual words.
+    let header =
+        !first_is_image && (known(&PATHS).is_some() || known(&LABELS).is_some() || (pictures.is_some() && width > 1));
+    let body = &lines[usize::from(header)..];
+    let mut c = Columns { header, ..Columns::default() };
+    let shown = || first.join("`, `");
+    c.path = match (known(&PATHS).filter(|_| header), pictures) {
+        (Some(named), Some(p)) if !share(named, &image) => p,
+        (Some(named), _) => named,
+        (None, Some(p)) => p,
+        (None, None) => 0,
+    };
+    if kind == LabelKind::None {
+        return Ok(c);
+    }
+    if header {
+        c.split = known(&SPLITS).filter(|&s| s != c.path && share(s, &|v| canonical_split(v) != v || known_split(v)));
+    }
+    // pandas writes the row numbers under an empty header.
+    let index = |i: usize| header && (names[i..].first().is_some_and(|n| n.is_empty() || n.starts_with("unnamed")));
+    let others: Vec<usize> =
+        (0..width).filter(|&i| i != c.path && Some(i) != c.split && !(i < names.len() && index(i))).collect();
+    let number = |v: &str| v.parse::<f32>().is_ok();
+    let title = |i: usize| if header { first.get(i).cloned().unwrap_or_default() } else { format!("column {}", i + 1) };
+    if kind == LabelKind::Numbers {
+        c.numbers = true;
+        c.each = others.into_iter().filter(|&i| share(i, &number)).map(|i| (i, title(i))).collect();
+        if c.each.is_empty() {
+            return Err(file(path, format!("no column of numbers: the first line is `{}`", shown())));
+        }
+        notes.push(format!(
+            "{}: the targets are the columns {}",
+            path.display(),
+            c.each.iter().map(|(_, n)| n.as_str()).collect::<Vec<_>>().join(", ")
+        ));
+        return Ok(c);
+    }
+    let named = if header {
+        LABELS.iter().find_map(|w| others.iter().copied().find(|&i| i < names.len() && names[i] == **w))
+    } else {
+        None
+    };
+    let zero_one = |v: &str| matches!(v, "0" | "1" | "0.0" | "1.0");
+    match (named, &others[..]) {
+        (Some(i), _) => c.label = Some(i),
+        (None, []) => {}
+        (None, [only]) => {
+            c.label = Some(*only);
+            if header {
+                notes.push(format!("{}: the labels are the column `{}`", path.display(), title(*only)));
+            }
+        }
+        (None, many) if header && many.iter().all(|&i| share(i, &zero_one)) => {
+            c.each = many.iter().map(|&i| (i, class_name(&title(i)))).collect();
+            notes.push(format!("{}: the classes are the {} columns of 0 and 1", path.display(), c.each.len()));
+        }
+        (None, many) => {
+            let choices: Vec<String> = many.iter().map(|&i| format!("`{}`", title(i))).collect();
+            return Err(file(
+                path,
+                format!(
+                    "which column holds the labels? {} could; name it `label` in the first line",
+                    choices.join(", ")
+                ),
+            ));
+        }
+    }
+    if let Some(i) = c.label {
+        c.spaces = header && names.get(i).is_some_and(|n| n == "tags");
+        c.several = c.spaces || body.iter().any(|(_, r)| r.get(i).is_some_and(|v| v.contains([';', '|'])));
+    }
+    Ok(c)
+}
+
+fn known_split(v: &str) -> bool {
+    matches!(v.to_lowercase().as_str(), "train" | "val" | "test" | "true" | "false" | "0" | "1")
+}
+
+fn label(c: &Columns, cells: &[String], texts: &mut Texts) -> Result<RowLabel, String> {
+    let cell = |i: usize| cells.get(i).map_or("", |s| s.trim());
+    if c.numbers {
+        let number = |(i, name): &(usize, String)| match cell(*i).parse::<f32>() {
+            Ok(v) if v.is_finite() => Ok(v),
+            _ => Err(format!("`{}` in {name} is no finite number", cell(*i))),
+        };
+        return c.each.iter().map(number).collect::<Result<_, _>>().map(RowLabel::Numbers);
+    }
+    if !c.each.is_empty() {
+        let mut on = vec![];
+        for (i, name) in &c.each {
+            match cell(*i) {
+                "1" | "1.0" => on.push(texts.add(name)),
+                "0" | "0.0" | "" => {}
+                other => return Err(format!("`{other}` in `{name}` is neither 0 nor 1")),
+            }
+        }
+        return Ok(RowLabel::Many(on));
+    }
+    let Some(i) = c.label else { return Ok(RowLabel::None) };
+    if !c.several {
+        return Ok(if is_missing(cell(i)) { RowLabel::None } else { RowLabel::One(texts.add(cell(i))) });
+    }
+    let parts = cell(i).split(|x: char| x == ';' || x == '|' || (c.spaces && x.is_whitespace()));
+    Ok(RowLabel::Many(parts.map(str::trim).filter(|p| !p.is_empty()).map(|p| texts.add(p)).collect()))
+}
+
+/// Columns of 0 and 1 of which every row has exactly one 1 are one class per sample.
+pub(crate) fn single(rows: &mut [Row]) {
+    let one = |r: &Row| matches!(&r.label, RowLabel::Many(all) if all.len() == 1);
+    if rows.iter().all(one) {
+        for r in rows {
+            if let RowLabel::Many(all) = &r.label {
+                r.label = RowLabel::One(all[0]);
+            }
+        }
+    }
+}
+
+/// Says where one file has several labels.
+pub(crate) fn contradictions(paths: &[PathBuf], rows: &[Row]) -> Vec<String> {
+    let mut seen: HashMap<&Path, usize> = HashMap::new();
+    let mut all = vec![];
+    for (i, p) in paths.iter().enumerate() {
+        match seen.entry(p.as_path()) {
+            std::collections::hash_map::Entry::Vacant(e) => drop(e.insert(i)),
+            std::collections::hash_map::Entry::Occupied(e) => {
+                let first = *e.get();
+                if rows[first].label != rows[i].label {
+                    all.push(format!(
+                        "lines {} and {} give {} several labels",
+                        rows[first].line,
+                        rows[i].line,
+                        p.display()
+                    ));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The error for a list that a folder holds but that is no list of images.
+pub(crate) fn not_there(list: &List, missing: &[usize]) -> Error {
+    let named: Vec<String> =
+        missing.iter().take(3).map(|&i| format!("line {}: {}", list.rows[i].line, list.rows[i].path)).collect();
+    let more = if missing.len() > 3 { ", ..." } else { "" };
+    file(
+        &list.path,
+        format!("{} of {} files are not there: {}{more}", missing.len(), list.rows.len(), named.join(", ")),
+    )
+}
