@@ -6,7 +6,7 @@
 
 mod turns;
 
-use candlelight::data::{ClassOrder, Decode, Filter, Image, Label, Picture, Sample, decode};
+use candlelight::data::{OpenConfig, Decode, Filter, Image, Label, Picture, Sample, decode};
 use candlelight::kernels::image::resize;
 use candlelight::kernels::mem;
 use candlelight::prelude::*;
@@ -68,7 +68,7 @@ impl Dataset for Million {
 fn resume(shards: Option<&str>) -> Result<()> {
     let start = Instant::now();
     let data: Arc<dyn Dataset> = match shards {
-        Some(dir) => candlelight::data::open(dir.as_ref(), "train", ClassOrder::Natural)?,
+        Some(dir) => candlelight::data::open(dir.as_ref(), &OpenConfig::default())?.train()?.data.clone(),
         None => {
             let image = Image::filled(64, 64, 3, [9; 3]);
             Arc::new(Million(candlelight::data::resize(&image, 256, 256, Filter::Bicubic)?))

@@ -3,7 +3,7 @@
 
 use candle_nn::VarBuilder;
 use candlelight::autograd::Result;
-use candlelight::data::{ClassOrder, open};
+use candlelight::data::{OpenConfig, open};
 use candlelight::engine::{batch, metrics};
 use candlelight::nn::{BatchNorm, Conv2d, Linear};
 use candlelight::prelude::*;
@@ -35,11 +35,11 @@ impl Net {
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let (root, order) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), ClassOrder::Lexicographic);
+    let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), &OpenConfig::default())?;
     let normalize = Normalize { mean: vec![0.286], std: vec![0.353] };
     let load = |split: &str, shuffle: bool| -> std::result::Result<Loader, Box<dyn std::error::Error>> {
         let config = LoaderConfig { size: (28, 28), shuffle, drop_last: shuffle, ..LoaderConfig::default() };
-        Ok(Loader::new(open(&root, split, order)?, Pipeline::evaluation((28, 28), normalize.clone()), config)?)
+        Ok(Loader::new(data.split(split)?.data.clone(), Pipeline::evaluation((28, 28), normalize.clone()), config)?)
     };
     let (train, test) = (load("train", true)?, load("test", false)?);
     let params = ParamStore::new();

@@ -1,7 +1,7 @@
 //! Trains a ResNet-20 on the shipped images with a loop of its own and saves the weights:
 //! `cargo run --release --example resnet20 -- [STEPS] [FILE]`.
 
-use candlelight::data::{ClassOrder, open};
+use candlelight::data::{OpenConfig, open};
 use candlelight::engine::batch;
 use candlelight::models::{ResNet, ResNetConfig, weights};
 use candlelight::prelude::*;
@@ -14,9 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = args.next().unwrap_or_else(|| "resnet20.safetensors".into());
 
     let (size, normalize) = ((28, 28), Normalize { mean: vec![0.286], std: vec![0.353] });
-    let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train", ClassOrder::Lexicographic)?;
+    let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), &OpenConfig::default())?;
     let load = LoaderConfig { batch_size: 64, size, seed: 0, shuffle: true, drop_last: true, workers: 1, max_bad: 0.0 };
-    let loader = Loader::new(data, Pipeline::mae_pretrain(size, normalize.clone()), load)?;
+    let loader = Loader::new(data.train()?.data.clone(), Pipeline::mae_pretrain(size, normalize.clone()), load)?;
 
     let params = ParamStore::new();
     let config = ResNetConfig { image: size, channels: 1, dropout: 0.1, ..registry::resnet("resnet20")? };

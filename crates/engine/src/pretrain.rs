@@ -77,6 +77,11 @@ impl Task for Pretrain {
         Ok(Optimizer::new(adamw, &mae_rules(self.config.weight_decay), &self.params)?)
     }
 
+    fn evaluation(&self) -> Option<Pipeline> {
+        // What finetuning and probing take over: the statistics that the images were normalised by.
+        Some(Pipeline::evaluation(self.config.model.image, self.shown.normalize.clone()))
+    }
+
     fn memory(&self, batch: usize) -> Option<u64> {
         Some(self.config.model.memory(batch, self.config.mask_ratio, self.params.count().0))
     }
