@@ -10,6 +10,7 @@ pub use candlelight_models as models;
 pub use candlelight_nn as nn;
 pub use candlelight_optim as optim;
 pub use candlelight_sched as sched;
+pub use candlelight_store as store;
 
 /// What most programs use.
 pub mod prelude {

@@ -114,7 +114,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
         return Ok(name.into());
     }
     #[cfg(feature = "hub")]
-    return Ok(candlelight::models::weights::hub::Hub::from_env().locate(name)?);
+    return Ok(candlelight::store::hub::Hub::from_env().locate(name)?);
     #[cfg(not(feature = "hub"))]
     Err(format!("{name}: this program was built without the hub; build it with --features hub").into())
 }

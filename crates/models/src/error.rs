@@ -25,9 +25,6 @@ pub enum Error {
     /// Tensors that do not fit the model.
     #[error("{0}")]
     Mismatch(String),
-    /// A failed request to the HuggingFace hub.
-    #[error("{0}")]
-    Hub(String),
     /// An error of the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),

@@ -5,7 +5,6 @@ pub mod adapt;
 mod error;
 pub mod mae;
 mod model;
-mod nearest;
 pub mod posemb;
 pub mod registry;
 pub mod resnet;

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_nn::{Anatomy, BatchNormConfig};
+use candlelight_store::preparation::{Origin, Preparation, Setting};
 
 /// What a model says about itself, for optimizers, freezing, features, pruning and memory estimates, which ask the model instead of
 /// guessing from names. Every method has a default that says "not known", so a model of your own can begin with `impl Model for Net {}`.
@@ -284,6 +285,22 @@ impl Published {
 
     /// akamaster's preparation of CIFAR: ImageNet's statistics, the whole image.
     pub const CIFAR: Self = Published { crop_pct: 1.0, ..Self::IMAGENET };
+
+    /// As a preparation of images of this height, width and number of channels. What timm says of the published weights goes first; the rest,
+    /// and all of it where there are none, is an assumption. For images that are not RGB, mean and deviation are ImageNet's over the channels.
+    pub fn preparation(&self, image: (usize, usize), channels: usize) -> Preparation {
+        let known = self.weights.and_then(Preparation::known).unwrap_or_default();
+        let mut assumed = Preparation::assumed(image, channels);
+        if channels == 3 {
+            assumed.mean = Some(Setting::new(self.mean.to_vec(), Origin::Assumed));
+            assumed.std = Some(Setting::new(self.std.to_vec(), Origin::Assumed));
+        }
+        assumed.crop_pct = Some(Setting::new(f64::from(self.crop_pct), Origin::Assumed));
+        if let Ok(filter) = self.interpolation.parse() {
+            assumed.interpolation = Some(Setting::new(filter, Origin::Assumed));
+        }
+        known.or(assumed)
+    }
 
     /// The same with weights on the hub.
     pub const fn at(self, weights: &'static str) -> Self {

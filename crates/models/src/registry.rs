@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
 use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
-use crate::nearest::nearest;
 use crate::posemb::Interpolation;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
@@ -11,6 +10,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{ParamStore, glob};
 use candlelight_nn::BatchNormConfig;
+use candlelight_store::{Preparation, nearest};
 use serde::{Deserialize, Serialize};
 
 /// A named classifier.
@@ -22,6 +22,13 @@ pub struct Entry {
     pub config: ModelConfig,
     /// How images are prepared for it, and where its weights are published.
     pub published: Published,
+}
+
+impl Entry {
+    /// How images are prepared for the model; see [`Published::preparation`].
+    pub fn preparation(&self) -> Preparation {
+        self.published.preparation(self.config.image(), self.config.channels())
+    }
 }
 
 /// The enum of all classifiers' configurations, one line per architecture: its configuration, its model, its variants by name.
@@ -224,6 +231,7 @@ fn unknown<'a, T>(names: impl Iterator<Item = &'a str>, name: &str) -> Result<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candlelight_store::Origin;
 
     #[test]
     fn published_weights_are_of_models_there_are() {
@@ -231,6 +239,26 @@ mod tests {
         let with: Vec<_> = all.iter().filter_map(|n| published(n)).collect();
         assert_eq!(with.len(), 11);
         assert!(with.contains(&"hf:timm/resnet18.tv_in1k".to_string()) && published("resnet20").is_none());
+    }
+
+    #[test]
+    fn the_registry_prepares_as_timm_does() {
+        for e in ModelConfig::variants() {
+            let p = e.preparation().checked().unwrap_or_else(|why| panic!("{}: {why}", e.name));
+            assert_eq!(p.size.as_ref().map(|s| s.value), Some(e.config.image()), "{}", e.name);
+            let Some(weights) = e.published.weights else {
+                assert_eq!(p.mean.map(|m| m.origin), Some(Origin::Assumed), "{}", e.name);
+                continue;
+            };
+            assert!(matches!(p.mean.as_ref().map(|m| &m.origin), Some(Origin::Table { .. })), "{weights} is not known");
+            let ours = Published { weights: None, ..e.published }.preparation(e.config.image(), 3);
+            let plain = |p: Preparation| {
+                let (mean, std) = (p.mean.map(|v| v.value), p.std.map(|v| v.value));
+                (mean, std, p.crop_pct.map(|v| v.value), p.interpolation.map(|v| v.value))
+            };
+            assert_eq!(plain(p), plain(ours), "{}", e.name);
+        }
+        assert_eq!(entry("vit_demo_patch4").unwrap().preparation().mean.unwrap().value, [0.449]);
     }
 
     #[test]

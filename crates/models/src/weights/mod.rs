@@ -1,7 +1,5 @@
 //! Reading weights from any file, loading them with a report, writing safetensors.
 
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod names;
 pub mod pickle;
 

@@ -1,10 +1,14 @@
 //! Names that resemble a mistyped one.
 
-/// At most two of the names: those that differ least from `name`.
-pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
+/// At most two of the names: those that differ least from `name`, counted in letters to change, and in no more than a third of them.
+///
+/// ```
+/// assert_eq!(candlelight_store::nearest(["resnet50", "vit_b_16"].into_iter(), "resnet51"), ["resnet50"]);
+/// ```
+pub fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> = names.map(|n| (distance(name, n), n)).collect();
     near.sort_unstable();
-    let limit = name.len().max(9) / 3;
+    let limit = name.chars().count().max(9) / 3;
     near.into_iter().filter(|(d, _)| *d <= limit).take(2).map(|(_, n)| n).collect()
 }
 

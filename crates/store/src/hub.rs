@@ -1,7 +1,8 @@
 //! Files of the HuggingFace hub by name: `hf:facebook/vit-mae-base`, `hf:OWNER/NAME@REVISION:FILE`.
 
 use crate::error::{Error, Result};
-use crate::nearest::nearest;
+use crate::nearest;
+use crate::shards::shards;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use std::collections::BTreeSet;
@@ -29,6 +30,9 @@ pub const KNOWN: &[&str] = &[
 /// Files that hold a model's weights, the best first.
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Files that say how a model's images are prepared and what its classes are called; they are fetched with the weights where there are any.
+const SETTINGS: [&str; 3] = ["config.json", "preprocessor_config.json", "processor_config.json"];
 
 /// Where the hub is and how it is asked.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +88,9 @@ impl Hub {
     }
 
     /// The local path of the named weights, which are downloaded if the cache does not hold them. Of weights in several files it is the path
-    /// of the index, beside which all files lie.
+    /// of the index, beside which all files lie. The model's `config.json` and `preprocessor_config.json` are downloaded with them, where
+    /// there are any, so that [`Preparation::of_weights`](crate::Preparation::of_weights) finds them there. What the cache holds is not
+    /// asked for again.
     ///
     /// # Errors
     /// When the name is malformed, there is no such model or file, it needs a token, or the network fails.
@@ -112,24 +118,29 @@ impl Hub {
         }
         let api = builder.build().map_err(|e| explain(name, &n, &e, token.is_some()))?.repo(repo.clone());
         let fetch = |api: &ApiRepo, file: &str| api.get(file).map_err(|e| explain(name, &n, &e, token.is_some()));
+        let files: Vec<String> = match api.info() {
+            Ok(info) => info.siblings.into_iter().map(|s| s.rfilename).collect(),
+            // A named file can be had without the list; what hinders both is told by the fetch.
+            Err(_) if n.file.is_some() => vec![],
+            Err(e) => return Err(explain(name, &n, &e, token.is_some())),
+        };
         let file = match &n.file {
             Some(file) => file.clone(),
-            None => {
-                let info = api.info().map_err(|e| explain(name, &n, &e, token.is_some()))?;
-                let files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
-                match WEIGHTS.iter().find(|w| files.iter().any(|f| f == *w)) {
-                    Some(file) => file.to_string(),
-                    None => {
-                        let some = files.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
-                        let message = format!("{name} holds no {}; it has {some}: name one as {name}:FILE", WEIGHTS[0]);
-                        return Err(Error::Hub(message));
-                    }
+            None => match WEIGHTS.iter().find(|w| files.iter().any(|f| f == *w)) {
+                Some(file) => file.to_string(),
+                None => {
+                    let some = files.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let message = format!("{name} holds no {}; it has {some}: name one as {name}:FILE", WEIGHTS[0]);
+                    return Err(Error::Hub(message));
                 }
-            }
+            },
         };
         let path = fetch(&api, &file)?;
         for part in parts(&file, &path)? {
             fetch(&api, &part)?;
+        }
+        for settings in SETTINGS.iter().filter(|s| files.iter().any(|f| f == *s)) {
+            fetch(&api, settings)?;
         }
         Ok(path)
     }
@@ -137,7 +148,7 @@ impl Hub {
 
 /// The files that an index names; none for a file that is not an index.
 fn parts(file: &str, path: &Path) -> Result<BTreeSet<String>> {
-    if file.ends_with(".index.json") { crate::weights::shards(path) } else { Ok(BTreeSet::new()) }
+    if file.ends_with(".index.json") { shards(path) } else { Ok(BTreeSet::new()) }
 }
 
 /// The error of a failed request, with advice.

@@ -1,9 +1,9 @@
 //! The hub, spoken by a local server.
 #![cfg(feature = "hub")]
 
-use candle_core::{DType, Device, Tensor};
-use candlelight_models::weights;
-use candlelight_models::weights::hub::Hub;
+use candlelight_store::Preparation;
+use candlelight_store::hub::Hub;
+use candlelight_store::shards::shards;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -83,41 +83,41 @@ fn serve(files: &[(&str, Vec<u8>)]) -> Server {
     Server { endpoint, requests, files }
 }
 
-fn safetensors(name: &str) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("w.safetensors");
-    let t = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
-    weights::write_safetensors(&path, &[(name.into(), t)], None).unwrap();
-    std::fs::read(path).unwrap()
-}
-
-fn names(path: &std::path::Path) -> Vec<String> {
-    weights::read(path).unwrap().into_iter().map(|(n, _)| n).collect()
+/// The text of each file of the weights.
+fn texts(path: &std::path::Path) -> Vec<String> {
+    let files = match path.extension().is_some_and(|e| e == "json") {
+        true => shards(path).unwrap().iter().map(|part| path.with_file_name(part)).collect(),
+        false => vec![path.to_path_buf()],
+    };
+    files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect()
 }
 
 #[test]
 fn weights_come_by_name_once_and_then_from_the_cache() {
     let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
     let server = serve(&[
-        ("facebook/vit-mae-base/model.safetensors", safetensors("whole")),
+        ("facebook/vit-mae-base/model.safetensors", b"whole".to_vec()),
         ("facebook/vit-mae-base/README.md", b"words".to_vec()),
+        ("facebook/vit-mae-base/preprocessor_config.json", br#"{"image_mean": [0.5, 0.5, 0.5]}"#.to_vec()),
         ("big/parts/model.safetensors.index.json", index.into()),
-        ("big/parts/model-1.safetensors", safetensors("a")),
-        ("big/parts/model-2.safetensors", safetensors("b")),
-        ("private/model/model.safetensors", safetensors("hidden")),
-        ("odd/one/weights.safetensors", safetensors("odd")),
+        ("big/parts/model-1.safetensors", b"a".to_vec()),
+        ("big/parts/model-2.safetensors", b"b".to_vec()),
+        ("private/model/model.safetensors", b"hidden".to_vec()),
+        ("odd/one/weights.safetensors", b"odd".to_vec()),
     ]);
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub { endpoint: Some(server.endpoint.clone()), cache: Some(cache.path().into()), ..Hub::default() };
-    assert_eq!(names(&hub.locate("hf:facebook/vit-mae-base").unwrap()), ["whole"]);
-    assert_eq!(names(&hub.locate("hf:big/parts").unwrap()), ["a", "b"]);
-    assert_eq!(names(&hub.locate("hf:odd/one:weights.safetensors").unwrap()), ["odd"]);
+    assert_eq!(texts(&hub.locate("hf:facebook/vit-mae-base").unwrap()), ["whole"]);
+    assert_eq!(texts(&hub.locate("hf:big/parts").unwrap()), ["a", "b"]);
+    assert_eq!(texts(&hub.locate("hf:odd/one:weights.safetensors").unwrap()), ["odd"]);
     let asked = server.requests.load(Ordering::SeqCst);
     server.files.lock().unwrap().clear();
     let offline = Hub { offline: true, ..hub.clone() };
     for hub in [&hub, &offline] {
-        assert_eq!(names(&hub.locate("hf:facebook/vit-mae-base").unwrap()), ["whole"]);
-        assert_eq!(names(&hub.locate("hf:big/parts").unwrap()), ["a", "b"]);
+        assert_eq!(texts(&hub.locate("hf:facebook/vit-mae-base").unwrap()), ["whole"]);
+        assert_eq!(texts(&hub.locate("hf:big/parts").unwrap()), ["a", "b"]);
+        let found = Preparation::beside(&hub.locate("hf:facebook/vit-mae-base").unwrap()).unwrap();
+        assert_eq!(found.preparation.mean.unwrap().value, [0.5; 3], "the settings come with the weights");
     }
     assert_eq!(server.requests.load(Ordering::SeqCst), asked, "the cache asks nobody");
     let e = offline.locate("hf:google/vit-base-patch16-224").unwrap_err().to_string();
@@ -127,8 +127,8 @@ fn weights_come_by_name_once_and_then_from_the_cache() {
 #[test]
 fn what_cannot_be_had_is_explained() {
     let server = serve(&[
-        ("private/model/model.safetensors", safetensors("hidden")),
-        ("odd/one/weights.safetensors", safetensors("odd")),
+        ("private/model/model.safetensors", b"hidden".to_vec()),
+        ("odd/one/weights.safetensors", b"odd".to_vec()),
     ]);
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub { endpoint: Some(server.endpoint.clone()), cache: Some(cache.path().into()), ..Hub::default() };
@@ -139,7 +139,7 @@ fn what_cannot_be_had_is_explained() {
     assert!(e.contains("HF_TOKEN"), "{e}");
     assert!(why(&Hub { token: Some("wrong".into()), ..hub.clone() }, "hf:private/model").contains("token was refused"));
     let with = Hub { token: Some("secret".into()), ..hub.clone() };
-    assert_eq!(names(&with.locate("hf:private/model").unwrap()), ["hidden"]);
+    assert_eq!(texts(&with.locate("hf:private/model").unwrap()), ["hidden"]);
     let e = why(&hub, "hf:odd/one");
     assert!(e.contains("holds no model.safetensors") && e.contains("weights.safetensors"), "{e}");
     let e = why(&hub, "hf:odd/one:none.bin");

@@ -1,0 +1,106 @@
+//! Files that appear whole or not at all.
+
+use crate::error::{Error, Result};
+use std::io::Write;
+use std::path::Path;
+
+/// Writes a file so that it is either the old one or the whole new one, whenever the program or the machine stops.
+///
+/// `write` fills a temporary file of a random name in the same folder. It is synced, renamed over `path`, and then the folder is synced
+/// where the system can do that. After an error the temporary file is removed and `path` is as it was. A new file has the permissions
+/// that the process gives its files, a replaced one keeps its own.
+///
+/// # Errors
+/// When `write` fails, the folder does not exist or cannot be written to, or the disk is full.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let fail = |e: std::io::Error| Error::File { path: path.into(), message: format!("cannot be written: {e}") };
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Through a link, the file that it points at is replaced and the link stays.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let folder = target.parent().filter(|_| target != path).unwrap_or(folder);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".").suffix(".tmp");
+    let mut file = permitted(&mut builder, folder, &target).map_err(fail)?;
+    {
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
+        write(&mut buffered).and_then(|()| buffered.flush()).map_err(fail)?;
+    }
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(&target).map_err(|e| fail(e.error))?;
+    // Some systems and file systems cannot open or sync a folder; the file itself is safe there as far as they promise it.
+    let _ = std::fs::File::open(folder).and_then(|d| d.sync_all());
+    Ok(())
+}
+
+/// A temporary file with the permissions of the file it will replace, or those of any new file; tempfile's own are private.
+#[cfg(unix)]
+fn permitted(
+    builder: &mut tempfile::Builder<'_, '_>,
+    folder: &Path,
+    target: &Path,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let old = std::fs::metadata(target).ok().map(|m| m.permissions());
+    let file = builder.permissions(std::fs::Permissions::from_mode(0o666)).tempfile_in(folder)?;
+    if let Some(old) = old {
+        file.as_file().set_permissions(old)?;
+    }
+    Ok(file)
+}
+
+/// A temporary file; its permissions come from the folder.
+#[cfg(not(unix))]
+fn permitted(
+    builder: &mut tempfile::Builder<'_, '_>,
+    folder: &Path,
+    _target: &Path,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_atomic(&path, |w| w.write_all(b"first")).unwrap();
+        let e = write_atomic(&path, |w| {
+            w.write_all(b"half")?;
+            Err(std::io::Error::other("the disk is full"))
+        });
+        assert!(e.unwrap_err().to_string().contains("the disk is full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        write_atomic(&path, |w| w.write_all(b"second")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(listed(dir.path()), ["a.txt"], "no temporary file is left");
+        let e = write_atomic(&dir.path().join("none/a.txt"), |_| Ok(())).unwrap_err().to_string();
+        assert!(e.contains("a.txt: cannot be written"), "{e}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_permissions_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        write_atomic(&real, |w| w.write_all(b"1")).unwrap();
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        std::fs::write(dir.path().join("plain"), b"").unwrap();
+        assert_eq!(mode(&real), mode(&dir.path().join("plain")), "a new file is as any other");
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        write_atomic(&link, |w| w.write_all(b"2")).unwrap();
+        assert!(link.is_symlink() && std::fs::read(&real).unwrap() == b"2");
+        assert_eq!(mode(&real), 0o640);
+    }
+}
