@@ -108,7 +108,7 @@ fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: 
 
 /// The tensors of a residual network under our names, checked to have the depth of `config`.
 fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
-    let tensors = weights::unwrapped(&weights::weights_only(tensors));
+    let tensors = weights::unwrapped(&weights::weights_only(tensors))?;
     if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
         return Err(foreign("residual network", &tensors));
     }
