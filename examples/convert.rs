@@ -32,17 +32,29 @@ struct Args {
     /// The file format
     #[arg(long, value_enum, default_value = "safetensors")]
     format: Format,
+    /// The set of weights to convert, of a file with several, such as student or teacher [default: those that were trained]
+    #[arg(long, conflicts_with = "ema")]
+    weights_set: Option<String>,
+    /// Convert the averaged weights
+    #[arg(long)]
+    ema: bool,
     /// The file to write [default: beside the weights]
     #[arg(long)]
     output: Option<PathBuf>,
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let read = weights::weights_only(&weights::read(&args.weights)?);
-    let Some(from) = detect(read.iter().map(|(n, _)| n.as_str())) else {
-        return Err(format!("{}: no vision transformer's names", args.weights.display()).into());
+    let file = weights::open(&args.weights, &weights::Options { set: args.weights_set.clone(), ema: args.ema })?;
+    file.notes.iter().for_each(|n| tracing::info!("{n}"));
+    let Some(from) = detect(file.tensors.iter().map(|(n, _)| n.as_str())) else {
+        let first: Vec<&str> = file.tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+        let found = format!("expected a vision transformer's names, found {}, ..", first.join(", "));
+        return Err(
+            format!("{}: {found}; other models have the same names in every library", args.weights.display()).into()
+        );
     };
-    let tensors = from_timm(&to_timm(&read)?, args.to)?;
+    let named = |e: candlelight::models::Error| format!("{}: {e}", args.weights.display());
+    let tensors = from_timm(&to_timm(&file.tensors).map_err(named)?, args.to).map_err(named)?;
     let extension = if matches!(args.format, Format::Pth) { "pth" } else { "safetensors" };
     let family = format!("{:?}", args.to).to_lowercase();
     let path = args.output.clone().unwrap_or_else(|| args.weights.with_extension(format!("{family}.{extension}")));

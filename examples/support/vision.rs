@@ -1,12 +1,13 @@
 //! Data and models of the programs that classify.
 
 use super::{Result, fashion, shipped_data};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use candlelight::autograd::{Key, ParamStore};
 use candlelight::data::{
     ClassOrder, Dataset, Decode, Idx, Mix, Normalize, Pipeline, Subset, labels, open, split_dir, stratified,
 };
 use candlelight::engine::checkpoint;
+use candlelight::models::adapt::Fitting;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, registry, weights};
 use std::path::{Path, PathBuf};
@@ -196,6 +197,13 @@ fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
     }))
 }
 
+/// Reads a file of weights and logs what was chosen, removed and widened in it.
+fn opened(path: &Path, ema: bool) -> Result<weights::Weights> {
+    let file = weights::open(path, &weights::Options { set: None, ema })?;
+    file.notes.iter().for_each(|n| tracing::info!("{}: {n}", path.display()));
+    Ok(file)
+}
+
 /// Loads the weights of a trained classifier, head included, to evaluate them; returns whether the file also has averaged weights.
 pub fn load_trained(
     path: &Path,
@@ -205,22 +213,22 @@ pub fn load_trained(
     ema: bool,
 ) -> Result<bool> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let read = weights::read(path)?;
-    let averaged = weights::averaged(&read);
-    let chosen = if ema { &averaged } else { &read };
-    let loaded = config.load_pretrained(params, chosen, grid(path)?, how).map_err(named)?;
+    let file = opened(path, ema)?;
+    let how = Fitting { grid: grid(path)?, positions: how, partial: false };
+    let loaded = config.load_pretrained(params, &file.tensors, &how).map_err(named)?;
     if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
         let notes = loaded.notes.join("; ");
         return Err(format!("{}: {name} is not in the file: nothing to evaluate ({notes})", path.display()).into());
     }
-    Ok(!averaged.is_empty())
+    Ok(file.has_average())
 }
 
 /// Loads pretrained weights into the parameters of a classifier, and logs what was loaded, left out or resized.
 pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let read: Vec<(String, Tensor)> = weights::read(path)?;
-    let loaded = config.load_pretrained(params, &read, grid(path)?, how).map_err(named)?;
+    let file = opened(path, false)?;
+    let how = Fitting { grid: grid(path)?, positions: how, partial: false };
+    let loaded = config.load_pretrained(params, &file.tensors, &how).map_err(named)?;
     loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
     tracing::info!("{}: {}", path.display(), loaded.report);
     Ok(())
@@ -260,18 +268,13 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     let mut config: ModelConfig = config;
     config.set_batch_norm(asked.from.norm.bn_tf, asked.from.norm.bn_momentum, asked.from.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let mut read = weights::read(path)?;
-    if asked.from.ema {
-        read = weights::averaged(&read);
-        if read.is_empty() {
-            return Err(format!("{}: no averaged weights in it", path.display()).into());
-        }
-    }
+    let file = opened(path, asked.from.ema)?;
     let architecture = config.architecture_mut();
     if let Some(size) = asked.size {
         architecture.set_image(size);
     }
-    let fitted = architecture.fit(&read, grid(path)?, asked.positions).map_err(named)?;
+    let how = Fitting { grid: grid(path)?, positions: asked.positions, partial: false };
+    let fitted = architecture.fit(&file.tensors, &how).map_err(named)?;
     fitted.notes.iter().for_each(|n| tracing::info!("{n}"));
     let params = ParamStore::on(device);
     let model = config.build(params.builder(Key::new(0)))?;

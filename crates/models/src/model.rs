@@ -1,7 +1,7 @@
 //! The traits of models: what every model says about itself, what a classifier computes, and what a configuration can build.
 
+use crate::adapt::Fitting;
 use crate::error::{Error, Result};
-use crate::posemb::Interpolation;
 use crate::weights::{self, Report};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -104,18 +104,12 @@ pub trait Architecture {
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>>;
 
     /// Fits the weights of a trained classifier, under the names of any library, to this architecture, to evaluate it. The configuration
-    /// takes over the file's classes and image channels. `from` is the grid (rows, columns) of the file's positions; `None` means a square.
-    /// The default is for a file under our own names and takes it as it is.
+    /// takes over the file's classes and image channels. The default is for a file under our own names and takes it as it is.
     ///
     /// # Errors
-    /// When the file holds another architecture, another depth, or no head.
-    fn fit(
-        &mut self,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<Fitted> {
-        let _ = (from, how);
+    /// When the file holds another architecture, another depth, only a part, no head, or tensors that the model has no place for.
+    fn fit(&mut self, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Fitted> {
+        let _ = how;
         Ok(Fitted { tensors: weights::weights_only(tensors), notes: vec![] })
     }
 
@@ -124,15 +118,9 @@ pub trait Architecture {
     /// under our own names that fits.
     ///
     /// # Errors
-    /// When the file holds another architecture, size or only a part. Nothing is changed then.
-    fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<Loaded> {
-        let _ = (from, how);
+    /// When the file holds another architecture, size or only a part, or tensors that the model has no place for. Nothing is changed then.
+    fn load_pretrained(&self, params: &ParamStore, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Loaded> {
+        let _ = how;
         Ok(Loaded { notes: vec![], report: weights::load(params, &weights::weights_only(tensors), false)? })
     }
 }

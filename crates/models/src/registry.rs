@@ -1,9 +1,9 @@
 //! Finds models by name. The variants of an architecture are listed in its own file.
 
+use crate::adapt::Fitting;
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
 use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
-use crate::posemb::Interpolation;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
 use candle_core::Tensor;
@@ -143,14 +143,8 @@ impl ModelConfig {
     ///
     /// # Errors
     /// The same as [`Architecture::load_pretrained`].
-    pub fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        from: Option<(usize, usize)>,
-        how: Interpolation,
-    ) -> Result<Loaded> {
-        self.architecture().load_pretrained(params, tensors, from, how)
+    pub fn load_pretrained(&self, params: &ParamStore, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Loaded> {
+        self.architecture().load_pretrained(params, tensors, how)
     }
 
     /// Builds the model.

@@ -1,16 +1,29 @@
 //! Fits weights of other libraries to a model. What all architectures share is here; the rest is in one file per architecture.
 
+mod places;
 mod resnet;
 mod vit;
 
+pub use places::wanted;
+
 use crate::error::{Error, Result};
+use crate::posemb::Interpolation;
 use candle_core::Tensor;
 use candlelight_autograd::{Key, ParamStore, tensor_from};
 use candlelight_nn::Anatomy;
+use places::{foreign, head_named, no_others, whole};
 
-fn foreign(family: &str, tensors: &[(String, Tensor)]) -> Error {
-    let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
-    Error::Mismatch(format!("no {family}'s weights: the file starts with {}", few.join(", ")))
+/// How weights of another file are brought to a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fitting {
+    /// The grid (rows, columns) of patches that the file's positions were trained on. `None` means the model's own if it has as many
+    /// positions, else a square.
+    pub grid: Option<(usize, usize)>,
+    /// How positions are brought to another grid.
+    pub positions: Interpolation,
+    /// Whether to go on without tensors that lie inside of the model's parts and have no place there, such as those of
+    /// squeeze-and-excitation in a plain ResNet. Another function is computed then, and a line says so.
+    pub partial: bool,
 }
 
 fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
@@ -23,7 +36,7 @@ fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
 fn finite(t: &Tensor) -> bool {
     // The sum is not finite if a value is not. A sum of finite values that overflows f32 would not be usable weights either.
     let sum = || t.to_dtype(candle_core::DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>();
-    sum().is_ok_and(f32::is_finite)
+    t.elem_count() == 0 || sum().is_ok_and(f32::is_finite)
 }
 
 /// Draws the weight of the head anew from N(0, std) and sets its bias to 0, as MAE does after loading. MAE's `std` is 2e-5 for finetuning
@@ -53,12 +66,9 @@ fn left_out(theirs: usize, ours: usize) -> String {
     format!("the file's head of {theirs} classes is left out: {instead}")
 }
 
-fn whole(missing: &[&str]) -> Result<()> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let first = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
-    Err(Error::Mismatch(format!("{} tensors of the backbone are not in the file: {first}, ...", missing.len())))
+/// The first four of some names.
+fn listed(names: &[String]) -> String {
+    crate::weights::shorten(names)
 }
 
 /// Adapts the first convolution, (O, I, kh, kw), to other image channels as timm does. A single channel gets the sum of all; several
@@ -68,7 +78,10 @@ fn whole(missing: &[&str]) -> Result<()> {
 /// When more than one channel is to be made of other than three.
 pub fn input_channels(tensors: &mut [(String, Tensor)], name: &str, channels: usize) -> Result<Option<String>> {
     let Some((_, t)) = tensors.iter_mut().find(|(n, _)| n == name) else { return Ok(None) };
-    let have = t.dims4()?.1;
+    let [_, have, _, _] = *t.dims() else {
+        let found = t.dims();
+        return Err(Error::Mismatch(format!("{name} is {found:?} in the file, expected a convolution (O, I, kh, kw)")));
+    };
     if have == channels {
         return Ok(None);
     }

@@ -1,15 +1,15 @@
 //! Fits weights of residual networks, under the names of torchvision, timm or akamaster.
 
-use super::{all_finite, foreign, input_channels, left_out, whole};
+use super::{Fitting, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
-use crate::posemb::Interpolation;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::weights;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::ParamStore;
 use candlelight_nn::BatchNormConfig;
+use std::collections::HashSet;
 
 impl Architecture for ResNetConfig {
     fn image(&self) -> (usize, usize) {
@@ -36,39 +36,51 @@ impl Architecture for ResNetConfig {
         Ok(Box::new(ResNet::new(self, vb)?))
     }
 
-    fn fit(&mut self, tensors: &[(String, Tensor)], _: Option<(usize, usize)>, _: Interpolation) -> Result<Fitted> {
-        let (tensors, config) = residual(tensors, self)?;
+    fn fit(&mut self, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Fitted> {
+        let (fitted, config) = residual(tensors, self, how)?;
         *self = config;
-        Ok(Fitted { tensors, notes: vec![] })
+        Ok(fitted)
     }
 
-    fn load_pretrained(
-        &self,
-        params: &ParamStore,
-        tensors: &[(String, Tensor)],
-        _: Option<(usize, usize)>,
-        _: Interpolation,
-    ) -> Result<Loaded> {
-        residual_backbone(params, tensors, self)
+    fn load_pretrained(&self, params: &ParamStore, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Loaded> {
+        residual_backbone(params, tensors, self, how)
     }
 }
 
 /// Fits the weights of a residual network to `config`, which takes over the file's classes and image channels.
 ///
 /// # Errors
-/// When the file holds no residual network, or one of another depth.
-fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<(String, Tensor)>, ResNetConfig)> {
-    let tensors = residual_weights(tensors, config)?;
+/// When the file holds no residual network, one of another depth, without a head, or with tensors that the network has no place for.
+fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig, how: &Fitting) -> Result<(Fitted, ResNetConfig)> {
+    let (tensors, mut notes) = residual_weights(tensors, config)?;
     let mut config = config.clone();
     let of = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
     if let Some(t) = of("conv1.weight") {
         config.channels = t.dim(1)?;
     }
-    let Some(head) = of(&format!("{}.weight", config.head())) else {
-        return Err(Error::Mismatch("the file has no head".into()));
+    let own = format!("{}.weight", config.head());
+    let Some(head) = of(&own) else {
+        return Err(Error::Mismatch(format!("the file has no head: expected {own} (or fc, linear, head, classifier)")));
     };
-    config.classes = head.dim(0)?;
-    Ok((tensors, config))
+    let classes = head.dim(0)?;
+    if classes != config.classes {
+        notes.push(format!("{classes} classes, as in the file"));
+        config.classes = classes;
+    }
+    let model = wanted(&config)?;
+    let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
+    notes.extend(no_others(&names, &tensors, &inside, how)?);
+    let have: HashSet<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
+    let optional = |n: &str| n.ends_with("num_batches_tracked") || n.contains(".aux_bn.");
+    whole(&model.iter().map(|(n, _)| n.as_str()).filter(|n| !have.contains(n) && !optional(n)).collect::<Vec<_>>())?;
+    Ok((Fitted { tensors, notes }, config))
+}
+
+/// Whether a name lies in the stem or the blocks of a residual network.
+fn inside(name: &str) -> bool {
+    let stage =
+        name.strip_prefix("layer").and_then(|r| r.split('.').next()).is_some_and(|n| n.parse::<usize>().is_ok());
+    stage || name.starts_with("conv1.") || name.starts_with("bn1.")
 }
 
 /// Loads pretrained weights into a residual network with parameters `params`. The file must hold everything below the head. Other image
@@ -76,11 +88,18 @@ fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<(Vec<
 /// of the first.
 ///
 /// # Errors
-/// When the file holds no residual network, one of another width or depth, or only a part of it. Nothing is changed then.
-fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Loaded> {
-    let mut tensors = residual_weights(tensors, config)?;
-    let mut notes = vec![];
+/// When the file holds no residual network, one of another width or depth, or only a part of it, or tensors that the network has no place
+/// for. Nothing is changed then.
+fn residual_backbone(
+    params: &ParamStore,
+    tensors: &[(String, Tensor)],
+    config: &ResNetConfig,
+    how: &Fitting,
+) -> Result<Loaded> {
+    let (mut tensors, mut notes) = residual_weights(tensors, config)?;
     let model = params.state_dict();
+    let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
+    notes.extend(no_others(&names, &tensors, &inside, how)?);
     let dims = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());
     let prefix = format!("{}.", config.head());
     let head = |n: &str| n.starts_with(&prefix);
@@ -106,12 +125,16 @@ fn residual_backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: 
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
 }
 
+/// Tensors under our names, and lines for the log.
+type Named = (Vec<(String, Tensor)>, Vec<String>);
+
 /// The tensors of a residual network under our names, checked to have the depth of `config`.
-fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Vec<(String, Tensor)>> {
-    let tensors = weights::unwrapped(&weights::weights_only(tensors));
+fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Named> {
+    let mut tensors = weights::unwrapped(&weights::weights_only(tensors))?;
     if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
         return Err(foreign("residual network", &tensors));
     }
+    let notes = head_named(&mut tensors, config.head())?.into_iter().collect();
     all_finite(&tensors)?;
     let block_of = |n: &str, stage: usize| -> Option<usize> {
         n.strip_prefix(&format!("layer{stage}."))?.split('.').next()?.parse().ok()
@@ -124,7 +147,14 @@ fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Resu
             return Err(Error::Mismatch(message));
         }
     }
-    Ok(tensors)
+    let further = format!("layer{}.", config.depths.len() + 1);
+    if let Some((name, _)) = tensors.iter().find(|(n, _)| n.starts_with(&further)) {
+        let stages = config.depths.len();
+        return Err(Error::Mismatch(format!(
+            "the file has {name}, this model has {stages} stages: choose another one"
+        )));
+    }
+    Ok((tensors, notes))
 }
 
 #[cfg(test)]
@@ -151,7 +181,7 @@ mod tests {
             config.norm.splits = 2;
             let params = ParamStore::new();
             let model = ResNet::new(&config, params.builder(Key::new(6))).unwrap();
-            let loaded = residual_backbone(&params, &file, &config).unwrap();
+            let loaded = residual_backbone(&params, &file, &config, &Fitting::default()).unwrap();
             assert_eq!(loaded.notes.len(), notes, "{:?}", loaded.notes);
             let head: Vec<&String> = loaded.report.missing.iter().collect();
             assert!(head.iter().all(|n| n.starts_with("fc.")), "{head:?}");
@@ -180,7 +210,7 @@ mod tests {
         let try_ = |file: &[(String, Tensor)], config: &ResNetConfig| {
             let params = ParamStore::new();
             ResNet::new(config, params.builder(Key::new(6))).unwrap();
-            residual_backbone(&params, file, config).unwrap_err().to_string()
+            residual_backbone(&params, file, config, &Fitting::default()).unwrap_err().to_string()
         };
         let base = narrow(3, 7);
         let wider = ResNetConfig { widths: vec![8, 12, 16, 24], ..base.clone() };
@@ -193,10 +223,29 @@ mod tests {
         let e = try_(&residual_file(2, 7), &base);
         assert!(e.contains("is for 2 channels"), "{e}");
         let headless: Vec<_> = file.iter().filter(|(n, _)| !n.starts_with("fc.")).cloned().collect();
-        assert!(residual(&headless, &base).unwrap_err().to_string().contains("no head"));
+        assert!(residual(&headless, &base, &Fitting::default()).unwrap_err().to_string().contains("no head"));
         // For evaluation, classes and channels are those of the file.
-        let (_, c) = residual(&residual_file(1, 3), &base).unwrap();
+        let (_, c) = residual(&residual_file(1, 3), &base, &Fitting::default()).unwrap();
         assert_eq!((c.channels, c.classes), (1, 3));
+        // Tensors inside of blocks that have no place, such as those of squeeze-and-excitation.
+        let mut excited = file.clone();
+        for n in ["layer1.0.se.fc1.weight", "layer1.0.se.fc2.weight", "layer1.1.conv1.bias", "projector.0.weight"] {
+            excited.push((n.into(), file[0].1.clone()));
+        }
+        let e = try_(&excited, &base);
+        assert!(e.contains("3 tensors") && e.contains("layer1.0.se.fc1.weight") && !e.contains("projector"), "{e}");
+        assert!(e.contains("squeeze-and-excitation and convolutions with biases"), "{e}");
+        assert_eq!(residual(&excited, &base, &Fitting::default()).unwrap_err().to_string(), e);
+        let partial = Fitting { partial: true, ..Default::default() };
+        let (fitted, _) = residual(&excited, &base, &partial).unwrap();
+        assert!(fitted.notes.iter().any(|n| n.contains("left out")), "{:?}", fitted.notes);
+        // Every name of the head is the same head.
+        for theirs in ["linear", "head", "classifier", "head.fc"] {
+            let named: Vec<_> =
+                file.iter().map(|(n, t)| (n.replace("fc.", &format!("{theirs}.")), t.clone())).collect();
+            let (fitted, c) = residual(&named, &base, &Fitting::default()).unwrap();
+            assert!(c.classes == 7 && fitted.tensors.iter().any(|(n, _)| n == "fc.weight"), "{theirs}");
+        }
         let mut broken = file;
         broken[0].1 = (&broken[0].1 * f64::NAN).unwrap();
         assert!(try_(&broken, &base).contains("not finite"));

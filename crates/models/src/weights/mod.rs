@@ -1,87 +1,32 @@
 //! Reading weights from any file, loading them with a report, writing safetensors.
+//!
+//! A file is read in steps, each in a file of its own: `open` joins them, `format` says what it is, `pickle` and `safetensors_file` list its tensors,
+//! `sets` finds the sets of weights among them and `prefixes` removes what wrappers put in front of names, `values` makes tensors.
+//! `names` translates the names of other libraries.
 
+mod dictionary;
+mod format;
+mod load;
 pub mod names;
+mod open;
 pub mod pickle;
+mod prefixes;
+mod safetensors_file;
+mod sets;
+mod values;
+
+pub use load::{Report, load};
+pub use open::{Weights, open, read, shards, unwrapped};
+pub use sets::{Options, Set};
+
+pub(crate) use load::shorten;
+pub(crate) use open::{Action, opened};
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candlelight_autograd::ParamStore;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::Read;
+use std::collections::HashMap;
 use std::path::Path;
-
-/// Every tensor of a safetensors or PyTorch file; the content tells the format, not the extension. Of weights in several files, give the
-/// index `*.index.json`, which names them all; of a folder, the weights that a library saved in it are read.
-///
-/// # Errors
-/// When the file is neither, is damaged, or holds no tensor, or a part is missing.
-pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    if path.is_dir() {
-        let inside = SAVED.iter().map(|n| path.join(n)).find(|p| p.is_file());
-        let message = format!("a folder without {}", SAVED.join(", "));
-        return read(&inside.ok_or_else(|| Error::File { path: path.into(), message })?);
-    }
-    if path.extension().is_some_and(|e| e == "json") {
-        let mut tensors = vec![];
-        for part in shards(path)? {
-            tensors.extend(read_file(&path.with_file_name(part))?);
-        }
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(Error::File { path: path.into(), message: format!("{} is in two parts", pair[0].0) });
-        }
-        return Ok(tensors);
-    }
-    read_file(path)
-}
-
-/// The names that libraries give the weights in a folder.
-const SAVED: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-
-/// The files an index `*.index.json` names, all beside it.
-///
-/// # Errors
-/// When it is no index, or names files elsewhere.
-pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    let fail = |message: String| Error::File { path: index.into(), message };
-    let text = std::fs::read_to_string(index).map_err(|e| fail(e.to_string()))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
-    let Some(map) = json.get("weight_map").and_then(|m| m.as_object()).filter(|m| !m.is_empty()) else {
-        return Err(fail("no index of weights: it has no `weight_map`".into()));
-    };
-    let file = |v: &serde_json::Value| {
-        let name = v.as_str().unwrap_or_default();
-        let plain = !name.is_empty() && Path::new(name).file_name().is_some_and(|f| f == name);
-        if plain { Ok(name.to_string()) } else { Err(fail(format!("`{name}` is not a file beside the index"))) }
-    };
-    map.values().map(file).collect()
-}
-
-fn read_file(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
-    let mut head = [0u8; 9];
-    let mut file = std::fs::File::open(path).map_err(|e| fail(&e))?;
-    let size = file.metadata().map_err(|e| fail(&e))?.len();
-    let got = file.read(&mut head).map_err(|e| fail(&e))?;
-    let header = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]);
-    if got < 9 || head[8] != b'{' {
-        let mut tensors = pickle::read(path)?;
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        return Ok(tensors);
-    }
-    if header > size {
-        return Err(fail(&format!("truncated: the header alone says {header} bytes, the file has {size}")));
-    }
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| fail(&e))?;
-    if tensors.is_empty() {
-        return Err(fail(&"no tensor in this safetensors file"));
-    }
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(tensors)
-}
 
 /// A builder over a memory-mapped safetensors file, of which only the tensors that a model asks for are read. Names are those of the
 /// file; of our own checkpoints, those of the model in it.
@@ -96,88 +41,6 @@ pub fn mapped(path: &Path) -> Result<VarBuilder<'static>> {
     let ours = file.tensors().iter().any(|(n, _)| n.starts_with("model."));
     let vb = VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu);
     Ok(if ours { vb.pp("model") } else { vb })
-}
-
-/// Which names were loaded and which were not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Names in the file and in the model.
-    pub loaded: Vec<String>,
-    /// Names only in the model, whose values are unchanged.
-    pub missing: Vec<String>,
-    /// Names only in the file, which are ignored.
-    pub unexpected: Vec<String>,
-    /// Names in both, with different shapes: (name, shape in the file, shape in the model).
-    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} tensors loaded", self.loaded.len())?;
-        for (what, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
-            if !names.is_empty() {
-                write!(f, "; {} {what}: {}", names.len(), shorten(names))?;
-            }
-        }
-        for (name, file, model) in self.mismatched.iter().take(5) {
-            write!(f, "; {name}: the file has {file:?}, the model wants {model:?}")?;
-        }
-        Ok(())
-    }
-}
-
-fn shorten(names: &[String]) -> String {
-    let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > 4 { format!("{shown}, ...") } else { shown }
-}
-
-/// The names without the prefix (`module.`, `_orig_mod.`) that all of them carry.
-pub(crate) fn unwrapped(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
-    let all = |p: &&str| tensors.iter().all(|(n, _)| n.starts_with(p));
-    let prefix = ["module.", "_orig_mod."].into_iter().find(all).unwrap_or("");
-    tensors.iter().map(|(n, t)| (n[prefix.len()..].to_string(), t.clone())).collect()
-}
-
-/// Loads tensors by name into parameters and buffers. After an error nothing is changed. A prefix that every name of the file carries
-/// (`module.`, `_orig_mod.`) is removed.
-///
-/// # Errors
-/// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.
-pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> Result<Report> {
-    let tensors = unwrapped(tensors);
-    let file: HashMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    let mut report = Report::default();
-    let mut model: Vec<(String, Tensor)> = params.state_dict();
-    for (name, have) in &model {
-        match file.get(name.as_str()) {
-            Some(t) if t.dims() == have.dims() => report.loaded.push(name.clone()),
-            Some(t) => report.mismatched.push((name.clone(), t.dims().to_vec(), have.dims().to_vec())),
-            None => report.missing.push(name.clone()),
-        }
-    }
-    report.unexpected = file.keys().filter(|n| !model.iter().any(|(m, _)| m == *n)).map(ToString::to_string).collect();
-    report.unexpected.sort_unstable();
-    let incomplete = strict && !(report.missing.is_empty() && report.unexpected.is_empty());
-    if !report.mismatched.is_empty() || report.loaded.is_empty() || incomplete {
-        return Err(Error::Mismatch(format!("the weights are of another model: {report}")));
-    }
-    let trained: HashSet<String> = params.values().into_iter().map(|(n, _)| n).collect();
-    let (values, tables): (Vec<_>, Vec<_>) = model.drain(..).partition(|(n, _)| trained.contains(n));
-    for (name, have) in &tables {
-        // A fixed table: the model keeps its own, and that of the file must be the same.
-        let Some(t) = file.get(name.as_str()) else { continue };
-        let t = t.to_device(have.device())?.to_dtype(DType::F32)?;
-        let d = (t.flatten_all()? - have.flatten_all()?)?.abs()?.max(0)?.to_scalar::<f32>()?;
-        if d.is_nan() || d > 1e-4 {
-            return Err(Error::Mismatch(format!("{name}: the file's fixed table differs from the model's by {d}")));
-        }
-    }
-    for (name, _) in &values {
-        if let Some(t) = file.get(name.as_str()) {
-            params.set(name, t)?;
-        }
-    }
-    Ok(report)
 }
 
 /// Writes tensors as safetensors to a temporary file beside `path`, syncs it and renames it.
@@ -217,7 +80,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// The model's part of one of our checkpoints; any other file as it is.
+/// The model's part of the tensors of one of our checkpoints; any other tensors as they are. [`read`] gives that part by itself.
 pub fn weights_only(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
     if !tensors.iter().all(|(n, _)| ["model.", "optim.", "ema."].iter().any(|p| n.starts_with(p))) {
         return tensors.to_vec();
@@ -225,7 +88,8 @@ pub fn weights_only(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
     below("model.", tensors)
 }
 
-/// The moving average of a checkpoint of ours; empty where it has none.
+/// The moving average among the tensors of a checkpoint of ours; empty where there is none. [`open`] reads it from a file with
+/// [`Options::ema`].
 pub fn averaged(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
     below("ema.", tensors)
 }
@@ -238,7 +102,7 @@ fn below(prefix: &str, tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candlelight_autograd::Key;
+    use candlelight_autograd::{Key, ParamStore};
 
     fn store() -> ParamStore {
         let params = ParamStore::new();
@@ -313,25 +177,6 @@ mod tests {
     }
 
     #[test]
-    fn a_dictionary_nested_without_end_is_refused() {
-        let deep = 200;
-        let mut p = vec![0x80, 2];
-        for _ in 0..deep {
-            p.extend(b"}X\x05\0\0\0model");
-        }
-        p.push(b'}');
-        p.extend(vec![b's'; deep]);
-        p.push(b'.');
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let mut zip = zip::ZipWriter::new(file.reopen().unwrap());
-        zip.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
-        std::io::Write::write_all(&mut zip, &p).unwrap();
-        zip.finish().unwrap();
-        let e = read(file.path()).unwrap_err().to_string();
-        assert!(e.contains("nested more than 64 deep"), "{e}");
-    }
-
-    #[test]
     fn loading_is_all_or_nothing_and_says_why() {
         let params = store();
         let before = params.var("a.bias").unwrap().to_vec1::<f32>().unwrap();
@@ -345,5 +190,66 @@ mod tests {
         assert_eq!((report.missing, report.unexpected), (vec!["a.weight".into()], vec!["x".to_string()]));
         assert_eq!(params.var("a.bias").unwrap().to_vec1::<f32>().unwrap(), [1.0; 3]);
         assert!(load(&params, &[("x".into(), t(&[1]))], false).is_err(), "nothing fits");
+        // A model whose own names begin with what wrappers use gets the prefix back.
+        let own = ParamStore::new();
+        own.builder(Key::new(0)).get(3, "model.0.bias").unwrap();
+        for name in ["module.model.0.bias", "0.bias", "model.0.bias"] {
+            let report = load(&own, &[(name.into(), t(&[3]))], true).unwrap();
+            assert_eq!(report.loaded, ["model.0.bias"], "{name}");
+        }
+    }
+
+    #[test]
+    fn safetensors_of_any_type_are_widened_and_damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let as_ = |d: DType| t(&[2]).to_dtype(d).unwrap();
+        let tensors: Vec<(String, Tensor)> =
+            [("a", DType::BF16), ("b", DType::F16), ("c", DType::F64), ("d", DType::I64), ("e", DType::U8)]
+                .map(|(n, d)| (format!("model.module.{n}"), as_(d)))
+                .to_vec();
+        write_safetensors(&path, &tensors, None).unwrap();
+        let w = open(&path, &Options::default()).unwrap();
+        let found: Vec<_> = w.tensors.iter().map(|(n, t)| (n.as_str(), t.dtype())).collect();
+        use DType::{F32, I64};
+        assert_eq!(found, [("a", F32), ("b", F32), ("c", F32), ("d", I64), ("e", I64)]);
+        assert_eq!(w.notes.len(), 4, "{:?}", w.notes);
+        let raw = |header: &str, data: &[u8]| {
+            let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+            std::fs::write(&path, bytes).unwrap();
+            open(&path, &Options::default()).unwrap_err().to_string()
+        };
+        for (header, word) in [
+            (r#"{"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}"#, "w: holds floats of 8 bits"),
+            (r#"{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}"#, "w: [2] of F32 are not 4 bytes"),
+            (r#"{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}"#, "truncated"),
+            (r#"{"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}"#, "w lies at bytes 4 to 0"),
+            (
+                r#"{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}"#,
+                "two tensors are named w",
+            ),
+            (r#"{"__metadata__": {"format": "pt"}}"#, "no tensor"),
+            (r#"{"w": 3}"#, "no list of tensors"),
+        ] {
+            let e = raw(header, &[0; 4]);
+            assert!(e.contains(word) && e.contains("w.safetensors"), "{word}: {e}");
+        }
+    }
+
+    #[test]
+    fn our_checkpoints_give_the_model_or_its_average() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        let names = ["model.a.weight", "model.a.bias", "ema.a.weight", "ema.a.bias", "optim.a.weight.m"];
+        let tensors: Vec<(String, Tensor)> =
+            names.iter().enumerate().map(|(i, n)| (n.to_string(), (t(&[2]) * i as f64).unwrap())).collect();
+        write_safetensors(&path, &tensors, None).unwrap();
+        for (options, want) in
+            [(Options::default(), [1.0, 0.0]), (Options::ema(), [3.0, 2.0]), (Options::set("ema"), [3.0, 2.0])]
+        {
+            let w = open(&path, &options).unwrap();
+            let first: Vec<f32> = w.tensors.iter().map(|(_, t)| t.to_vec1::<f32>().unwrap()[0]).collect();
+            assert_eq!((w.tensors[0].0.as_str(), first.as_slice()), ("a.bias", &want[..]));
+        }
     }
 }
