@@ -4,15 +4,15 @@
 mod support;
 
 use candlelight::data::{
-    ClassOrder, Dataset, Decode, Filter, Image, Label, Loader, LoaderConfig, Normalize, Out, Pipeline, Transform,
-    encode_png, open,
+    ClassOrder, Dataset, Decode, Filter, Image, Label, Limits, Loader, LoaderConfig, Normalize, Out, Pipeline,
+    SurveyConfig, Transform, encode_png, open, survey_with,
 };
 use candlelight::kernels::Key;
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use support::draw::{paste, write};
 
@@ -51,6 +51,18 @@ struct Args {
     /// Seed of the chosen samples and their augmentation
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Number of channels to decode to, such as 1 for gray or 13 for pictures of 13 bands [default: 3, RGB]
+    #[arg(long)]
+    channels: Option<usize>,
+    /// Bits of each value: 8, or 16 to keep all of 16-bit files, or 32 for real numbers too
+    #[arg(long, default_value_t = 8)]
+    bit_depth: u8,
+    /// What to do with the EXIF orientation of pictures; ignore is what torchvision and timm do
+    #[arg(long, value_enum, default_value_t = Exif::Ignore)]
+    exif: Exif,
+    /// Most pixels of a picture; larger ones count as broken
+    #[arg(long, default_value_t = Limits::default().pixels)]
+    max_pixels: u64,
     /// Number classes in natural order, as timm does: 2 before 10
     #[arg(long)]
     natural: bool,
@@ -59,57 +71,55 @@ struct Args {
     output: PathBuf,
 }
 
+/// What becomes of pictures whose EXIF data says that they are to be turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Exif {
+    /// They are shown as they are seen.
+    Turn,
+    /// They stay as they are stored.
+    Ignore,
+}
+
+impl Args {
+    fn decode(&self) -> Result<Decode> {
+        let decode = Decode {
+            limits: Limits { pixels: self.max_pixels, ..Limits::default() },
+            orientation: self.exif == Exif::Turn,
+            channels: self.channels,
+            bit_depth: self.bit_depth,
+            ..Decode::default()
+        };
+        decode.check()?;
+        Ok(decode)
+    }
+}
+
 /// Indices that are evenly spread over a data set.
 fn spread(n: usize, of: usize) -> Vec<usize> {
     (0..n.min(of)).map(|i| i * of / n.min(of)).collect()
 }
 
-/// Sizes, colours and broken files of some samples.
-fn statistics(data: &dyn Dataset, scan: usize) -> Result<Normalize> {
-    let indices = spread(if scan == 0 { data.len() } else { scan }, data.len());
-    let (mut sums, mut squares, mut pixels) = ([0.0f64; 3], [0.0f64; 3], 0usize);
-    let (mut sides, mut broken) = (vec![], vec![]);
-    let (start, mut shown) = (Instant::now(), Instant::now());
-    for (done, &i) in indices.iter().enumerate() {
-        match data.get(i).and_then(|s| s.image(&Decode::default())) {
-            Ok(image) => {
-                sides.push((image.width, image.height));
-                pixels += image.width * image.height;
-                for (k, v) in image.data.iter().enumerate() {
-                    let (c, v) = (k % image.channels, f64::from(*v) / 255.0);
-                    sums[c] += v;
-                    squares[c] += v * v;
-                }
-                if image.channels == 1 {
-                    (sums[1], squares[1], sums[2], squares[2]) = (sums[0], squares[0], sums[0], squares[0]);
-                }
-            }
-            Err(e) => broken.push(format!("{}: {e}", data.name(i))),
-        }
+/// Surveys the samples, prints what was found, and gives the normalisation for the sheet: ImageNet's for bytes of one or
+/// three channels, the data's own for everything else.
+fn statistics(data: &dyn Dataset, split: &str, scan: usize, decode: Decode) -> Result<Normalize> {
+    let (start, shown) = (Instant::now(), Mutex::new(Instant::now()));
+    let progress = |done: usize, all: usize| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.elapsed() > Duration::from_secs(5) {
-            shown = Instant::now();
-            let left = start.elapsed().as_secs_f64() / (done + 1) as f64 * (indices.len() - done - 1) as f64;
-            eprintln!("[{}/{}] looked at  eta {left:.0} s", done + 1, indices.len());
+            *shown = Instant::now();
+            let left = start.elapsed().as_secs_f64() / done as f64 * (all - done) as f64;
+            eprintln!("[{done}/{all}] looked at  eta {left:.0} s");
         }
-    }
-    if sides.is_empty() {
-        return Err(format!("none of {} samples can be decoded; the first: {}", indices.len(), broken[0]).into());
-    }
-    let mut by_area = sides.clone();
-    by_area.sort_by_key(|(w, h)| w * h);
-    let show = |(w, h): (usize, usize)| format!("{w}x{h}");
-    let (least, middle, most) = (by_area[0], by_area[by_area.len() / 2], by_area[by_area.len() - 1]);
-    println!("sizes      {} to {}, median {} ({} looked at)", show(least), show(most), show(middle), indices.len());
-    let mean = sums.map(|s| s / pixels as f64);
-    let std = [0, 1, 2].map(|c| (squares[c] / pixels as f64 - mean[c] * mean[c]).max(0.0).sqrt());
-    println!("mean       {:.3} {:.3} {:.3}", mean[0], mean[1], mean[2]);
-    println!("std        {:.3} {:.3} {:.3}", std[0], std[1], std[2]);
-    println!("broken     {}", broken.len());
-    broken.iter().take(10).for_each(|b| println!("           {b}"));
-    if broken.len() > 10 {
-        println!("           and {} more", broken.len() - 10);
-    }
-    Ok(Normalize::imagenet())
+    };
+    let config = SurveyConfig { decode, scan, threads: 0 };
+    let found = survey_with(&[(split, data)], &config, &progress)?;
+    print!("{found}");
+    let Some(own) = found.normalize() else {
+        let first = found.broken.first.first().cloned().unwrap_or_else(|| "there are no samples".into());
+        return Err(format!("none of {} samples can be decoded; the first: {first}", found.looked_at()).into());
+    };
+    let plain = decode.bit_depth == 8 && matches!(own.mean.len(), 1 | 3);
+    Ok(if plain { Normalize::imagenet() } else { own })
 }
 
 fn classes(data: &dyn Dataset) -> Result<()> {
@@ -139,11 +149,31 @@ fn classes(data: &dyn Dataset) -> Result<()> {
     Ok(())
 }
 
+/// Normalised pixels (C, size, size) as a picture to look at.
+fn shown(out: &[f32], n: &Normalize, size: usize, real: bool) -> Result<Image> {
+    let (channels, plane) = (n.mean.len(), size * size);
+    let value = |c: usize, p: usize| out[c * plane + p] * n.std[c] + n.mean[c];
+    if real {
+        let values = (0..plane).flat_map(|p| (0..channels).map(move |c| value(c, p))).collect();
+        return Ok(Image::from_values(size, size, channels, values)?.preview());
+    }
+    let of = if channels >= 3 { [0, 1, 2] } else { [0; 3] };
+    let pixel = |p: usize| of.map(|c| (value(c, p) * 255.0).round().clamp(0.0, 255.0) as u8);
+    Ok(Image::new(size, size, 3, (0..plane).flat_map(pixel).collect())?)
+}
+
 const COLUMNS: usize = 6;
 const CELL: usize = 112;
 
 /// Draws one sample per row: as it is, then augmented five times.
-fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed: u64) -> Result<Image> {
+fn sheet(
+    data: &dyn Dataset,
+    pipeline: &Pipeline,
+    decode: &Decode,
+    size: usize,
+    rows: usize,
+    seed: u64,
+) -> Result<Image> {
     let (gap, text) = (6, 14);
     let indices = spread(rows, data.len());
     let (width, height) = (COLUMNS * (CELL + gap) + gap, indices.len() * (CELL + gap + text) + gap);
@@ -166,7 +196,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
             Label::Class(c) => data.classes().get(*c as usize).cloned().unwrap_or_else(|| c.to_string()),
             Label::Classes(all) => format!("{all:?}"),
         };
-        let image = match sample.image(&Decode::default()) {
+        let image = match sample.image(decode) {
             Ok(image) => image,
             Err(e) => {
                 broken(&mut sheet, &e);
@@ -175,7 +205,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
         };
         let caption = format!("{label}  {}x{}  {}", image.width, image.height, data.name(i));
         write(&mut sheet, gap, y + CELL + 3, &caption, 1, [0; 3]);
-        if let Ok(small) = fit.apply(image.clone().to_rgb(), Key::new(0)) {
+        if let Ok(small) = fit.apply(image.preview(), Key::new(0)) {
             paste(&mut sheet, &small, gap, y);
         }
         for column in 1..COLUMNS {
@@ -186,11 +216,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
                 broken(&mut sheet, &e);
                 break;
             }
-            let n = &pipeline.normalize;
-            let byte = |c: usize, v: f32| ((v * n.std[c] + n.mean[c]) * 255.0).round().clamp(0.0, 255.0) as u8;
-            let pixel =
-                |p: usize| [0, 1, 2].map(|c: usize| c.min(channels - 1)).map(|c| byte(c, out[c * size * size + p]));
-            let shown = Image::new(size, size, 3, (0..size * size).flat_map(pixel).collect())?;
+            let shown = shown(&out, &pipeline.normalize, size, image.values().is_some())?;
             let filter = if size < CELL { Filter::Nearest } else { Filter::Bicubic };
             let shown = Transform::ResizeTo { size: (CELL, CELL), filter }.apply(shown, Key::new(0))?;
             paste(&mut sheet, &shown, gap + column * (CELL + gap), y);
@@ -199,7 +225,7 @@ fn sheet(data: &dyn Dataset, pipeline: &Pipeline, size: usize, rows: usize, seed
     Ok(sheet)
 }
 
-fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, size: usize, workers: usize) -> Result<()> {
+fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, decode: Decode, size: usize, workers: usize) -> Result<()> {
     let batch_size = 64.min(data.len());
     let config = LoaderConfig {
         batch_size,
@@ -210,7 +236,7 @@ fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, size: usize, workers:
         workers,
         max_bad: 1.0,
     };
-    let loader = Loader::new(data, pipeline.clone(), config)?;
+    let loader = Loader::new(data, pipeline.clone(), config)?.decoding(decode);
     let (start, mut images) = (Instant::now(), 0);
     'epochs: for epoch in 0.. {
         for batch in loader.epoch(epoch, 0) {
@@ -237,19 +263,25 @@ fn run(args: &Args) -> Result<()> {
     let data = open(&root, &args.split, order)?;
     println!("{}", root.display());
     classes(&data)?;
-    let normalize = statistics(&data, args.scan)?;
+    let decode = args.decode()?;
+    let normalize = statistics(&data, &args.split, args.scan, decode)?;
     let size = args.input_size.unwrap_or(if args.data.is_none() { 28 } else { 224 });
     let pipeline = match &args.pipeline {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
             serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?
         }
-        None => Pipeline::mae_finetune((size, size), normalize, &args.aa, args.reprob)?,
+        None => {
+            // Policies change colours, which only bytes of one or three channels have.
+            let plain = decode.bit_depth == 8 && matches!(normalize.mean.len(), 1 | 3);
+            let aa = if plain { args.aa.as_str() } else { "" };
+            Pipeline::mae_finetune((size, size), normalize, aa, args.reprob)?
+        }
     };
     println!("pipeline   {}", pipeline.to_string().replace('\n', "\n           "));
     let workers = args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    throughput(data.clone(), &pipeline, size, workers)?;
-    let png = encode_png(&sheet(&data, &pipeline, size, args.rows, args.seed)?)?;
+    throughput(data.clone(), &pipeline, decode, size, workers)?;
+    let png = encode_png(&sheet(&data, &pipeline, &decode, size, args.rows, args.seed)?)?;
     std::fs::write(&args.output, png).map_err(|e| format!("{}: {e}", args.output.display()))?;
     println!("sheet      {}: each sample as it is, then augmented", args.output.display());
     Ok(())

@@ -3,7 +3,7 @@
 //! `cargo test --test fuzz` looks at each target for a second; `CANDLELIGHT_FUZZ_SECONDS=60 cargo test --release --test fuzz`
 //! for a minute. Inputs are mutations of good ones, drawn from a seed that is printed.
 
-use candlelight::data::{Archive, ClassOrder, Decode, Limits, Policy, PolicyHints, Table, decode};
+use candlelight::data::{Archive, ClassOrder, Decode, Limits, Policy, PolicyHints, Table, decode, orientation};
 use candlelight::kernels::rng::Rng;
 use candlelight::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,12 +68,24 @@ fn decoding() {
     let seeds: Vec<Vec<u8>> = files.iter().map(|p| std::fs::read(p).unwrap()).filter(|b| b.len() < 8000).collect();
     assert!(seeds.len() > 10);
     let limits = Limits { pixels: 1_000_000, bytes: 1 << 20 };
-    for truncated in [false, true] {
-        fuzz("decode", &seeds, |bytes| {
-            if let Ok(image) = decode(bytes, &Decode { limits, truncated, orientation: true }) {
-                assert_eq!(image.data.len(), image.width * image.height * image.channels);
-            }
-        });
+    for (truncated, bit_depth) in [(false, 8), (true, 8), (false, 32)] {
+        for channels in [None, Some(1), Some(4)] {
+            let options = Decode { limits, truncated, orientation: true, channels, bit_depth };
+            fuzz("decode", &seeds, |bytes| match decode(bytes, &options) {
+                Ok(image) => {
+                    let n = image.width * image.height * image.channels;
+                    assert_eq!(image.values().map_or(image.data.len(), <[f32]>::len), n);
+                    assert_eq!(image.values().is_some(), bit_depth > 8);
+                }
+                // Decoders of other crates may panic, which is caught; ours do not.
+                Err(e) => {
+                    let e = e.to_string();
+                    let ours = ["TIFF", "PNM", "NPY"].iter().any(|kind| e.starts_with(kind));
+                    assert!(!ours || !e.contains("panicked"), "{e}");
+                }
+            });
+            fuzz("orientation", &seeds, |bytes| assert!(orientation(bytes).is_none_or(|o| (1..=8).contains(&o))));
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 Writes data.json: for each case the operation as candlelight serialises it, the picture, and the crc32 of what Pillow, timm,
 torchvision or OpenCV make of it. With the data folder of scikit-image given, it first makes tests/pictures from it.
-`data.py PHOTOS OUT.json` makes what the ignored test `photos_of_ones_own` reads.
+`data.py --kinds` first makes the pictures of kinds.py, from rgb.png of tests/pictures. `data.py PHOTOS OUT.json` makes what the ignored test `photos_of_ones_own` reads.
 """
 
 import json
+import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from timm.data import auto_augment as timm
 from torchvision.transforms import functional as F
+
+import kinds
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "pictures"
@@ -148,20 +152,44 @@ def photos(folder, out):
 def main():
     if len(sys.argv) > 2:
         return photos(*sys.argv[1:3])
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and sys.argv[1] != "--kinds":
         pictures(sys.argv[1])
+    if len(sys.argv) > 1:
+        kinds.write(PICTURES)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copytree(PICTURES, scratch, dirs_exist_ok=True)
+            kinds.write(Path(scratch))
     cv2.setNumThreads(1)
     decoded = []
     for path in sorted(PICTURES.iterdir()):
         if path.suffix == ".md":
             continue
-        image = Image.open(path)
+        if any(name == path.name and options == {} for name, options, _ in kinds.RAW):
+            continue
+        try:
+            image = Image.open(path)
+            image.load()
+        except Exception as e:
+            assert any(name == path.name for name, _, _ in kinds.RAW), f"{path.name}: {e}"
+            continue
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"):
+            assert path.stem == "sixteen_bit" or any(name == path.name for name, _, _ in kinds.RAW), (path.name, image.mode)
+            continue
         plain = image
-        if path.stem == "sixteen_bit":
+        if path.name == "sixteen_bit.png":
             plain = Image.fromarray((cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:, :, ::-1] >> 8).astype(np.uint8))
         decoded.append({"picture": path.name, "turned": False, **crc(plain.convert("RGB"))})
         if path.stem.startswith("orientation"):
             decoded.append({"picture": path.name, "turned": True, **crc(ImageOps.exif_transpose(image).convert("RGB"))})
+    for name, options, values in kinds.RAW:
+        decoded.append({"picture": name, "turned": False, "options": options, **crc(values)})
+    red = Image.open(PICTURES / "chelsea.jpg").convert("RGB").getchannel("R").convert("F")
+    reals = []
+    for filter, f in FILTERS.items():
+        for size in ((50, 31), (300, 20), (20, 300), (225, 100)):
+            got = red.resize(size, f)
+            reals.append({"width": size[0], "height": size[1], "filter": filter, "crc32": zlib.crc32(np.asarray(got, "<f4").tobytes())})
     for name in ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg"):
         image = Image.open(PICTURES / name).convert("RGB")
         operations(name, image)
@@ -175,7 +203,7 @@ def main():
     operations("gray.png", gray)
     resizes("gray.png", gray)
     (HERE / "data.json").write_text(
-        "{\"decoded\": [\n" + ",\n".join(json.dumps(c) for c in decoded) + "\n], \"cases\": [\n" + ",\n".join(json.dumps(c) for c in CASES) + "\n]}\n"
+        "{\"decoded\": [\n" + ",\n".join(json.dumps(c) for c in decoded) + "\n], \"reals\": [\n" + ",\n".join(json.dumps(c) for c in reals) + "\n], \"cases\": [\n" + ",\n".join(json.dumps(c) for c in CASES) + "\n]}\n"
     )
     print(len(decoded), "pictures,", len(CASES), "cases")
 

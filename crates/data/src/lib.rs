@@ -6,11 +6,13 @@ mod error;
 mod image;
 mod load;
 mod sets;
+mod survey;
 
 pub use augment::{EraseMode, Interpolation, Policy, PolicyHints, RandomErasing, Transform};
 pub use error::{Error, Result};
 pub use image::{
-    Decode, Filter, Image, Limits, Op, PadMode, decode, encode_jpeg, encode_png, resize, resize_box, resize_opencv,
+    Decode, Filter, Image, Kind, Limits, Op, PadMode, decode, encode_jpeg, encode_png, kind, orientation, resize,
+    resize_box, resize_opencv,
 };
 pub use load::{
     Batch, Collate, CropMode, Distributed, Epoch, Loader, LoaderConfig, Mix, MixMode, Moment, Normalize, OnBad, Out,
@@ -22,3 +24,4 @@ pub use sets::{
     Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, group_k_fold, k_fold,
     labels, leave_one_group_out, leave_one_out, open, shards, stratified,
 };
+pub use survey::{Found, Survey, SurveyConfig, survey, survey_with};

@@ -249,7 +249,8 @@ impl Policy {
                     }
                 }
                 let data = mixed.into_iter().map(|v| v.clamp(0.0, 255.0) as u8).collect();
-                Ok(blend(&image, Image { data, ..image }, f64::from(m)))
+                let mixed = Image::new(image.width, image.height, image.channels, data)?;
+                Ok(blend(&image, mixed, f64::from(m)))
             }
             Kind::Trivial => trivial(image, hints, d),
         }

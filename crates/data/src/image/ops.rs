@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::image::resize::{Filter, resize, resize_box, resize_opencv};
 use crate::image::warp::{Map, warp};
-use crate::image::{Image, luma};
+use crate::image::{Image, planes};
 use serde::{Deserialize, Serialize};
 
 /// An operation with every parameter given.
@@ -162,11 +162,26 @@ pub enum PadMode {
 const MAX_PIXELS: usize = 1 << 28;
 
 impl Op {
-    /// Applies the operation.
+    /// Applies the operation. Crops, resizes, mirrors, borders, rotations and warps accept any number of channels, and
+    /// real numbers as well as bytes; the others need bytes with 1 or 3 channels. In an image of real numbers a fill colour is
+    /// divided by 255.
     ///
     /// # Errors
-    /// When a parameter does not fit the image.
+    /// When a parameter does not fit the image, or the operation cannot work on images of this kind.
     pub fn apply(&self, image: Image) -> Result<Image> {
+        if !image.is_plain() {
+            return planes::apply(self, image);
+        }
+        self.apply_plain(image)
+    }
+
+    /// The operation's name, as in the serialised form.
+    pub(crate) fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["op"].as_str().unwrap_or("operation").to_owned()
+    }
+
+    pub(crate) fn apply_plain(&self, image: Image) -> Result<Image> {
         match *self {
             Op::AutoContrast => Ok(per_channel(image, autocontrast)),
             Op::Equalize => Ok(per_channel(image, equalize)),
@@ -210,38 +225,38 @@ impl Op {
                 Ok(warp(&image, &Map::Perspective(coefficients), filter, fill))
             }
             Op::Resize { width, height, filter } => {
-                check_size(&image, width, height)?;
+                check_size((image.width, image.height), width, height)?;
                 resize(&image, width, height, filter)
             }
             Op::ResizeBox { window, width, height, filter } => {
-                check_size(&image, width, height)?;
+                check_size((image.width, image.height), width, height)?;
                 resize_box(&image, window, width, height, filter)
             }
             Op::ResizeOpencv { width, height } => {
-                check_size(&image, width, height)?;
+                check_size((image.width, image.height), width, height)?;
                 resize_opencv(&image, width, height)
             }
             Op::Crop { x, y, width, height } => image.crop(x, y, width, height),
             Op::FlipHorizontal => Ok(flip_horizontal(image)),
             Op::FlipVertical => {
                 let rows: Vec<&[u8]> = image.data.chunks_exact(image.width * image.channels).rev().collect();
-                Ok(Image { data: rows.concat(), ..image })
+                let data = rows.concat();
+                Ok(image.with_data(data))
             }
             Op::Pad { sides, mode, fill } => pad(&image, sides, mode, fill),
         }
     }
 }
 
-fn finite(name: &str, values: &[f64]) -> Result<()> {
+pub(crate) fn finite(name: &str, values: &[f64]) -> Result<()> {
     match values.iter().find(|v| !v.is_finite()) {
         Some(v) => Err(Error::Config(format!("{name}: the parameter {v} is not a finite number"))),
         None => Ok(()),
     }
 }
 
-fn check_size(image: &Image, width: usize, height: usize) -> Result<()> {
+pub(crate) fn check_size((w, h): (usize, usize), width: usize, height: usize) -> Result<()> {
     if width == 0 || height == 0 || width.saturating_mul(height) > MAX_PIXELS {
-        let (w, h) = (image.width, image.height);
         return Err(Error::Decode(format!(
             "the image, {w}x{h}, would become {width}x{height}: expected from 1 to {MAX_PIXELS} pixels"
         )));
@@ -256,14 +271,25 @@ fn flip_horizontal(mut image: Image) -> Image {
             row.reverse();
             continue;
         }
-        let n = row.len() / 3;
-        for i in 0..n / 2 {
-            for k in 0..3 {
-                row.swap(i * 3 + k, (n - 1 - i) * 3 + k);
-            }
+        if c == 3 {
+            flip_pixels::<3>(row, 3);
+        } else {
+            flip_pixels::<0>(row, c);
         }
     }
     image
+}
+
+/// Mirrors a row of pixels of `c` channels, a number that the compiler knows where `C` is not 0.
+#[inline(always)]
+fn flip_pixels<const C: usize>(row: &mut [u8], c: usize) {
+    let c = if C > 0 { C } else { c };
+    let n = row.len() / c;
+    for i in 0..n / 2 {
+        for k in 0..c {
+            row.swap(i * c + k, (n - 1 - i) * c + k);
+        }
+    }
 }
 
 fn per_channel(mut image: Image, table: impl Fn(&[u64; 256]) -> Option<[u8; 256]>) -> Image {
@@ -473,19 +499,41 @@ fn rotate(image: Image, degrees: f64, filter: Filter, fill: [u8; 3]) -> Result<I
         return Op::FlipVertical.apply(flip_horizontal(image));
     }
     if (turn == 90.0 || turn == 270.0) && w == h {
-        let across = Image { data: transposed(&image.data, w, h, image.channels), ..image };
+        let data = transposed(&image.data, w, h, image.channels);
+        let across = image.with_data(data);
         return if turn == 90.0 { Op::FlipVertical.apply(across) } else { Ok(flip_horizontal(across)) };
     }
     Ok(warp(&image, &Map::rotation(w, h, degrees), filter, fill))
 }
 
-fn pad(image: &Image, [left, top, right, bottom]: [usize; 4], mode: PadMode, fill: [u8; 3]) -> Result<Image> {
-    let (w, h, c) = (image.width, image.height, image.channels);
+fn pad(image: &Image, sides: [usize; 4], mode: PadMode, fill: [u8; 3]) -> Result<Image> {
+    let (w, c) = (image.width, image.channels);
+    let (columns, rows) = pad_places(w, image.height, sides, mode)?;
+    let (width, height) = (columns.len(), rows.len());
+    let mut out = Image::filled(width, height, c, fill);
+    for (y, sy) in rows.iter().enumerate() {
+        let Some(sy) = sy else { continue };
+        for (x, sx) in columns.iter().enumerate() {
+            if let Some(sx) = sx {
+                out.data[(y * width + x) * c..][..c].copy_from_slice(&image.data[(sy * w + sx) * c..][..c]);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Where each column and each row of an image of `w` x `h` pixels with a border comes from; none where it is filled.
+pub(crate) fn pad_places(
+    w: usize,
+    h: usize,
+    [left, top, right, bottom]: [usize; 4],
+    mode: PadMode,
+) -> Result<(Places, Places)> {
     let side = |a: usize, b: usize, n: usize| a.checked_add(b)?.checked_add(n);
     let (Some(width), Some(height)) = (side(left, right, w), side(top, bottom, h)) else {
         return Err(Error::Config(format!("pad: a border of {left}, {top}, {right}, {bottom} pixels is too large")));
     };
-    check_size(image, width, height)?;
+    check_size((w, h), width, height)?;
     let widest = |n: usize| match mode {
         PadMode::Reflect => n - 1,
         PadMode::Symmetric => n,
@@ -504,33 +552,14 @@ fn pad(image: &Image, [left, top, right, bottom]: [usize; 4], mode: PadMode, fil
         Some(match mode {
             PadMode::Constant => return None,
             PadMode::Edge => at.clamp(0, n - 1),
-            PadMode::Reflect => {
-                if at < 0 {
-                    -at
-                } else {
-                    2 * (n - 1) - at
-                }
-            }
-            PadMode::Symmetric => {
-                if at < 0 {
-                    -at - 1
-                } else {
-                    2 * n - 1 - at
-                }
-            }
+            PadMode::Reflect if at < 0 => -at,
+            PadMode::Reflect => 2 * (n - 1) - at,
+            PadMode::Symmetric if at < 0 => -at - 1,
+            PadMode::Symmetric => 2 * n - 1 - at,
         } as usize)
     };
-    let mut out = Image::filled(width, height, c, fill);
-    if c == 1 && mode == PadMode::Constant {
-        out.data.fill(luma(fill));
-    }
-    for y in 0..height {
-        let Some(sy) = source(y, top, h) else { continue };
-        for x in 0..width {
-            if let Some(sx) = source(x, left, w) {
-                out.data[(y * width + x) * c..][..c].copy_from_slice(&image.data[(sy * w + sx) * c..][..c]);
-            }
-        }
-    }
-    Ok(out)
+    Ok(((0..width).map(|x| source(x, left, w)).collect(), (0..height).map(|y| source(y, top, h)).collect()))
 }
+
+/// For each column or row, where it comes from.
+pub(crate) type Places = Vec<Option<usize>>;

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::image::ops::Op;
+use crate::image::planes::refused;
 use candlelight_kernels::image::resize as kernel;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,9 @@ impl Filter {
 /// # Errors
 /// When a side is 0.
 pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Result<Image> {
+    if image.values().is_some() {
+        return Op::Resize { width, height, filter }.apply(image.clone());
+    }
     if (width, height) == (image.width, image.height) {
         return Ok(image.clone());
     }
@@ -55,6 +60,9 @@ pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Res
 /// # Errors
 /// When the part is not inside the image or a side is 0.
 pub fn resize_box(image: &Image, window: [f64; 4], width: usize, height: usize, filter: Filter) -> Result<Image> {
+    if image.values().is_some() {
+        return Op::ResizeBox { window, width, height, filter }.apply(image.clone());
+    }
     let c = image.channels;
     let Some(filter) = filter.kernel() else { return nearest(image, window, width, height) };
     let mut planes = vec![0; width * height * c];
@@ -74,21 +82,8 @@ pub(crate) fn walked(first: f64, step: f64, n: usize, side: usize) -> Vec<Option
     (0..n).map(one).collect()
 }
 
-fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, height: usize) -> Result<Image> {
-    let inside = |a: f64, b: f64, side: usize| a >= 0.0 && a < b && b <= side as f64;
-    if !inside(left, right, image.width) || !inside(top, bottom, image.height) {
-        let (w, h) = (image.width, image.height);
-        return Err(Error::Config(format!(
-            "the window ({left}, {top}, {right}, {bottom}) does not lie inside the image of {w}x{h}"
-        )));
-    }
-    let at = |from: f64, to: f64, n: usize, side: usize| -> Vec<usize> {
-        let (from, to) = (from as f32, to as f32);
-        let step = f64::from(to - from) / n as f64;
-        // The last positions of a long walk may round to just past the end.
-        walked(f64::from(from) + step * 0.5, step, n, side).into_iter().map(|p| p.unwrap_or(side - 1)).collect()
-    };
-    let (xs, ys) = (at(left, right, width, image.width), at(top, bottom, height, image.height));
+fn nearest(image: &Image, window: [f64; 4], width: usize, height: usize) -> Result<Image> {
+    let (xs, ys) = nearest_places(image.width, image.height, window, width, height)?;
     let c = image.channels;
     let mut data = Vec::with_capacity(width * height * c);
     for y in ys {
@@ -99,12 +94,38 @@ fn nearest(image: &Image, [left, top, right, bottom]: [f64; 4], width: usize, he
     Image::new(width, height, c, data)
 }
 
+/// The columns and rows that a resize without antialiasing takes.
+pub(crate) fn nearest_places(
+    w: usize,
+    h: usize,
+    [left, top, right, bottom]: [f64; 4],
+    width: usize,
+    height: usize,
+) -> Result<(Vec<usize>, Vec<usize>)> {
+    let inside = |a: f64, b: f64, side: usize| a >= 0.0 && a < b && b <= side as f64;
+    if !inside(left, right, w) || !inside(top, bottom, h) {
+        return Err(Error::Config(format!(
+            "the window ({left}, {top}, {right}, {bottom}) does not lie inside the image of {w}x{h}"
+        )));
+    }
+    let at = |from: f64, to: f64, n: usize, side: usize| -> Vec<usize> {
+        let (from, to) = (from as f32, to as f32);
+        let step = f64::from(to - from) / n as f64;
+        // The last positions of a long walk may round to just past the end.
+        walked(f64::from(from) + step * 0.5, step, n, side).into_iter().map(|p| p.unwrap_or(side - 1)).collect()
+    };
+    Ok((at(left, right, width, w), at(top, bottom, height, h)))
+}
+
 /// OpenCV's `INTER_LINEAR` for bytes: two taps per direction with 11-bit weights and no antialiasing, so that shrinking by
 /// more than two skips pixels. It is meant for data prepared with OpenCV; use [`resize`] for everything else.
 ///
 /// # Errors
-/// When a side is 0.
+/// When a side is 0, or the image holds real numbers.
 pub fn resize_opencv(image: &Image, width: usize, height: usize) -> Result<Image> {
+    if image.values().is_some() {
+        return Err(refused("resize_opencv", image));
+    }
     // (left tap, its neighbour, weights out of 2048). Past an edge the weights of columns collapse; those of rows do not, and
     // round apart.
     let taps = |input: usize, output: usize, collapse: bool| -> Vec<(usize, usize, i32, i32)> {

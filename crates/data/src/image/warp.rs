@@ -66,8 +66,17 @@ fn warp_into<const C: usize>(image: &Image, map: &Map, filter: Filter, out: &mut
             }
             match filter {
                 Filter::Nearest => px.copy_from_slice(&image.data[(sy as usize * w + sx as usize) * C..][..C]),
-                Filter::Bilinear => bilinear::<C>(image, sx - 0.5, sy - 0.5, px),
-                _ => bicubic::<C>(image, sx - 0.5, sy - 0.5, px),
+                Filter::Bilinear => {
+                    for (c, o) in px.iter_mut().enumerate() {
+                        *o = bilinear(w, h, sx - 0.5, sy - 0.5, |p| f64::from(image.data[p * C + c])) as u8;
+                    }
+                }
+                _ => {
+                    for (c, o) in px.iter_mut().enumerate() {
+                        let v = bicubic(w, h, sx - 0.5, sy - 0.5, |p| f64::from(image.data[p * C + c]));
+                        *o = v.clamp(0.0, 255.0) as u8;
+                    }
+                }
             }
         }
     }
@@ -101,23 +110,24 @@ impl Fixed {
     }
 }
 
-fn bilinear<const C: usize>(image: &Image, x: f64, y: f64, out: &mut [u8]) {
-    let (w, h) = (image.width as i64, image.height as i64);
+/// The value at (x, y), where `at` gives the value of a pixel by its number.
+#[inline(always)]
+fn bilinear(w: usize, h: usize, x: f64, y: f64, at: impl Fn(usize) -> f64) -> f64 {
+    let (w, h) = (w as i64, h as i64);
     let (fx, fy) = (x.floor(), y.floor());
     let (dx, dy) = (x - fx, y - fy);
     let (x, y) = (fx as i64, fy as i64);
-    let at =
-        |x: i64, y: i64, c: usize| f64::from(image.data[(y.clamp(0, h - 1) * w + x.clamp(0, w - 1)) as usize * C + c]);
-    for (c, o) in out.iter_mut().enumerate() {
-        let mix = |a: f64, b: f64, d: f64| a + (b - a) * d;
-        let above = mix(at(x, y, c), at(x + 1, y, c), dx);
-        let below = if y + 1 >= 0 && y + 1 < h { mix(at(x, y + 1, c), at(x + 1, y + 1, c), dx) } else { above };
-        *o = mix(above, below, dy) as u8;
-    }
+    let at = |x: i64, y: i64| at((y.clamp(0, h - 1) * w + x.clamp(0, w - 1)) as usize);
+    let mix = |a: f64, b: f64, d: f64| a + (b - a) * d;
+    let above = mix(at(x, y), at(x + 1, y), dx);
+    let below = if y + 1 >= 0 && y + 1 < h { mix(at(x, y + 1), at(x + 1, y + 1), dx) } else { above };
+    mix(above, below, dy)
 }
 
-fn bicubic<const C: usize>(image: &Image, x: f64, y: f64, out: &mut [u8]) {
-    let (w, h) = (image.width as i64, image.height as i64);
+/// The value at (x, y), where `at` gives the value of a pixel by its number.
+#[inline(always)]
+fn bicubic(w: usize, h: usize, x: f64, y: f64, at: impl Fn(usize) -> f64) -> f64 {
+    let (wide, high) = (w as i64, h as i64);
     let (fx, fy) = (x.floor(), y.floor());
     let (dx, dy) = (x - fx, y - fy);
     let (x, y) = (fx as i64, fy as i64);
@@ -128,20 +138,46 @@ fn bicubic<const C: usize>(image: &Image, x: f64, y: f64, out: &mut [u8]) {
         let p4 = -v[0] + v[1] - v[2] + v[3];
         v[1] + d * (p2 + d * (p3 + d * p4))
     };
-    let column = |i: i64| (x + i).clamp(0, w - 1) as usize * C;
+    let column = |i: i64| (x + i).clamp(0, wide - 1) as usize;
     let columns = [column(-1), column(0), column(1), column(2)];
-    for (c, o) in out.iter_mut().enumerate() {
-        let row = |y: i64| {
-            let row = &image.data[y.clamp(0, h - 1) as usize * image.width * C..];
-            cubic(columns.map(|x| f64::from(row[x + c])), dx)
-        };
-        let mut rows = [row(y - 1); 4];
-        for i in 1..4 {
-            let at = y - 1 + i as i64;
-            rows[i] = if at >= 0 && at < h { row(at) } else { rows[i - 1] };
-        }
-        *o = cubic(rows, dy).clamp(0.0, 255.0) as u8;
+    let row = |y: i64| {
+        let row = y.clamp(0, high - 1) as usize * w;
+        cubic(columns.map(|x| at(row + x)), dx)
+    };
+    let mut rows = [row(y - 1); 4];
+    for i in 1..4 {
+        let at = y - 1 + i as i64;
+        rows[i] = if at >= 0 && at < high { row(at) } else { rows[i - 1] };
     }
+    cubic(rows, dy)
+}
+
+/// One channel of real numbers seen through a map, at the same size; outside the source lies `fill`.
+pub(crate) fn warp_values(values: &[f32], w: usize, h: usize, map: &Map, filter: Filter, fill: f32) -> Vec<f32> {
+    let fixed = if let (Map::Affine(m), Filter::Nearest) = (map, filter) { Some(Fixed::new(m, w, h)) } else { None };
+    let mut out = vec![fill; w * h];
+    for y in 0..h {
+        for x in 0..w {
+            let o = &mut out[y * w + x];
+            if let Some(f) = &fixed {
+                if let Some((sx, sy)) = f.source(x, y, w, h) {
+                    *o = values[sy * w + sx];
+                }
+                continue;
+            }
+            let (sx, sy) = map.source(x, y);
+            if !(sx >= 0.0 && sy >= 0.0 && sx < w as f64 && sy < h as f64) {
+                continue;
+            }
+            let at = |p: usize| f64::from(values[p]);
+            *o = match filter {
+                Filter::Nearest => values[sy as usize * w + sx as usize],
+                Filter::Bilinear => bilinear(w, h, sx - 0.5, sy - 0.5, at) as f32,
+                _ => bicubic(w, h, sx - 0.5, sy - 0.5, at) as f32,
+            };
+        }
+    }
+    out
 }
 
 /// The eight coefficients of the perspective map that takes the corners `to` back to the corners `from`.

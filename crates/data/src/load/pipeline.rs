@@ -2,13 +2,15 @@
 
 use crate::augment::{PolicyHints, RandomErasing, Transform};
 use crate::error::{Error, Result};
-use crate::image::{Filter, Image, luma};
+use crate::image::{Filter, Image, luma, luma_of_values};
 use candlelight_kernels::{Key, image::resize as kernel};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
 
-/// Per-channel mean and standard deviation of pixels in [0, 1].
+/// Per-channel mean and standard deviation: of pixels in [0, 1] for images of bytes, and in the images' own units for those
+/// of real numbers. There is one number for each channel of the batch; those of ImageNet are for RGB, and those of other
+/// channels come from the data, such as from [`survey`](crate::survey()).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalize {
@@ -29,6 +31,11 @@ impl Normalize {
         (f32::from(v) / 255.0 - self.mean[c]) / self.std[c]
     }
 
+    /// The value of the real number `v` in channel `c`: minus the mean, over the deviation.
+    pub fn real_value(&self, c: usize, v: f32) -> f32 {
+        (v - self.mean[c]) / self.std[c]
+    }
+
     /// The mean colour in bytes, which timm fills rotated corners with.
     pub fn fill(&self) -> [u8; 3] {
         [0, 1, 2].map(|c| {
@@ -40,9 +47,10 @@ impl Normalize {
     fn check(&self) -> Result<()> {
         let (mean, std) = (self.mean.len(), self.std.len());
         let wrong = self.std.iter().any(|s| s.is_nan() || *s <= 0.0) || self.mean.iter().any(|m| !m.is_finite());
-        if !matches!(mean, 1 | 3) || mean != std || wrong {
+        if mean == 0 || mean != std || wrong {
             return Err(Error::Config(format!(
-                "normalisation: means {:?} and deviations {:?}; expected 1 or 3 numbers each, and deviations above 0",
+                "normalisation: means {:?} and deviations {:?}; expected one number each for every channel, and deviations \
+                 above 0",
                 self.mean, self.std
             )));
         }
@@ -218,7 +226,8 @@ impl Pipeline {
         for (i, t) in steps.iter().enumerate() {
             // Where nothing but flips follows a crop, crop, resize, flip and planes are one pass over the pixels.
             let rest = &steps[i + 1..];
-            let crop = if rest.iter().all(|t| matches!(t, Transform::HorizontalFlip { .. })) {
+            let crop = if image.values().is_none() && rest.iter().all(|t| matches!(t, Transform::HorizontalFlip { .. }))
+            {
                 t.cropped(image.width, image.height, own(i))
             } else {
                 None
@@ -252,6 +261,18 @@ impl Pipeline {
                 out.len() / channels.max(1)
             )));
         }
+        if from != channels && !(matches!(from, 1 | 3) && matches!(channels, 1 | 3)) {
+            return Err(Error::Config(format!(
+                "the picture has {from} channels and the batch {channels}, as many as the normalisation has means: decode with \
+                 `channels` {channels}, or give {from} means and deviations"
+            )));
+        }
+        if let Pixels::Image(image) = &pixels
+            && let Some(values) = image.values()
+        {
+            self.finish_values(values, from, &mut out)?;
+            return self.erased(height, width, key, view, out);
+        }
         for c in 0..channels {
             match &mut out {
                 Out::F32(o) => {
@@ -262,6 +283,34 @@ impl Pipeline {
                 Out::U8(o) => pixels.channel(c, channels, from, &mut o[c * n..(c + 1) * n], |v| v),
             }
         }
+        self.erased(height, width, key, view, out)
+    }
+
+    /// Writes real numbers of `from` channels to `out`.
+    fn finish_values(&self, values: &[f32], from: usize, out: &mut Out<'_>) -> Result<()> {
+        let Out::F32(out) = out else {
+            return Err(Error::Config(
+                "a batch of bytes cannot hold pictures of real numbers: decode with `bit_depth` 8, or use a loader without \
+                 `bytes`"
+                    .into(),
+            ));
+        };
+        let channels = self.channels();
+        let n = out.len() / channels;
+        for (c, out) in out.chunks_exact_mut(n).enumerate() {
+            if from == 3 && channels == 1 {
+                let luma = values.chunks_exact(3).map(|p| luma_of_values([p[0], p[1], p[2]]));
+                out.iter_mut().zip(luma).for_each(|(o, v)| *o = self.normalize.real_value(c, v));
+            } else {
+                let channel = values.iter().skip(c.min(from - 1)).step_by(from);
+                out.iter_mut().zip(channel).for_each(|(o, v)| *o = self.normalize.real_value(c, *v));
+            }
+        }
+        Ok(())
+    }
+
+    /// Random erasing, where it is asked for.
+    fn erased(&self, height: usize, width: usize, key: Key, view: usize, out: Out<'_>) -> Result<()> {
         match (&self.erase, out) {
             // The clean view stays whole.
             (Some(erase), Out::F32(o)) if self.splits.is_none() || view > 0 => erase.apply(o, height, width, key),
@@ -414,6 +463,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn any_number_of_channels_and_real_numbers_go_through() {
+        let thirteen = Normalize { mean: vec![0.5; 13], std: vec![0.25; 13] };
+        let p = Pipeline::mae_pretrain((6, 5), thirteen.clone());
+        p.check().unwrap();
+        let bytes = image(20, 17, 13);
+        let values = bytes.data.iter().map(|&v| f32::from(v) / 255.0).collect();
+        let wide = Image::from_values(20, 17, 13, values).unwrap();
+        for i in 0..20 {
+            let (mut narrow, mut real) = (vec![0.0; 13 * 30], vec![0.0; 13 * 30]);
+            p.apply(bytes.clone(), &Key::new(i), 0, Out::F32(&mut narrow)).unwrap();
+            p.apply(wide.clone(), &Key::new(i), 0, Out::F32(&mut real)).unwrap();
+            // Bytes are rounded and clipped twice.
+            let near = |(a, b): (&f32, &f32)| (a - b.clamp(-2.0, 2.0)).abs() < 0.04;
+            assert!(narrow.iter().zip(&real).all(near), "{narrow:?} {real:?}");
+        }
+        let mut bytes_out = vec![0; 13 * 30];
+        let e = p.apply(wide.clone(), &Key::new(0), 0, Out::U8(&mut bytes_out)).unwrap_err().to_string();
+        assert!(e.contains("real numbers") && e.contains("bit_depth"), "{e}");
+        let rgb = Pipeline::mae_pretrain((6, 5), Normalize::imagenet());
+        let e = rgb.apply(wide, &Key::new(0), 0, Out::F32(&mut [0.0; 90])).unwrap_err().to_string();
+        assert!(e.contains("13 channels and the batch 3"), "{e}");
+        let policy = Pipeline::mae_finetune((6, 5), thirteen, "rand-m9-mstd0.5-inc1", 0.0).unwrap();
+        let e = policy.apply(bytes, &Key::new(0), 0, Out::F32(&mut [0.0; 390])).unwrap_err().to_string();
+        assert!(e.contains("policy") && e.contains("13 channels"), "{e}");
     }
 
     #[test]

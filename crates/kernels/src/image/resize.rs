@@ -227,6 +227,84 @@ pub fn resize(
     Ok(())
 }
 
+/// For each output position: the first input position and its weights, which sum to 1.
+fn real_taps(filter: Filter, input: usize, from: f32, to: f32, output: usize) -> Vec<(usize, Vec<f64>)> {
+    let scale = f64::from(to - from) / output as f64;
+    let from = f64::from(from);
+    let stretch = scale.max(1.0);
+    let support = filter.support() * stretch;
+    let one = |o: usize| {
+        let center = from + (o as f64 + 0.5) * scale;
+        let first = ((center - support + 0.5) as i64).max(0) as usize;
+        let last = ((center + support + 0.5) as usize).min(input);
+        let weight = |i: usize| filter.weight((i as f64 - center + 0.5) * (1.0 / stretch));
+        let mut weights: Vec<f64> = (first..last).map(weight).collect();
+        let total: f64 = weights.iter().sum();
+        if total != 0.0 {
+            weights.iter_mut().for_each(|w| *w *= 1.0 / total);
+        }
+        (first, weights)
+    };
+    (0..output).map(one).collect()
+}
+
+/// Resizes one channel of real numbers, `w` x `h`, to `width` x `height`, as Pillow resizes images of mode F: sums in f64,
+/// f32 between the passes. `window` is Pillow's `box`, as for [`resize`].
+///
+/// # Errors
+/// When `src` has another length, a side is 0, or the window is not inside `src`.
+pub fn resize_values(
+    src: &[f32],
+    w: usize,
+    h: usize,
+    width: usize,
+    height: usize,
+    filter: Filter,
+    window: [f64; 4],
+) -> Result<Vec<f32>> {
+    expect_len("resize", "src", src.len(), w.saturating_mul(h))?;
+    let [left, top, right, bottom] = window.map(|v| v as f32);
+    let (sw, sh) = (w as f32, h as f32);
+    if !(left >= 0.0 && top >= 0.0 && left < right && top < bottom && right <= sw && bottom <= sh) {
+        let message = format!("a window ({left}, {top}, {right}, {bottom}) of {sw}x{sh}");
+        return Err(Error::Value { op: "resize", message });
+    }
+    if width == 0 || height == 0 {
+        return Err(Error::Value { op: "resize", message: format!("to {width}x{height}") });
+    }
+    let across = |src: &[f32], w: usize| -> Vec<f32> {
+        if width == w && left == 0.0 && right == sw {
+            return src.to_vec();
+        }
+        let taps = real_taps(filter, w, left, right, width);
+        let dot = |row: &[f32], (first, weights): &(usize, Vec<f64>)| {
+            weights.iter().zip(&row[*first..]).map(|(w, v)| w * f64::from(*v)).sum::<f64>() as f32
+        };
+        src.chunks_exact(w).flat_map(|row| taps.iter().map(move |t| dot(row, t))).collect()
+    };
+    let down = |src: &[f32], w: usize| -> Vec<f32> {
+        if height == h && top == 0.0 && bottom == sh {
+            return src.to_vec();
+        }
+        let mut out = Vec::with_capacity(height * w);
+        let mut sums = vec![0.0f64; w];
+        for (first, weights) in real_taps(filter, h, top, bottom, height) {
+            sums.fill(0.0);
+            for (weight, row) in weights.iter().zip(src[first * w..].chunks_exact(w)) {
+                sums.iter_mut().zip(row).for_each(|(s, v)| *s += weight * f64::from(*v));
+            }
+            out.extend(sums.iter().map(|s| *s as f32));
+        }
+        out
+    };
+    // The order of the passes is that of bytes, which follows Pillow's.
+    if h > height && (h - height) as i64 > (w as i64 - width as i64) * 2 {
+        Ok(across(&down(src, w), w))
+    } else {
+        Ok(down(&across(src, w), width))
+    }
+}
+
 #[inline(always)]
 fn clip(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8

@@ -7,7 +7,7 @@ mod geometric;
 use crate::augment::leveled::PolicyHints;
 use crate::augment::policy::Policy;
 use crate::error::{Error, Result};
-use crate::image::{Draw, Filter, Image, Op, PadMode};
+use crate::image::{Draw, Filter, Image, Op, PadMode, refused};
 use candlelight_kernels::Key;
 use crop::Cropped;
 use serde::{Deserialize, Serialize};
@@ -123,11 +123,29 @@ impl Transform {
         }
     }
 
-    /// Applies the step with the draws of `key`.
+    /// Whether the step can work on any number of channels and on real numbers: it moves pixels and leaves colours alone.
+    fn is_geometric(&self) -> bool {
+        !matches!(
+            self,
+            Transform::ColorJitter { .. }
+                | Transform::Grayscale { .. }
+                | Transform::GaussianBlur { .. }
+                | Transform::GaussianNoise { .. }
+                | Transform::Cutout { .. }
+                | Transform::Policy { .. }
+        )
+    }
+
+    /// Applies the step with the draws of `key`. Crops, changes of size, mirrors, rotations and warps accept any number of
+    /// channels and real numbers; steps that change colours accept bytes with 1 or 3 channels.
     ///
     /// # Errors
-    /// When the image does not fit, such as one smaller than a centre crop.
+    /// When the image does not fit, such as one smaller than a centre crop, or has channels that the step cannot work on.
     pub fn apply(&self, image: Image, key: Key) -> Result<Image> {
+        if !image.is_plain() && !self.is_geometric() {
+            let text = self.to_string();
+            return Err(refused(text.split('(').next().unwrap_or_default(), &image));
+        }
         match self {
             Transform::RandomResizedCrop { .. } | Transform::RandomResizedCropOnce { .. } => {
                 match self.cropped(image.width, image.height, key) {
