@@ -7,7 +7,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::data::{ClassOrder, CropMode, Filter, Transform, open};
+use candlelight::data::{LabelKind, Transform};
 use candlelight::engine::metrics::{Metrics, Scores};
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{Classifier, Model};
@@ -16,7 +16,8 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
-use support::vision::{self, parsed};
+use support::data::DataArgs;
+use support::vision::{self, PrepareArgs, parsed};
 use support::{Result, every};
 
 /// Evaluate a vision transformer's or a residual network's checkpoint on any data set.
@@ -27,21 +28,16 @@ struct Args {
     data: PathBuf,
     #[command(flatten)]
     from: vision::From,
-    /// The part of the data to read, such as train or val
-    #[arg(long, default_value = "val")]
-    split: String,
+    #[command(flatten)]
+    reading: DataArgs,
+    #[command(flatten)]
+    prepare: PrepareArgs,
+    /// The part of the data to read, such as train or val [default: val, else test, else all of data without parts]
+    #[arg(long)]
+    split: Option<String>,
     /// Side, or height and width, of the images; positions are resized to match [default: the model's]
     #[arg(long, num_args = 1..=2, value_name = "PIXELS")]
     input_size: Option<Vec<usize>>,
-    /// Share of the resized image that the crop keeps, up to 1 [default: 0.875 up to 224 pixels, else 1]
-    #[arg(long)]
-    crop_pct: Option<f64>,
-    /// How the image is fitted to the crop: center, squash or border
-    #[arg(long, default_value = "center", value_parser = parsed::<CropMode>)]
-    crop_mode: CropMode,
-    /// Filter of the resize: nearest, box, bilinear, hamming, bicubic or lanczos
-    #[arg(long, default_value = "bicubic", value_parser = parsed::<Filter>)]
-    interpolation: Filter,
     /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>)]
     pos_interpolation: Interpolation,
@@ -51,12 +47,9 @@ struct Args {
     /// Use timm's test-time pooling, for residual networks and images larger than those of training
     #[arg(long)]
     test_pool: bool,
-    /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
-    #[arg(long, num_args = 1.., requires = "std")]
-    mean: Option<Vec<f32>>,
-    /// Standard deviations of the channels the weights were trained with
-    #[arg(long, num_args = 1.., requires = "mean")]
-    std: Option<Vec<f32>>,
+    /// Share of images that may be unreadable; they are left out and counted
+    #[arg(long, default_value_t = 0.0)]
+    max_bad: f64,
     /// Samples per batch
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -69,9 +62,6 @@ struct Args {
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     device: Option<String>,
-    /// Number classes in natural order, as timm does: 2 before 10
-    #[arg(long)]
-    natural: bool,
     /// Also write the scores, in percent, to this JSON file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -112,20 +102,22 @@ fn run(args: &Args) -> Result<ExitCode> {
     let weights = args.from.locate()?;
     let size = args.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
     let asked = vision::Asked { weights: &weights, size, positions: args.pos_interpolation, from: &args.from };
-    let vision::Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
-    let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
-    let data = open(&args.data, &args.split, order)?;
-    vision::same_classes(&classes, data.classes(), config.classes())?;
-
-    let image = size.unwrap_or(config.image());
-    // The normalisation comes from the checkpoint, sizes and crops from the flags.
-    let normalize = match (&args.mean, &args.std) {
-        (Some(mean), Some(std)) => Normalize { mean: mean.clone(), std: std.clone() },
-        _ => evaluation.map_or_else(|| vision::imagenet(config.channels()), |p| p.normalize),
+    let trained = vision::classifier(&asked, &device)?;
+    let data = args.reading.open(&args.data, LabelKind::Classes)?;
+    let data = vision::numbered(&data, &trained.names)?;
+    let part = match &args.split {
+        Some(name) => data.split(name)?,
+        None => data.evaluated()?,
     };
-    tracing::info!("channels normalised by means {:?} and deviations {:?}", normalize.mean, normalize.std);
-    let pct = args.crop_pct.unwrap_or(if image.0.max(image.1) <= 224 { 0.875 } else { 1.0 });
-    let pipeline = Pipeline::evaluation_with(image, normalize, pct, args.crop_mode, args.interpolation);
+    let labelled = data.labelled(part)?;
+    if !part.name.is_empty() {
+        tracing::info!("evaluating on the part `{}`", part.name);
+    }
+
+    let image = trained.config.image();
+    let pipeline = vision::prepared(&trained, &args.prepare, &args.reading, image)?;
+    let pct = args.prepare.crop_pct;
+    let (model, config) = (trained.model, trained.config);
     let load = LoaderConfig {
         batch_size: args.batch_size,
         size: image,
@@ -133,20 +125,20 @@ fn run(args: &Args) -> Result<ExitCode> {
         shuffle: false,
         drop_last: false,
         workers: args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        max_bad: 0.0,
+        max_bad: args.max_bad,
     };
     let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
-    if matches!(args.tta.as_deref(), Some("five" | "ten")) && (!movable || pct >= 1.0) {
+    if matches!(args.tta.as_deref(), Some("five" | "ten")) && (!movable || pct.is_some_and(|p| p >= 1.0)) {
         return Err(
             "--tta five and ten need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border".into(),
         );
     }
     let views = views(&pipeline, args.tta.as_deref());
-    let loaders = views.into_iter().map(|p| Loader::new(data.clone(), p, load.clone()));
+    let loaders = views.into_iter().map(|p| Loader::new(labelled.clone(), p, load.clone()));
     let loaders = loaders.collect::<candlelight::data::Result<Vec<Loader>>>()?;
     let (mut metrics, start) = (Metrics::new(config.classes()), Instant::now());
     let mut shown = every(5, |s: Scores| {
-        let (rate, all) = (s.samples as f64 / start.elapsed().as_secs_f64(), data.len());
+        let (rate, all) = (s.samples as f64 / start.elapsed().as_secs_f64(), labelled.len());
         let left = ((all as f64 - s.samples as f64) / rate) as u64;
         eprintln!("[{}/{all}] top1 {:.2}  {rate:.0} img/s  eta {}:{:02}", s.samples, s.top1, left / 60, left % 60);
     });

@@ -38,6 +38,8 @@ struct Args {
     /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     finetune: Option<String>,
+    #[command(flatten)]
+    pretrained: vision::Pretrained,
     /// Start from random weights
     #[arg(long, help_heading = "Model")]
     from_scratch: bool,
@@ -227,7 +229,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     let vit = Vit::new(&config.model, params.builder(key))?;
     adapt::init_head(&params, &vit.anatomy(), 2e-5, &Key::new(v.seed).child("head"))?;
     if let Some(path) = v.weights {
-        vision::load(path, &params, &config.model, args.pos_interpolation)?;
+        vision::load(path, &params, &config.model, args.pos_interpolation, &args.pretrained)?;
     }
     let plan: Plan = common.plan(if args.demo() { &DEMO } else { &FULL }, args.clip_grad);
     let train: Arc<dyn Dataset> = match args.labels.as_deref().or(args.demo().then_some("1000")) {
@@ -246,7 +248,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         workers: common.workers(),
         max_bad: common.max_bad,
     };
-    let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
+    let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?;
     if let Some(mix) = &config.mix {
         loader = loader.collating(Arc::new(mix.clone()));
@@ -300,9 +302,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     let default = if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" };
     let model = vision::config(args.common.model.as_deref(), weights.as_deref(), default)?;
-    let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
+    let mut model = model;
+    model.channels = args.common.reading.channels.unwrap_or(model.channels);
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
+    let reading = &args.common.reading;
+    let data = vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
     let plan = runs::Plan {
         common: &args.common,
         weights: weights.as_deref(),

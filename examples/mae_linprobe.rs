@@ -37,6 +37,8 @@ struct Args {
     /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     finetune: Option<String>,
+    #[command(flatten)]
+    pretrained: vision::Pretrained,
     /// Probe the features of random weights
     #[arg(long, help_heading = "Model")]
     from_scratch: bool,
@@ -94,7 +96,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     let params = ParamStore::on(&device);
     let vit = Vit::new(&model, params.builder(Key::new(v.seed).child("init")))?;
     if let Some(path) = v.weights {
-        vision::load(path, &params, &model, args.pos_interpolation)?;
+        vision::load(path, &params, &model, args.pos_interpolation, &args.pretrained)?;
     }
     adapt::init_head(&params, &vit.anatomy(), 0.01, &Key::new(v.seed).child("head"))?;
     let trained =
@@ -128,7 +130,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         workers: common.workers(),
         max_bad: common.max_bad,
     };
-    let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
+    let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let evaluation = Pipeline::evaluation(size, data.normalize.clone());
     let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?;
     let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?;
@@ -205,9 +207,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     );
     let default = if args.common.demo() { "vit_demo_patch4" } else { "vit_large_patch16" };
     let model = vision::config(args.common.model.as_deref(), weights.as_deref(), default)?;
-    let data = vision::labelled(args.common.data_path.as_deref(), model.channels)?;
+    let mut model = model;
+    model.channels = args.common.reading.channels.unwrap_or(model.channels);
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
+    let reading = &args.common.reading;
+    let data = vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
     let plan = runs::Plan {
         common: &args.common,
         weights: weights.as_deref(),

@@ -7,9 +7,7 @@
 
 mod support;
 
-use candlelight::data::{
-    ClassOrder, Dataset, Idx, ImageFolder, Loader, LoaderConfig, Normalize, Pipeline, open, shards, split_dir,
-};
+use candlelight::data::{Dataset, LabelKind, Loader, LoaderConfig, Normalize, Pipeline};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
@@ -22,7 +20,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use support::Result;
 use support::common::{Common, Preset, finish};
-use support::vision::imagenet;
 
 /// Pretrain a masked autoencoder. Without --data_path a small one learns the images that come with the repository.
 #[derive(Parser, Debug)]
@@ -59,6 +56,7 @@ impl Args {
         let default = if self.demo() { "mae_vit_demo_patch4" } else { "mae_vit_large_patch16" };
         let mut model = registry::mae(self.common.model.as_deref().unwrap_or(default))?;
         model.image = self.common.image(model.image)?;
+        model.channels = self.common.reading.channels.unwrap_or(model.channels);
         model.norm_pix_loss = self.norm_pix_loss;
         Ok(PretrainConfig {
             model,
@@ -69,29 +67,20 @@ impl Args {
     }
 }
 
-/// The training images, the held-out images, and their normalisation.
+/// The training images, the held-out images, and the normalisation of both.
 type Data = (Arc<dyn Dataset>, Arc<dyn Dataset>, Normalize);
 
-fn data(root: Option<&Path>, channels: usize) -> Result<Data> {
-    let shipped = support::shipped_data();
-    let root = root.unwrap_or(&shipped);
-    if Idx::present(root, "train") {
-        let (train, test) = (Idx::open(root, "train")?, Idx::open(root, "t10k")?);
-        let fashion = support::fashion();
-        let normalize = Normalize { mean: vec![fashion.mean[0]; channels], std: vec![fashion.std[0]; channels] };
-        return Ok((Arc::new(train), Arc::new(test), normalize));
+/// Opens the images of the split `train`, or all of data without splits. Others are only looked at for the picture.
+fn data(args: &Args, channels: usize, run: &Path) -> Result<Data> {
+    let (common, shipped) = (&args.common, support::shipped_data());
+    let found = common.reading.open(common.data_path.as_deref().unwrap_or(&shipped), LabelKind::None)?;
+    let train = found.train()?;
+    if found.has_splits() {
+        tracing::info!("pretraining on the split `{}` alone", train.name);
     }
-    // Archives, shards and lists; class folders and flat folders are read without their labels.
-    let one_file = root.is_file() || root.to_string_lossy().contains('{');
-    if one_file || root.join("train.tar").is_file() || shards(root).is_ok() {
-        let train = open(root, "train", ClassOrder::Lexicographic)?;
-        let normalize = imagenet(channels);
-        return Ok((train.clone(), train, normalize));
-    }
-    let train = ImageFolder::for_pretraining(root)?;
-    let held_out = split_dir(root, "val").or_else(|| split_dir(root, "test"));
-    let test = held_out.map_or_else(|| Ok(train.clone()), |p| ImageFolder::unlabelled(&p))?;
-    Ok((Arc::new(train), Arc::new(test), imagenet(channels)))
+    let shown = found.held_out().unwrap_or(train).data.clone();
+    let normalize = common.reading.normalize(None, &found, &*train.data, channels, run)?;
+    Ok((train.data.clone(), shown, normalize))
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
@@ -109,7 +98,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     tracing::info!("{}", serde_json::to_string(&plan)?);
     tracing::info!("{}", serde_json::to_string(&config)?);
 
-    let (train, test, normalize) = data(common.data_path.as_deref(), config.model.channels)?;
+    let (train, test, normalize) = data(args, config.model.channels, &output)?;
+    let decode = common.reading.decode(config.model.channels)?;
     tracing::info!("{} training images, {} held out for the picture", train.len(), test.len());
     let size = config.model.image;
     let load = LoaderConfig {
@@ -123,11 +113,11 @@ fn run(args: &Args) -> Result<ExitCode> {
     };
     let one_look =
         LoaderConfig { batch_size: 8.min(test.len()), shuffle: false, drop_last: false, workers: 0, ..load.clone() };
-    let mut loader = Loader::new(train, Pipeline::mae_pretrain(size, normalize.clone()), load)?;
-    if !device.is_cpu() {
+    let mut loader = Loader::new(train, Pipeline::mae_pretrain(size, normalize.clone()), load)?.decoding(decode);
+    if !device.is_cpu() && decode.bit_depth == 8 {
         loader = loader.bytes(); // a quarter of the traffic; normalised on the device
     }
-    let held_out = Loader::new(test, Pipeline::evaluation(size, normalize.clone()), one_look)?;
+    let held_out = Loader::new(test, Pipeline::evaluation(size, normalize.clone()), one_look)?.decoding(decode);
     let signals = Signals::install()?;
     let shown = Shown::new(&held_out, &config.model, config.mask_ratio, normalize)?;
     let mut trainer = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &device)?)?;

@@ -7,7 +7,7 @@
 mod support;
 
 use candlelight::autograd::tensor_from;
-use candlelight::data::{Dataset, Decode, Idx, Normalize, Out, Pipeline, decode};
+use candlelight::data::{Dataset, Decode, Idx, Out, Pipeline, decode};
 use candlelight::engine::picture::{COLUMNS, reconstructions};
 use candlelight::engine::{checkpoint, pretrain};
 use candlelight::prelude::{Key, Mask};
@@ -46,11 +46,8 @@ fn run(args: &Args) -> Result<()> {
     };
     let (model, _, config) = pretrain::load_model(&path)?;
     let c = &config.model;
-    let normalize = if c.channels == 3 { Normalize::imagenet() } else { support::fashion() };
-    let normalize = Normalize {
-        mean: (0..c.channels).map(|i| normalize.mean[i % normalize.mean.len()]).collect(),
-        std: (0..c.channels).map(|i| normalize.std[i % normalize.std.len()]).collect(),
-    };
+    let recorded = support::data::of_weights(&path)?.and_then(|(n, _)| support::data::spread(n, c.channels));
+    let normalize = recorded.unwrap_or_else(|| support::vision::imagenet(c.channels));
     let mut images = Vec::new();
     if args.images.is_empty() {
         let test = Idx::open(&support::shipped_data(), "t10k")?;

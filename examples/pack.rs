@@ -4,8 +4,8 @@
 mod support;
 
 use candlelight::data::{
-    ClassOrder, Dataset, Decode, Filter, Image, Label, Picture, Sample, ShardWriter, Transform, decode, encode_jpeg,
-    encode_png, open,
+    Dataset, Decode, Filter, Image, Label, LabelKind, Picture, Sample, ShardWriter, Transform, decode, encode_jpeg,
+    encode_png,
 };
 use candlelight::kernels::Key;
 use clap::Parser;
@@ -23,9 +23,9 @@ struct Args {
     data: PathBuf,
     /// Where the shards begin: OUT-000000.tar, OUT-000001.tar, ... and classes.txt beside them
     out: PathBuf,
-    /// The part of the data to read, such as train or val
-    #[arg(long, default_value = "train")]
-    split: String,
+    /// The part of the data to read, such as train or val [default: train, or all of data without parts]
+    #[arg(long)]
+    split: Option<String>,
     /// Size of a shard in megabytes
     #[arg(long, default_value_t = 256)]
     shard_mb: u64,
@@ -35,13 +35,12 @@ struct Args {
     /// Quality of the JPEGs that --shrink writes
     #[arg(long, default_value_t = 92)]
     quality: u8,
-    /// Number classes in natural order, as timm does: 2 before 10
-    #[arg(long)]
-    natural: bool,
+    #[command(flatten)]
+    reading: support::data::DataArgs,
 }
 
 /// The bytes to write and their extension: the file's own, unless it is shrunk or has none.
-fn encoded(picture: Picture, args: &Args) -> Result<(Vec<u8>, &'static str)> {
+fn encoded(picture: Picture, args: &Args, decoding: &Decode) -> Result<(Vec<u8>, &'static str)> {
     let shrunk = |image: Image, size: usize| -> Result<(Vec<u8>, &'static str)> {
         let image = Transform::Resize { size, filter: Filter::Bicubic }.apply(image, Key::new(0))?;
         Ok((encode_jpeg(&image, args.quality)?, "jpg"))
@@ -54,7 +53,7 @@ fn encoded(picture: Picture, args: &Args) -> Result<(Vec<u8>, &'static str)> {
         },
         Picture::Encoded(bytes) => {
             // Decoding every file keeps broken ones out of the shards.
-            let image = decode(&bytes, &Decode::default())?;
+            let image = decode(&bytes, decoding)?;
             match large(&image) {
                 Some(size) => shrunk(image, size),
                 None => Ok((bytes.clone(), extension(&bytes))),
@@ -81,18 +80,24 @@ fn run(args: &Args) -> Result<()> {
     if first.exists() {
         return Err(format!("{} exists: name another place", first.display()).into());
     }
-    let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
-    let data = open(&args.data, &args.split, order)?;
+    let found = args.reading.open(&args.data, LabelKind::Classes)?;
+    let part = match &args.split {
+        Some(name) => found.split(name)?,
+        None => found.train()?,
+    };
+    // Without any label the shards have none either; labels of which some are missing or doubtful are an error.
+    let data = if part.is_unlabelled() { part.data.clone() } else { found.labelled(part)? };
     println!("{} samples of {} classes", data.len(), data.classes().len());
+    let decoding = args.reading.decode(3)?;
     let mut out = ShardWriter::new(Path::new(&args.out), args.shard_mb << 20, data.classes())?;
     let (start, mut shown, mut broken) = (Instant::now(), Instant::now(), 0);
     for i in 0..data.len() {
         let packed = data
             .get(i)
             .map_err(Box::<dyn std::error::Error>::from)
-            .and_then(|Sample { picture, label }| Ok((encoded(picture, args)?, label)));
+            .and_then(|Sample { picture, label }| Ok((encoded(picture, args, &decoding)?, label)));
         match packed {
-            Ok((_, Label::Classes(_))) => {
+            Ok((_, Label::Classes(_) | Label::Numbers(_))) => {
                 return Err("shards hold one class per sample; this data set has several".into());
             }
             Ok(((bytes, extension), label)) => out.add(&bytes, extension, label.class())?,

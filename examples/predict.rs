@@ -9,7 +9,7 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use candlelight::autograd::tensor_from;
-use candlelight::data::{Decode, Image, Out, Transform, decode, encode_jpeg, encode_png};
+use candlelight::data::{Decode, Image, LabelKind, Out, Picture, Transform, decode, encode_jpeg, encode_png};
 use candlelight::models::Classifier;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::weights::write_atomic;
@@ -19,8 +19,10 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::vision::{self, Trained};
+use support::data::DataArgs;
+use support::vision::{self, PrepareArgs};
 use support::{Result, draw};
 
 /// Classify images, folders of them, globs, lists, or what comes on standard input.
@@ -65,46 +67,61 @@ struct Args {
     /// Number of classes listed per image
     #[arg(long, default_value_t = 5)]
     topk: usize,
-    /// Means of the channels the weights were trained with [default: the checkpoint's, else ImageNet's]
-    #[arg(long, num_args = 1.., requires = "std")]
-    mean: Option<Vec<f32>>,
-    /// Standard deviations of the channels the weights were trained with
-    #[arg(long, num_args = 1.., requires = "mean")]
-    std: Option<Vec<f32>>,
-    /// A file of class names, one per line [default: the checkpoint's]
-    #[arg(long, value_name = "FILE")]
-    names: Option<PathBuf>,
+    #[command(flatten)]
+    reading: DataArgs,
+    #[command(flatten)]
+    prepare: PrepareArgs,
+    /// Prepare images as YOLOv5 does: the centre square, resized by OpenCV's rule
+    #[arg(long, conflicts_with_all = ["crop_pct", "crop_mode", "interpolation"])]
+    yolo: bool,
 }
 
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif"];
+/// A picture to classify.
+enum Source {
+    File,
+    Bytes(Vec<u8>),
+    /// A sample of a folder or an archive.
+    Sample(Arc<dyn Dataset>, usize),
+}
 
-/// The images to classify: names, and their bytes if they come from standard input.
-fn sources(source: &str) -> Result<Vec<(PathBuf, Option<Vec<u8>>)>> {
-    let list = |text: &str| -> Vec<(PathBuf, Option<Vec<u8>>)> {
-        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), None)).collect()
+impl Source {
+    fn image(self, path: &Path, decoding: &Decode) -> std::result::Result<Image, String> {
+        let picture = match self {
+            Source::File => std::fs::read(path).map(Picture::Encoded).map_err(|e| e.to_string())?,
+            Source::Bytes(bytes) => Picture::Encoded(bytes),
+            Source::Sample(data, i) => data.get(i).map_err(|e| e.to_string())?.picture,
+        };
+        match picture {
+            Picture::Encoded(bytes) => decode(&bytes, decoding).map_err(|e| e.to_string()),
+            Picture::Image(image) => Ok(image),
+        }
+    }
+}
+
+/// The images to classify, by name. Folders and archives are read as by all programs, with every image below them.
+fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
+    let list = |text: &str| -> Vec<(PathBuf, Source)> {
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), Source::File)).collect()
     };
     let path = Path::new(source);
+    let archive = [".tar", ".tgz", ".tar.gz", ".zip"].iter().any(|e| source.to_lowercase().ends_with(e));
     let found: Vec<_> = if source == "-" {
         let mut bytes = vec![];
         std::io::stdin().read_to_end(&mut bytes)?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => list(text),
-            Err(_) => vec![("stdin.png".into(), Some(bytes))],
+            Err(_) => vec![("stdin.png".into(), Source::Bytes(bytes))],
         }
-    } else if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(|e| format!("{source}: {e}"))?;
-        let image = |p: &PathBuf| {
-            p.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_lowercase().as_str()))
-        };
-        let mut all: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file() && image(p)).collect();
-        all.sort();
-        all.into_iter().map(|p| (p, None)).collect()
+    } else if path.is_dir() || archive {
+        let found = reading.open(path, LabelKind::None).map_err(|e| format!("{e}: no image there"))?;
+        let all = found.parts().iter().flat_map(|p| (0..p.data.len()).map(|i| (p.data.clone(), i)));
+        all.map(|(data, i)| (data.name(i).into(), Source::Sample(data, i))).collect()
     } else if source.contains('*') && !path.exists() {
-        glob(path)?.into_iter().map(|p| (p, None)).collect()
+        glob(path)?.into_iter().map(|p| (p, Source::File)).collect()
     } else if path.extension().is_some_and(|e| e == "txt") {
         list(&std::fs::read_to_string(path).map_err(|e| format!("{source}: {e}"))?)
     } else {
-        vec![(path.into(), None)]
+        vec![(path.into(), Source::File)]
     };
     if found.is_empty() { Err(format!("{source}: no image there").into()) } else { Ok(found) }
 }
@@ -208,29 +225,17 @@ fn run(args: &Args) -> Result<ExitCode> {
         positions: Interpolation::Mae,
         from: &args.from,
     };
-    let Trained { model, config, classes, evaluation } = vision::classifier(&asked, &device)?;
+    let trained = vision::classifier(&asked, &device)?;
+    let size = trained.config.image();
+    let mut pipeline = vision::prepared(&trained, &args.prepare, &args.reading, size)?;
+    if args.yolo {
+        pipeline = yolo(size, pipeline.normalize);
+        tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
+    }
+    let decoding = args.reading.decode(trained.config.channels())?;
+    let (model, config, names) = (trained.model, trained.config, trained.names);
     let (known, channels) = (config.classes(), config.channels());
-    let names: Vec<String> = match &args.names {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            text.lines().map(Into::into).collect()
-        }
-        None => classes,
-    };
-    if args.names.is_some() && names.len() != known {
-        return Err(format!("{} class names for a model of {} classes", names.len(), known).into());
-    }
-    let name = |i: usize| names.get(i).cloned().unwrap_or_else(|| format!("class {i}"));
-    let size = asked.size.unwrap_or(config.image());
-    let pipeline = match evaluation {
-        Some(p) if args.imgsz.is_none() => p,
-        Some(p) => Pipeline::evaluation(size, p.normalize),
-        None => yolo(size, vision::imagenet(channels)),
-    };
-    let mut pipeline = pipeline;
-    if let (Some(mean), Some(std)) = (&args.mean, &args.std) {
-        pipeline.normalize = Normalize { mean: mean.clone(), std: std.clone() };
-    }
+    let name = |i: usize| names.label(i);
     pipeline.check()?;
     if pipeline.channels() != channels {
         return Err(format!("the model wants {} channels, its pipeline gives {}", channels, pipeline.channels()).into());
@@ -241,20 +246,16 @@ fn run(args: &Args) -> Result<ExitCode> {
         let logits = model.forward(&tape.constant(images), None)?;
         Ok(logits.tensor().flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?)
     };
-    let found = sources(&args.source)?;
+    let found = sources(&args.source, &args.reading)?;
     let folder = run_folder(args)?;
     infer(&Tensor::zeros((1, channels, size.0, size.1), DType::F32, &device)?)?; // warm-up
 
     let (mut done, mut failed, mut labels) = (Vec::<Prediction>::new(), 0, 0);
     let mut taken = HashSet::new();
     let n = found.len();
-    for (i, (path, bytes)) in found.into_iter().enumerate() {
+    for (i, (path, source)) in found.into_iter().enumerate() {
         let start = Instant::now();
-        let image = match bytes {
-            Some(bytes) => Ok(bytes),
-            None => std::fs::read(&path).map_err(|e| e.to_string()),
-        };
-        let image = image.and_then(|bytes| decode(&bytes, &Decode::default()).map_err(|e| e.to_string()));
+        let image = source.image(&path, &decoding);
         let image = match image {
             Ok(image) => image,
             Err(e) => {

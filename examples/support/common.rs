@@ -49,6 +49,8 @@ pub struct Common {
     /// Stop after this many steps
     #[arg(long, help_heading = "Optimisation")]
     pub max_steps: Option<usize>,
+    #[command(flatten)]
+    pub reading: super::data::DataArgs,
     /// The images; without it the program runs its demo on those that come with the repository
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     pub data_path: Option<PathBuf>,

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each example uses a part
 
 pub mod common;
+pub mod data;
 pub mod draw;
 pub mod runs;
 pub mod vision;
@@ -155,9 +156,4 @@ pub fn device_name(device: &Device) -> String {
 /// The folder of the images that come with the repository.
 pub fn shipped_data() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
-}
-
-/// Fashion-MNIST's pixel statistics.
-pub fn fashion() -> candlelight::data::Normalize {
-    candlelight::data::Normalize { mean: vec![0.286], std: vec![0.353] }
 }

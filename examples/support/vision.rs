@@ -1,15 +1,18 @@
 //! Data and models of the programs that classify.
 
-use super::{Result, fashion, shipped_data};
+use super::data::DataArgs;
+use super::{Result, shipped_data};
 use candle_core::Device;
 use candlelight::autograd::{Key, ParamStore};
 use candlelight::data::{
-    ClassOrder, Dataset, Decode, Idx, Mix, Normalize, Pipeline, Subset, labels, open, split_dir, stratified,
+    Collection, CropMode, Dataset, Decode, Filter, LabelKind, Mix, Normalize, Pipeline, Subset, labels, stratified,
 };
 use candlelight::engine::checkpoint;
 use candlelight::models::adapt::Fitting;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, registry, weights};
+use candlelight::store::classes::Names;
+use candlelight::store::preparation::{self as store, Origin, Preparation, Setting};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,35 +26,25 @@ pub fn imagenet(channels: usize) -> Normalize {
 
 /// Labelled images to train on and to evaluate on, and their normalisation.
 pub struct Data {
+    pub collection: Collection,
     pub train: Arc<dyn Dataset>,
     pub held_out: Arc<dyn Dataset>,
     pub normalize: Normalize,
+    pub decode: Decode,
 }
 
-/// Opens the parts `train` and `val` (or `test`) of DATA, or the shipped images.
-pub fn labelled(root: Option<&Path>, channels: usize) -> Result<Data> {
+/// Opens the parts `train` and `val` (or `test`) of DATA, or the shipped images. `weights` are those that training starts from.
+pub fn labelled(args: &DataArgs, root: Option<&Path>, channels: usize, weights: Option<&Path>, run: &Path) -> Result<Data> {
     let shipped = shipped_data();
-    let root = root.unwrap_or(&shipped);
-    let normalize = if Idx::present(root, "train") {
-        let f = fashion();
-        Normalize { mean: vec![f.mean[0]; channels], std: vec![f.std[0]; channels] }
-    } else {
-        imagenet(channels)
-    };
-    let order = ClassOrder::Lexicographic;
-    let (part, held_out) = match open(root, "val", order) {
-        Ok(data) => ("val", data),
-        // A part that exists but cannot be read is an error; another part must not replace it.
-        Err(e) if split_dir(root, "val").is_some() => return Err(e.into()),
-        Err(e) => ("test", open(root, "test", order).map_err(|_| e)?),
-    };
-    let train = open(root, "train", order)?;
+    let collection = args.open(root.unwrap_or(&shipped), LabelKind::Classes)?;
+    let (train, part, held_out) = collection.to_classify()?;
     if same(&*train, &*held_out)? {
         let message = "the images to train on and those to evaluate on are the same: DATA needs parts `train` and `val` (or `test`)";
-        return Err(format!("{}: {message}", root.display()).into());
+        return Err(format!("{}: {message}", collection.path().display()).into());
     }
-    tracing::info!("evaluating on the part `{part}`");
-    Ok(Data { train, held_out, normalize })
+    tracing::info!("evaluating on the part `{}`", part.name);
+    let normalize = args.normalize(weights, &collection, &*train, channels, run)?;
+    Ok(Data { train, held_out, normalize, decode: args.decode(channels)?, collection })
 }
 
 /// Whether two parts begin and end with the same pixels.
@@ -133,14 +126,28 @@ pub struct From {
     /// Use the ImageNet weights of --model from the HuggingFace hub
     #[arg(long, conflicts_with = "weights", requires = "model")]
     pretrained: bool,
-    /// Use the averaged weights of one of our own checkpoints
+    /// Use the moving average of the weights that the file also holds
     #[arg(long)]
     ema: bool,
+    /// Of a file with several sets of weights, the one to use, such as teacher or state_dict_ema
+    #[arg(long, value_name = "NAME", conflicts_with = "ema")]
+    weights_set: Option<String>,
+    /// Go on without tensors of the file that the model has no place for, although another function is computed then
+    #[arg(long)]
+    partial: bool,
+    /// A file of the names of the model's classes, one per line [default: the checkpoint's, those beside the weights, ImageNet's]
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
     #[command(flatten)]
     norm: BatchNormArgs,
 }
 
 impl From {
+    /// The name on the hub that `--pretrained` stands for.
+    fn pretrained_name(&self) -> Option<String> {
+        if self.pretrained { registry::published(self.model.as_deref()?) } else { None }
+    }
+
     /// The file of weights: that of `--weights`, or with `--pretrained` that of the hub.
     pub fn locate(&self) -> Result<PathBuf> {
         match (&self.weights, &self.model) {
@@ -152,6 +159,21 @@ impl From {
             (None, None) => Err("--pretrained needs --model NAME".into()),
         }
     }
+}
+
+/// The flags on how pretrained weights are read.
+#[derive(clap::Args, Debug, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct Pretrained {
+    /// Of a file with several sets of weights, the one to start from, such as teacher or state_dict_ema
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    weights_set: Option<String>,
+    /// Start from the moving average of the weights that the file also holds
+    #[arg(long, help_heading = "Model", conflicts_with = "weights_set")]
+    use_ema: bool,
+    /// Go on without tensors of the file that the model has no place for, although another function is computed then
+    #[arg(long, help_heading = "Model")]
+    partial: bool,
 }
 
 /// The flags for the constants of every batch normalisation.
@@ -198,8 +220,8 @@ fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
 }
 
 /// Reads a file of weights and logs what was chosen, removed and widened in it.
-fn opened(path: &Path, ema: bool) -> Result<weights::Weights> {
-    let file = weights::open(path, &weights::Options { set: None, ema })?;
+fn opened(path: &Path, options: &weights::Options) -> Result<weights::Weights> {
+    let file = weights::open(path, options)?;
     file.notes.iter().for_each(|n| tracing::info!("{}: {n}", path.display()));
     Ok(file)
 }
@@ -213,7 +235,7 @@ pub fn load_trained(
     ema: bool,
 ) -> Result<bool> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let file = opened(path, ema)?;
+    let file = opened(path, &weights::Options { set: None, ema })?;
     let how = Fitting { grid: grid(path)?, positions: how, partial: false };
     let loaded = config.load_pretrained(params, &file.tensors, &how).map_err(named)?;
     if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
@@ -224,24 +246,26 @@ pub fn load_trained(
 }
 
 /// Loads pretrained weights into the parameters of a classifier, and logs what was loaded, left out or resized.
-pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation) -> Result<()> {
+pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation, from: &Pretrained) -> Result<()> {
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let file = opened(path, false)?;
-    let how = Fitting { grid: grid(path)?, positions: how, partial: false };
+    let file = opened(path, &weights::Options { set: from.weights_set.clone(), ema: from.use_ema })?;
+    let how = Fitting { grid: grid(path)?, positions: how, partial: from.partial };
     let loaded = config.load_pretrained(params, &file.tensors, &how).map_err(named)?;
     loaded.notes.iter().for_each(|n| tracing::info!("{n}"));
     tracing::info!("{}: {}", path.display(), loaded.report);
     Ok(())
 }
 
-/// A trained classifier and what its file says about itself.
+/// A trained classifier and what its file and the files beside it say about it.
 pub struct Trained {
     pub model: Box<dyn Classifier>,
     pub config: ModelConfig,
-    /// Names of the classes, from a checkpoint of ours.
-    pub classes: Vec<String>,
-    /// How images are prepared for it, from a checkpoint of ours.
+    /// What its outputs are called, where that is known.
+    pub names: Names,
+    /// How images are prepared for it, as a checkpoint of ours has it.
     pub evaluation: Option<Pipeline>,
+    /// What is known of other weights.
+    pub preparation: Preparation,
 }
 
 /// The options with which a file of weights is loaded.
@@ -254,10 +278,10 @@ pub struct Asked<'a> {
 
 /// Loads a classifier of any architecture, from weights under the names of any library.
 pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
-    let path = asked.weights;
-    let said = checkpoint::describe(path)?;
+    let (path, from) = (asked.weights, asked.from);
+    let said = if path.is_file() { checkpoint::describe(path)? } else { None };
     let stored = said.as_ref().filter(|d| d.kind == "classify");
-    let config = match (asked.from.model.as_deref(), stored) {
+    let mut config: ModelConfig = match (from.model.as_deref(), stored) {
         (Some(name), _) => ModelConfig::named(name)?,
         (None, Some(d)) => serde_json::from_value(d.model.clone())
             .map_err(|e| format!("{}: the model in it is none of ours: {e}", path.display()))?,
@@ -265,15 +289,22 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
             return Err(format!("{}: no checkpoint of ours, so give --model", path.display()).into());
         }
     };
-    let mut config: ModelConfig = config;
-    config.set_batch_norm(asked.from.norm.bn_tf, asked.from.norm.bn_momentum, asked.from.norm.bn_eps)?;
+    let mut preparation = Preparation::default();
+    if stored.is_none() {
+        // Weights of the hub are known by their name, others by the file's.
+        let hub = from.weights.clone().filter(|w| w.starts_with("hf:")).or_else(|| from.pretrained_name());
+        let found = Preparation::of_weights(path, hub.as_deref())?;
+        found.notes.iter().for_each(|n| tracing::info!("{n}"));
+        preparation = found.preparation;
+    }
+    config.set_batch_norm(from.norm.bn_tf, from.norm.bn_momentum, from.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
-    let file = opened(path, asked.from.ema)?;
+    let file = opened(path, &weights::Options { set: from.weights_set.clone(), ema: from.ema })?;
     let architecture = config.architecture_mut();
-    if let Some(size) = asked.size {
+    if let Some(size) = asked.size.or(preparation.size.as_ref().map(|s| s.value)) {
         architecture.set_image(size);
     }
-    let how = Fitting { grid: grid(path)?, positions: asked.positions, partial: false };
+    let how = Fitting { grid: grid(path)?, positions: asked.positions, partial: from.partial };
     let fitted = architecture.fit(&file.tensors, &how).map_err(named)?;
     fitted.notes.iter().for_each(|n| tracing::info!("{n}"));
     let params = ParamStore::on(device);
@@ -285,10 +316,157 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     }
     tracing::info!("{report}");
     let (classes, evaluation) = said.map_or((vec![], None), |d| (d.classes, d.evaluation));
-    Ok(Trained { model, config, classes, evaluation })
+    let recorded = (!classes.is_empty()).then(|| Setting::new(classes, Origin::Record));
+    let given = match &from.names {
+        Some(path) => {
+            let file = candlelight::store::classes::read(path)?;
+            file.notes.iter().for_each(|n| tracing::info!("{n}"));
+            Some(Setting::new(file.names, Origin::Flag("--names".into())))
+        }
+        None => None,
+    };
+    let beside = preparation.classes.clone().filter(|c| c.value.len() == config.classes());
+    let names = Names::new(config.classes(), given.or(recorded).or(beside))?;
+    Ok(Trained { model, config, names, evaluation, preparation })
 }
 
-/// Refuses data whose classes are not the checkpoint's.
+/// The flags on how images are prepared for a trained model.
+#[derive(clap::Args, Debug, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct PrepareArgs {
+    /// Share of the resized image that the crop keeps, up to 1 [default: the checkpoint's, that beside the weights, else 0.875 up to 224 pixels and 1 above]
+    #[arg(long)]
+    pub crop_pct: Option<f64>,
+    /// How the image is fitted to the crop: center, squash or border [default: the checkpoint's, that beside the weights, else center]
+    #[arg(long, value_parser = parsed::<CropMode>)]
+    pub crop_mode: Option<CropMode>,
+    /// Filter of the resize: nearest, box, bilinear, hamming, bicubic or lanczos [default: the checkpoint's, that beside the weights, else bicubic]
+    #[arg(long, value_parser = parsed::<Filter>)]
+    pub interpolation: Option<Filter>,
+}
+
+/// How images of `size` are prepared for a trained model: by the flags, the checkpoint's record, what lies beside the weights or is known of
+/// them by name, and what is assumed otherwise; the log says which.
+pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (usize, usize)) -> Result<Pipeline> {
+    let channels = trained.config.channels();
+    let given = |name: &str| Origin::Flag(format!("--{name}"));
+    let untouched = args.crop_pct.is_none() && args.crop_mode.is_none() && args.interpolation.is_none();
+    if let (Some(recorded), true) = (&trained.evaluation, untouched && size == trained.config.image()) {
+        let mut pipeline = recorded.clone();
+        if let (Some(mean), Some(std)) = (&data.mean, &data.std) {
+            pipeline.normalize = Normalize { mean: mean.clone(), std: std.clone() };
+        }
+        let (n, steps) = (&pipeline.normalize, pipeline.to_string().replace('\n', ", "));
+        tracing::info!("prepared as the checkpoint says: {steps}");
+        tracing::info!("channels normalised by means {:?} and deviations {:?}", n.mean, n.std);
+        return Ok(pipeline);
+    }
+    let mut flags = Preparation {
+        size: Some(Setting::new(size, given("input_size"))),
+        channels: Some(Setting::new(channels, Origin::Assumed)),
+        mean: data.mean.clone().map(|v| Setting::new(v, given("mean"))),
+        std: data.std.clone().map(|v| Setting::new(v, given("std"))),
+        crop_pct: args.crop_pct.map(|v| Setting::new(v, given("crop_pct"))),
+        crop_mode: args.crop_mode.map(|v| Setting::new(to_store(v), given("crop_mode"))),
+        interpolation: args.interpolation.map(|v| Setting::new(filter_to_store(v), given("interpolation"))),
+        ..Preparation::default()
+    };
+    if trained.preparation.size.as_ref().is_some_and(|s| s.value == size) {
+        flags.size = trained.preparation.size.clone();
+    }
+    let mut record = Preparation::default();
+    if let Some(p) = &trained.evaluation {
+        record.mean = Some(Setting::new(p.normalize.mean.clone(), Origin::Record));
+        record.std = Some(Setting::new(p.normalize.std.clone(), Origin::Record));
+    }
+    let known = Preparation { classes: None, test_size: None, test_crop_pct: None, channels: None, ..trained.preparation.clone() };
+    // Statistics of other channels, as where an RGB model was brought to gray, say nothing here.
+    let fits = known.mean.as_ref().is_none_or(|m| m.value.len() == 1 || m.value.len() == channels);
+    let known = if fits { known } else { Preparation { mean: None, std: None, ..known } };
+    let p = flags.or(record).or(known).or(Preparation::assumed(size, channels)).checked()?;
+    tracing::info!("{p}");
+    let lack = |what: &str| format!("no {what} of the images is known");
+    let normalize = Normalize {
+        mean: p.mean.ok_or_else(|| lack("mean"))?.value,
+        std: p.std.ok_or_else(|| lack("deviation"))?.value,
+    };
+    tracing::info!("channels normalised by means {:?} and deviations {:?}", normalize.mean, normalize.std);
+    let pct = p.crop_pct.map_or(1.0, |c| c.value);
+    let mode = p.crop_mode.map_or(CropMode::Center, |m| from_store(m.value));
+    let filter = p.interpolation.map(|i| filter_from_store(i.value)).transpose()?.unwrap_or_default();
+    Ok(Pipeline::evaluation_with(size, normalize, pct, mode, filter))
+}
+
+fn to_store(m: CropMode) -> store::CropMode {
+    match m {
+        CropMode::Center => store::CropMode::Center,
+        CropMode::Squash => store::CropMode::Squash,
+        CropMode::Border => store::CropMode::Border,
+    }
+}
+
+fn from_store(m: store::CropMode) -> CropMode {
+    match m {
+        store::CropMode::Center => CropMode::Center,
+        store::CropMode::Squash => CropMode::Squash,
+        store::CropMode::Border => CropMode::Border,
+    }
+}
+
+const FILTERS: [(Filter, store::Interpolation); 6] = [
+    (Filter::Nearest, store::Interpolation::Nearest),
+    (Filter::Box, store::Interpolation::Box),
+    (Filter::Bilinear, store::Interpolation::Bilinear),
+    (Filter::Hamming, store::Interpolation::Hamming),
+    (Filter::Bicubic, store::Interpolation::Bicubic),
+    (Filter::Lanczos, store::Interpolation::Lanczos),
+];
+
+fn filter_to_store(f: Filter) -> store::Interpolation {
+    FILTERS.iter().find(|(a, _)| *a == f).map_or(store::Interpolation::Bicubic, |(_, b)| *b)
+}
+
+fn filter_from_store(i: store::Interpolation) -> Result<Filter> {
+    let found = FILTERS.iter().find(|(_, b)| *b == i).map(|(a, _)| *a);
+    found.ok_or_else(|| "the weights want OpenCV's interpolation: give --interpolation to use another".into())
+}
+
+/// The data with the classes of a model: by name where names are known, by number where labels are numbers, and by place where nothing else
+/// is known and there are as many; the log says which.
+pub fn numbered(data: &Collection, names: &Names) -> Result<Collection> {
+    if data.classes().is_empty() {
+        return Ok(data.clone());
+    }
+    let labels: Vec<String> = (0..names.outputs()).map(|i| names.label(i)).collect();
+    // Labels that are numbers say themselves which outputs they mean.
+    if data.has_numbers() && names.names().is_none() {
+        if data.classes().len() > names.outputs() {
+            return Err(format!(
+                "{}: labels are numbers up to {}, but the model has {} outputs: other data, or other weights",
+                data.path().display(),
+                data.classes().len() - 1,
+                names.outputs()
+            )
+            .into());
+        }
+        let map: Vec<u32> = (0..data.classes().len() as u32).collect();
+        return Ok(data.renumbered(&map, &labels)?);
+    }
+    let found = names.matching(data.classes()).map_err(|e| format!("{}: {e}", data.path().display()))?;
+    found.notes.iter().for_each(|n| tracing::info!("{n}"));
+    let shown = if names.names().is_some() { labels } else { named_by_data(data.classes(), &found.outputs, labels) };
+    Ok(data.renumbered(&found.outputs, &shown)?)
+}
+
+/// The names of outputs that only the data names.
+fn named_by_data(classes: &[String], outputs: &[u32], mut labels: Vec<String>) -> Vec<String> {
+    for (c, o) in classes.iter().zip(outputs) {
+        labels[*o as usize] = c.clone();
+    }
+    labels
+}
+
+/// Refuses data whose classes are not in the checkpoint's order: a model in training has the data's.
 pub fn same_classes(checkpoint: &[String], data: &[String], known: usize) -> Result<()> {
     if data.len() > known {
         return Err(

@@ -100,6 +100,11 @@ impl Collection {
         self.numbers && !self.from_one
     }
 
+    /// Whether all images come from one well-known set of small pictures (IDX or CIFAR files), whose statistics are its own.
+    pub fn has_fixed_pixels(&self) -> bool {
+        self.kind.starts_with("IDX") || self.kind.starts_with("CIFAR")
+    }
+
     /// Whether the data has splits.
     pub fn has_splits(&self) -> bool {
         self.parts.iter().any(|p| !p.name.is_empty())
