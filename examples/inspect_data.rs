@@ -209,6 +209,7 @@ fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, size: usize, workers:
         drop_last: false,
         workers,
         max_bad: 1.0,
+        memory: None,
     };
     let loader = Loader::new(data, pipeline.clone(), config)?;
     let (start, mut images) = (Instant::now(), 0);

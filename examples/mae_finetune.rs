@@ -245,6 +245,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
+        memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
     let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?;

@@ -127,6 +127,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
+        memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, max_bad: 0.0, ..load.clone() };
     let evaluation = Pipeline::evaluation(size, data.normalize.clone());
@@ -152,10 +153,9 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
             }
             let n = loader.samples();
             let shown = |done| eprintln!("{part} features [{done}/{n}]");
-            let f = Features::extract(&vit, loader, &device, support::every(5, shown))?;
             std::fs::create_dir_all(&v.output)?;
-            f.save(&path, &made_from)?;
-            Ok(f)
+            // What an interrupted run has computed is taken over.
+            Ok(Features::extract_to(&path, &made_from, &vit, loader, &device, support::every(5, shown))?)
         };
         tracing::info!("features are computed once, in f32, from images as in evaluation");
         let in_order = Loader::new(train.clone(), evaluation, all)?;

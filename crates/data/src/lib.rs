@@ -13,9 +13,9 @@ pub use image::{
     Decode, Filter, Image, Limits, Op, PadMode, decode, encode_jpeg, encode_png, resize, resize_box, resize_opencv,
 };
 pub use load::{
-    Batch, Collate, CropMode, Distributed, Epoch, Loader, LoaderConfig, Mix, MixMode, Moment, Normalize, OnBad, Out,
-    Pick, Pipeline, Pixels, RepeatedAugmentation, Resampled, Sampler, Sequential, Shuffled, Splits, Stats, UNLABELLED,
-    Uneven, Weighted, order,
+    BadSample, Batch, Collate, CropMode, Distributed, Epoch, Home, LoadPlan, Loader, LoaderConfig, Mix, MixMode,
+    Moment, Normalize, OnBad, Out, Pick, Pipeline, Pixels, RepeatedAugmentation, Resampled, Sampler, Sequential,
+    Shuffled, Splits, Stats, UNLABELLED, Uneven, Weighted, order,
 };
 pub use sets::{
     Archive, Cifar, ClassOrder, Dataset, Fold, Idx, ImageFolder, InOrder, Label, Picture, Repeat, Sample, ShardWriter,
