@@ -53,15 +53,8 @@ impl Finetune {
         self.step += 1;
         let c = self.model.config();
         let (size, channels) = (c.image, c.channels);
-        let batch = Batch {
-            images: Pixels::F32(self.images.clone()),
-            size,
-            channels,
-            views: 1,
-            labels: (0..self.batch as u32).collect(),
-            targets: None,
-            indices: (0..self.batch).collect(),
-        };
+        let labels = (0..self.batch as u32).collect();
+        let batch = Batch::new(Pixels::F32(self.images.clone()), size, channels, labels);
         let key = Key::new(2).index(self.step);
         let batch = self.mix.collate(batch, &Moment { epoch: 0, step: self.step as usize, key: key.child("mix") })?;
         let classes = self.mix.classes;

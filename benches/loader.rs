@@ -19,7 +19,16 @@ const BATCH: usize = 64;
 const SIZE: (usize, usize) = (224, 224);
 
 fn config(workers: usize) -> LoaderConfig {
-    LoaderConfig { batch_size: BATCH, size: SIZE, seed: 0, shuffle: true, drop_last: true, workers, max_bad: 0.0 }
+    LoaderConfig {
+        batch_size: BATCH,
+        size: SIZE,
+        seed: 0,
+        shuffle: true,
+        drop_last: true,
+        workers,
+        max_bad: 0.0,
+        memory: None,
+    }
 }
 
 /// Batches for ever: epoch after epoch.

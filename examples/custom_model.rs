@@ -89,6 +89,7 @@ fn run() -> Result<ExitCode> {
         drop_last: true,
         workers: 1,
         max_bad: 0.0,
+        memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let train = Loader::new(data.train, Pipeline::mae_pretrain(size, data.normalize.clone()), load)?;

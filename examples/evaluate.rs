@@ -7,7 +7,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::data::{LabelKind, Transform};
+use candlelight::data::{LabelKind, OnBad, Transform};
 use candlelight::engine::metrics::{Metrics, Scores};
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{Classifier, Model};
@@ -116,7 +116,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let image = trained.config.image();
     let pipeline = vision::prepared(&trained, &args.prepare, &args.reading, image)?;
-    let pct = args.prepare.crop_pct;
+    let (pct, decode) = (args.prepare.crop_pct, args.reading.decode(trained.config.channels())?);
     let (model, config) = (trained.model, trained.config);
     let load = LoaderConfig {
         batch_size: args.batch_size,
@@ -126,6 +126,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         drop_last: false,
         workers: args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         max_bad: args.max_bad,
+        memory: None,
     };
     let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
     if matches!(args.tta.as_deref(), Some("five" | "ten")) && (!movable || pct.is_some_and(|p| p >= 1.0)) {
@@ -133,39 +134,38 @@ fn run(args: &Args) -> Result<ExitCode> {
             "--tta five and ten need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border".into(),
         );
     }
+    // Each image is decoded once and seen through every view.
     let views = views(&pipeline, args.tta.as_deref());
-    let loaders = views.into_iter().map(|p| Loader::new(labelled.clone(), p, load.clone()));
-    let loaders = loaders.collect::<candlelight::data::Result<Vec<Loader>>>()?;
+    let count = views.len();
+    let loader = Loader::new(labelled.clone(), pipeline, load)?.decoding(decode).on_bad(OnBad::Skip).viewing(views)?;
+    tracing::info!("loading: {}", loader.plan());
     let (mut metrics, start) = (Metrics::new(config.classes()), Instant::now());
     let mut shown = every(5, |s: Scores| {
         let (rate, all) = (s.samples as f64 / start.elapsed().as_secs_f64(), labelled.len());
         let left = ((all as f64 - s.samples as f64) / rate) as u64;
         eprintln!("[{}/{all}] top1 {:.2}  {rate:.0} img/s  eta {}:{:02}", s.samples, s.top1, left / 60, left % 60);
     });
-    let mut epochs: Vec<_> = loaders.iter().map(|l| l.epoch(0, 0)).collect();
-    loop {
-        let (mut sum, mut labels) = (vec![], vec![]);
-        for (epoch, loader) in epochs.iter_mut().zip(&loaders) {
-            let Some(batch) = epoch.next() else { break };
-            let mut batch = batch?;
-            let images = candlelight::engine::batch::images(&mut batch, &loader.pipeline().normalize, &device)?;
+    for batch in loader.epoch(0, 0) {
+        let mut batch = batch?;
+        let images = candlelight::engine::batch::images(&mut batch, &loader.pipeline().normalize, &device)?;
+        let mut sum = vec![];
+        for view in 0..count {
             let tape = Tape::off().with_precision(args.precision);
-            let x = tape.constant(&images);
+            let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
             let logits = if args.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
             let logits = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
             if sum.is_empty() {
                 sum = vec![0.0; logits.len()];
             }
-            sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / loaders.len() as f32);
-            labels = batch.labels;
+            sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / count as f32);
         }
-        if labels.is_empty() {
-            break;
-        }
-        metrics.add(&sum, &labels)?;
+        metrics.add(&sum, &batch.labels)?;
         shown(metrics.scores());
     }
     let s = metrics.scores();
+    if loader.bad_samples() > 0 {
+        println!("{} images could not be read and were left out", loader.bad_samples());
+    }
     println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
     let write =
         |path: &PathBuf, text: String| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));

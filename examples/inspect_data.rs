@@ -4,8 +4,8 @@
 mod support;
 
 use candlelight::data::{
-    ClassOrder, Dataset, Decode, Filter, Image, Label, Limits, Loader, LoaderConfig, Normalize, Out, Pipeline,
-    SurveyConfig, Transform, encode_png, open, survey_with,
+    Dataset, Decode, Filter, Image, Label, LabelKind, Loader, LoaderConfig, Normalize, Out, Part, Pipeline, SurveyConfig,
+    Transform, encode_png, open, survey_with,
 };
 use candlelight::kernels::Key;
 use clap::Parser;
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use support::data::DataArgs;
 use support::draw::{paste, write};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -24,9 +25,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 struct Args {
     /// Folder, list, archive or shards [default: the shipped Fashion-MNIST]
     data: Option<PathBuf>,
-    /// The part of the data to read, such as train or val
-    #[arg(long, default_value = "train")]
-    split: String,
+    /// The part of the data to look at, such as train or val [default: all of them]
+    #[arg(long)]
+    split: Option<String>,
     /// Height and width after augmentation [default: 224, and 28 for the shipped images]
     #[arg(long)]
     input_size: Option<usize>,
@@ -51,47 +52,11 @@ struct Args {
     /// Seed of the chosen samples and their augmentation
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Number of channels to decode to, such as 1 for gray or 13 for pictures of 13 bands [default: 3, RGB]
-    #[arg(long)]
-    channels: Option<usize>,
-    /// Bits of each value: 8, or 16 to keep all of 16-bit files, or 32 for real numbers too
-    #[arg(long, default_value_t = 8)]
-    bit_depth: u8,
-    /// What to do with the EXIF orientation of pictures; ignore is what torchvision and timm do
-    #[arg(long, value_enum, default_value_t = Exif::Ignore)]
-    exif: Exif,
-    /// Most pixels of a picture; larger ones count as broken
-    #[arg(long, default_value_t = Limits::default().pixels)]
-    max_pixels: u64,
-    /// Number classes in natural order, as timm does: 2 before 10
-    #[arg(long)]
-    natural: bool,
+    #[command(flatten)]
+    reading: DataArgs,
     /// The PNG file to write the sheet to
     #[arg(long, default_value = "inspect_data.png")]
     output: PathBuf,
-}
-
-/// What becomes of pictures whose EXIF data says that they are to be turned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Exif {
-    /// They are shown as they are seen.
-    Turn,
-    /// They stay as they are stored.
-    Ignore,
-}
-
-impl Args {
-    fn decode(&self) -> Result<Decode> {
-        let decode = Decode {
-            limits: Limits { pixels: self.max_pixels, ..Limits::default() },
-            orientation: self.exif == Exif::Turn,
-            channels: self.channels,
-            bit_depth: self.bit_depth,
-            ..Decode::default()
-        };
-        decode.check()?;
-        Ok(decode)
-    }
 }
 
 /// Indices that are evenly spread over a data set.
@@ -101,7 +66,7 @@ fn spread(n: usize, of: usize) -> Vec<usize> {
 
 /// Surveys the samples, prints what was found, and gives the normalisation for the sheet: ImageNet's for bytes of one or
 /// three channels, the data's own for everything else.
-fn statistics(data: &dyn Dataset, split: &str, scan: usize, decode: Decode) -> Result<Normalize> {
+fn statistics(parts: &[&Part], scan: usize, decode: Decode) -> Result<Normalize> {
     let (start, shown) = (Instant::now(), Mutex::new(Instant::now()));
     let progress = |done: usize, all: usize| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +77,8 @@ fn statistics(data: &dyn Dataset, split: &str, scan: usize, decode: Decode) -> R
         }
     };
     let config = SurveyConfig { decode, scan, threads: 0 };
-    let found = survey_with(&[(split, data)], &config, &progress)?;
+    let parts: Vec<(&str, &dyn Dataset)> = parts.iter().map(|p| (p.name.as_str(), &*p.data as &dyn Dataset)).collect();
+    let found = survey_with(&parts, &config, &progress)?;
     print!("{found}");
     let Some(own) = found.normalize() else {
         let first = found.broken.first.first().cloned().unwrap_or_else(|| "there are no samples".into());
@@ -120,46 +86,6 @@ fn statistics(data: &dyn Dataset, split: &str, scan: usize, decode: Decode) -> R
     };
     let plain = decode.bit_depth == 8 && matches!(own.mean.len(), 1 | 3);
     Ok(if plain { Normalize::imagenet() } else { own })
-}
-
-fn classes(data: &dyn Dataset) -> Result<()> {
-    let names = data.classes();
-    println!("samples    {}", data.len());
-    println!("classes    {}", names.len());
-    if names.is_empty() {
-        return Ok(());
-    }
-    let mut counts = vec![0usize; names.len()];
-    for i in 0..data.len() {
-        match data.label(i)? {
-            Label::Class(c) => counts[c as usize] += 1,
-            Label::Classes(all) => all.iter().for_each(|c| counts[*c as usize] += 1),
-            Label::None => {}
-        }
-    }
-    let mut order: Vec<usize> = (0..names.len()).collect();
-    order.sort_by_key(|&c| std::cmp::Reverse(counts[c]));
-    let line = |c: usize| println!("           {:>8}  {c:>4} {}", counts[c], names[c]);
-    let ends = if order.len() > 12 { 5 } else { order.len() };
-    order[..ends].iter().for_each(|&c| line(c));
-    if ends < order.len() {
-        println!("           ... {} more", order.len() - 2 * ends);
-        order[order.len() - ends..].iter().for_each(|&c| line(c));
-    }
-    Ok(())
-}
-
-/// Normalised pixels (C, size, size) as a picture to look at.
-fn shown(out: &[f32], n: &Normalize, size: usize, real: bool) -> Result<Image> {
-    let (channels, plane) = (n.mean.len(), size * size);
-    let value = |c: usize, p: usize| out[c * plane + p] * n.std[c] + n.mean[c];
-    if real {
-        let values = (0..plane).flat_map(|p| (0..channels).map(move |c| value(c, p))).collect();
-        return Ok(Image::from_values(size, size, channels, values)?.preview());
-    }
-    let of = if channels >= 3 { [0, 1, 2] } else { [0; 3] };
-    let pixel = |p: usize| of.map(|c| (value(c, p) * 255.0).round().clamp(0.0, 255.0) as u8);
-    Ok(Image::new(size, size, 3, (0..plane).flat_map(pixel).collect())?)
 }
 
 const COLUMNS: usize = 6;
@@ -235,6 +161,7 @@ fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, decode: Decode, size:
         drop_last: false,
         workers,
         max_bad: 1.0,
+        memory: None,
     };
     let loader = Loader::new(data, pipeline.clone(), config)?.decoding(decode);
     let (start, mut images) = (Instant::now(), 0);
@@ -259,12 +186,15 @@ fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, decode: Decode, size:
 
 fn run(args: &Args) -> Result<()> {
     let root = args.data.clone().unwrap_or_else(support::shipped_data);
-    let order = if args.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
-    let data = open(&root, &args.split, order)?;
-    println!("{}", root.display());
-    classes(&data)?;
-    let decode = args.decode()?;
-    let normalize = statistics(&data, &args.split, args.scan, decode)?;
+    let found = open(&root, &args.reading.config(LabelKind::Classes))?;
+    print!("{found}");
+    let parts: Vec<&Part> = match &args.split {
+        Some(name) => vec![found.split(name)?],
+        None => found.parts().iter().collect(),
+    };
+    let data = parts[0].data.clone();
+    let decode = args.reading.decode(3)?;
+    let normalize = statistics(&parts, args.scan, decode)?;
     let size = args.input_size.unwrap_or(if args.data.is_none() { 28 } else { 224 });
     let pipeline = match &args.pipeline {
         Some(path) => {

@@ -7,7 +7,7 @@
 
 mod support;
 
-use candlelight::data::{Dataset, RandomErasing, Transform};
+use candlelight::data::{Dataset, OnBad, RandomErasing, Transform};
 use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::run_dir::RunDir;
@@ -247,13 +247,16 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
+        memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
-    let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?;
+    let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?.decoding(data.decode);
     if let Some(mix) = &config.mix {
         loader = loader.collating(Arc::new(mix.clone()));
     }
+    // What is judged by is never replaced: unreadable images are left out, and counted.
     let held_out = Loader::new(data.held_out.clone(), Pipeline::evaluation(size, data.normalize.clone()), all)?;
+    let held_out = held_out.decoding(data.decode).on_bad(OnBad::Skip);
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, plan.precision);
     vision::count(task.params(), &device);

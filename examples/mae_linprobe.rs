@@ -7,7 +7,7 @@
 
 mod support;
 
-use candlelight::data::Dataset;
+use candlelight::data::{Dataset, OnBad};
 use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly, fingerprint};
@@ -129,11 +129,13 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
+        memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let evaluation = Pipeline::evaluation(size, data.normalize.clone());
-    let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?;
-    let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?;
+    let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?.decoding(data.decode);
+    // What is judged by is never replaced: unreadable images are left out, and counted.
+    let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?.decoding(data.decode).on_bad(OnBad::Skip);
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision = plan.precision;
     let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
@@ -154,13 +156,12 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
             }
             let n = loader.samples();
             let shown = |done| eprintln!("{part} features [{done}/{n}]");
-            let f = Features::extract(&vit, loader, &device, support::every(5, shown))?;
             std::fs::create_dir_all(&v.output)?;
-            f.save(&path, &made_from)?;
-            Ok(f)
+            // What an interrupted run has computed is taken over.
+            Ok(Features::extract_to(&path, &made_from, &vit, loader, &device, support::every(5, shown))?)
         };
         tracing::info!("features are computed once, in f32, from images as in evaluation");
-        let in_order = Loader::new(train.clone(), evaluation, all)?;
+        let in_order = Loader::new(train.clone(), evaluation, all)?.decoding(data.decode);
         let train = features("train", &*train, &in_order)?.training(plan.batch_size, v.seed);
         let test = features("test", &*data.held_out, &held_out)?;
         let model: Box<dyn Classifier> = Box::new(HeadOnly(vit));

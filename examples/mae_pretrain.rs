@@ -110,6 +110,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         drop_last: true,
         workers,
         max_bad: common.max_bad,
+        memory: None,
     };
     let one_look =
         LoaderConfig { batch_size: 8.min(test.len()), shuffle: false, drop_last: false, workers: 0, ..load.clone() };

@@ -15,7 +15,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (size, normalize) = ((28, 28), Normalize { mean: vec![0.286], std: vec![0.353] });
     let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), &OpenConfig::default())?;
-    let load = LoaderConfig { batch_size: 64, size, seed: 0, shuffle: true, drop_last: true, workers: 1, max_bad: 0.0 };
+    let load = LoaderConfig {
+        batch_size: 64,
+        size,
+        seed: 0,
+        shuffle: true,
+        drop_last: true,
+        workers: 1,
+        max_bad: 0.0,
+        memory: None,
+    };
     let loader = Loader::new(data.train()?.data.clone(), Pipeline::mae_pretrain(size, normalize.clone()), load)?;
 
     let params = ParamStore::new();

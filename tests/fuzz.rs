@@ -137,8 +137,8 @@ fn archives_and_lists() {
     let seeds = ["path,label\n1.jpg,a\n2.jpg,b;c\n", "1.jpg\t3\n", "\"a,b\".jpg,0\n"].map(|s| s.as_bytes().to_vec());
     fuzz("table", &seeds, |bytes| {
         std::fs::write(&csv, bytes).unwrap();
-        if let Ok(t) = Table::open(&csv, ClassOrder::Natural) {
-            (0..t.len()).for_each(|i| drop(t.label(i)));
+        if let Ok(c) = open(&csv, &OpenConfig::default()) {
+            c.parts().iter().for_each(|p| (0..p.data.len()).for_each(|i| drop(p.data.label(i))));
         }
     });
 }

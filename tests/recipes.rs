@@ -80,15 +80,10 @@ impl Batches for Fixed {
         start: usize,
     ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
         let row = epoch % 6;
-        let batch = Batch {
-            images: Pixels::F32(values(&self.images.get(row).unwrap())),
-            size: (8, 12),
-            channels: 3,
-            views: 1,
-            labels: self.labels[row * 8..(row + 1) * 8].to_vec(),
-            targets: self.soft.as_ref().map(|s| values(&s.get(epoch).unwrap())),
-            indices: (0..8).collect(),
-        };
+        let images = Pixels::F32(values(&self.images.get(row).unwrap()));
+        let labels = self.labels[row * 8..(row + 1) * 8].to_vec();
+        let targets = self.soft.as_ref().map(|s| values(&s.get(epoch).unwrap()));
+        let batch = Batch { epoch, targets, ..Batch::new(images, (8, 12), 3, labels) };
         Box::new(std::iter::once(Ok(batch)).skip(start))
     }
     fn stats(&self) -> &Stats {
@@ -277,6 +272,7 @@ fn loader(n: usize, train: bool) -> Loader {
         drop_last: train,
         workers: 2,
         max_bad: 0.0,
+        memory: None,
     };
     let pipeline = if train {
         Pipeline::mae_finetune((28, 28), normalize, "rand-m9-mstd0.5-inc1", 0.25).unwrap()
@@ -404,6 +400,7 @@ fn cached_features_train_the_same_head() {
         drop_last: true,
         workers: 0,
         max_bad: 0.0,
+        memory: None,
     };
     let images = Loader::new(shipped(48), Pipeline::evaluation((28, 28), normalize), load).unwrap();
     let plain = heads(&images, Box::new(in_order(30)), Box::new(model), params);

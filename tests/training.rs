@@ -1,7 +1,7 @@
 //! Training end to end on the shipped images: it learns, resumes bit for bit, and does not depend on threads.
 
 use candle_core::Device;
-use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
+use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, OnBad, Pipeline, Sample, Stream, Subset};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
 use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
@@ -20,8 +20,16 @@ fn normalize() -> Normalize {
 
 fn loader(n: usize, workers: usize) -> Loader {
     let data = Subset::new(shipped(), (0..n).collect()).unwrap();
-    let config =
-        LoaderConfig { batch_size: 8, size: (28, 28), seed: 0, shuffle: true, drop_last: true, workers, max_bad: 0.0 };
+    let config = LoaderConfig {
+        batch_size: 8,
+        size: (28, 28),
+        seed: 0,
+        shuffle: true,
+        drop_last: true,
+        workers,
+        max_bad: 0.0,
+        memory: None,
+    };
     Loader::new(Arc::new(data), Pipeline::mae_pretrain((28, 28), normalize()), config).unwrap()
 }
 
@@ -63,10 +71,32 @@ fn go_with(
     loader: &Loader,
     resume: Resume,
 ) -> candlelight::engine::Result<Outcome> {
-    let shown = Shown::new(loader, &config.model, 0.5, normalize())?;
+    go_showing(dir, config, plan, loader, loader, resume)
+}
+
+fn go_showing(
+    dir: &Path,
+    config: PretrainConfig,
+    plan: Plan,
+    loader: &Loader,
+    shown: &Loader,
+    resume: Resume,
+) -> candlelight::engine::Result<Outcome> {
+    let shown = Shown::new(shown, &config.model, 0.5, normalize())?;
     let mut run = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &Device::Cpu)?)?;
     let folder = RunDir::open(dir, resume != Resume::No)?;
     run.run(loader, &folder, &Signals::default(), &resume, dir)
+}
+
+/// A run on data whose first batch may be missing, which shows images of another loader.
+fn go_from(
+    dir: &Path,
+    plan: Plan,
+    loader: &Loader,
+    shown: &Loader,
+    resume: Resume,
+) -> candlelight::engine::Result<Outcome> {
+    go_showing(dir, tiny(), plan, loader, shown, resume)
 }
 
 fn go(dir: &Path, plan: Plan, loader: &Loader, resume: Resume) -> candlelight::engine::Result<Outcome> {
@@ -171,6 +201,7 @@ fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit(
         drop_last: true,
         workers: 0,
         max_bad: 0.0,
+        memory: None,
     };
     // 8 images for the picture, then 3 batches: the fourth fails, one step after the last update.
     let data = Failing(shipped(), (8 + 3 * 8).into());
@@ -185,6 +216,76 @@ fn a_run_whose_data_fails_is_saved_at_its_last_update_and_continues_bit_for_bit(
     };
     assert_eq!(weights(dir.path()), weights(whole.path()));
     assert_eq!(log(dir.path()), log(whole.path()));
+}
+
+/// A stream that announces 100 samples and has fewer.
+struct Short(usize);
+
+impl Stream for Short {
+    fn open(
+        &self,
+        _: usize,
+        _: usize,
+        _: usize,
+    ) -> candlelight::data::Result<Box<dyn Iterator<Item = candlelight::data::Result<Sample>> + Send>> {
+        let data = shipped();
+        Ok(Box::new((0..self.0).map(move |i| data.get(i))))
+    }
+    fn len(&self, _: usize) -> usize {
+        100
+    }
+}
+
+#[test]
+fn epochs_that_are_shorter_than_announced_end_and_leave_updates_their_place() {
+    let pipeline = || Pipeline::mae_pretrain((28, 28), normalize());
+    let config = LoaderConfig { batch_size: 8, size: (28, 28), workers: 2, ..LoaderConfig::default() };
+    let stream = |has: usize| {
+        let config = LoaderConfig { max_bad: 1.0, ..config.clone() };
+        Loader::streaming(Arc::new(Short(has)), 0, 1, pipeline(), config).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    // 12 steps are announced and 5 come: 3 updates of 2, of which the last has one batch.
+    let at = |epochs: usize, resume: Resume| go_from(dir.path(), plan(epochs), &stream(43), &loader(8, 0), resume);
+    at(2, Resume::No).unwrap();
+    let epochs = |dir: &Path| log(dir).iter().map(|l| l["epoch"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(epochs(dir.path()), [0, 1]);
+    at(3, Resume::Auto).unwrap();
+    assert_eq!(epochs(dir.path()), [0, 1, 2]);
+    let e = tempfile::tempdir().unwrap();
+    let e = go_from(e.path(), plan(2), &stream(0), &loader(8, 0), Resume::No).unwrap_err().to_string();
+    assert!(e.contains("epoch 0 gave no batch, although 12 were announced"), "{e}");
+    // A batch in the middle whose samples are all left out, and the last one likewise.
+    let gone = |steps: &[usize]| {
+        let bad = steps.iter().flat_map(|s| s * 8..(s + 1) * 8).collect();
+        let data = Arc::new(Holes(shipped(), bad));
+        let config = LoaderConfig { shuffle: false, max_bad: 1.0, ..config.clone() };
+        Loader::new(data, pipeline(), config).unwrap().on_bad(OnBad::Skip)
+    };
+    let weights = |steps: &[usize]| {
+        let dir = tempfile::tempdir().unwrap();
+        go_from(dir.path(), plan(1), &gone(steps), &loader(8, 0), Resume::No).unwrap();
+        let (_, params, _) =
+            candlelight::engine::pretrain::load_model(checkpoint::list(dir.path()).last().unwrap()).unwrap();
+        params.entries().iter().map(|e| e.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(&[2, 5]), weights(&[2, 5]));
+    assert_ne!(weights(&[2, 5]), weights(&[2]), "the update of the last batches is made without the lost one");
+}
+
+/// The first 48 samples, of which some cannot be read.
+struct Holes(Idx, Vec<usize>);
+
+impl Dataset for Holes {
+    fn len(&self) -> usize {
+        48
+    }
+    fn get(&self, i: usize) -> candlelight::data::Result<Sample> {
+        if self.1.contains(&i) {
+            return Err(candlelight::data::Error::Decode("made to fail".into()));
+        }
+        self.0.get(i)
+    }
 }
 
 #[test]

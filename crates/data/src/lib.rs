@@ -15,9 +15,9 @@ pub use image::{
     resize_box, resize_opencv,
 };
 pub use load::{
-    Batch, Collate, CropMode, Distributed, Epoch, Loader, LoaderConfig, Mix, MixMode, Moment, Normalize, OnBad, Out,
-    Pick, Pipeline, Pixels, RepeatedAugmentation, Resampled, Sampler, Sequential, Shuffled, Splits, Stats, UNLABELLED,
-    Uneven, Weighted, order,
+    BadSample, Batch, Collate, CropMode, Distributed, Epoch, Home, LoadPlan, Loader, LoaderConfig, Mix, MixMode,
+    Moment, Normalize, OnBad, Out, Pick, Pipeline, Pixels, RepeatedAugmentation, Resampled, Sampler, Sequential,
+    Shuffled, Splits, Stats, UNLABELLED, Uneven, Weighted, order,
 };
 pub use sets::{
     Archive, Cifar, ClassOrder, Collection, Dataset, Fold, Idx, ImageFolder, InOrder, Label, LabelKind, OpenConfig,

@@ -7,17 +7,19 @@ use candlelight_data::{Batch, Normalize, Pixels};
 /// The images of a batch, (views x B, C, H, W), in f32 on `device`. Pixels that are bytes are copied to the device as bytes and
 /// normalised there, in torchvision's order of operations.
 ///
+/// On the CPU the tensor takes over a buffer of f32 values without a copy. Every other buffer goes back to the loader, to be filled
+/// again.
+///
 /// # Errors
 /// When the normalisation has other channels than the batch, or those of the device.
 pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Result<Tensor> {
     let ((h, w), c) = (batch.size, batch.channels);
     let pixels = std::mem::replace(&mut batch.images, Pixels::F32(Vec::new()));
-    let n = match &pixels {
-        Pixels::F32(v) => v.len(),
-        Pixels::U8(v) => v.len(),
-    } / (c * h * w).max(1);
-    match pixels {
-        Pixels::F32(v) => Ok(Tensor::from_vec(v, (n, c, h, w), &Device::Cpu)?.to_device(device)?),
+    let n = pixels.len() / (c * h * w).max(1);
+    let shape = (n, c, h, w);
+    let (x, pixels) = match pixels {
+        Pixels::F32(v) if device.is_cpu() => return Ok(Tensor::from_vec(v, shape, device)?),
+        Pixels::F32(v) => (Tensor::from_slice(&v, shape, device)?, Pixels::F32(v)),
         Pixels::U8(v) => {
             if normalize.mean.len() != c || normalize.std.len() != c {
                 let message = format!(
@@ -28,11 +30,13 @@ pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Resu
                 return Err(Error::Config(message));
             }
             let of = |v: &[f32]| Tensor::from_slice(v, (1, c, 1, 1), device);
-            let x = Tensor::from_vec(v, (n, c, h, w), device)?.to_dtype(DType::F32)?;
+            let x = Tensor::from_slice(&v, shape, device)?.to_dtype(DType::F32)?;
             let x = x.broadcast_div(&Tensor::new(255f32, device)?)?;
-            Ok(x.broadcast_sub(&of(&normalize.mean)?)?.broadcast_div(&of(&normalize.std)?)?)
+            (x.broadcast_sub(&of(&normalize.mean)?)?.broadcast_div(&of(&normalize.std)?)?, Pixels::U8(v))
         }
-    }
+    };
+    batch.home.recycle(pixels);
+    Ok(x)
 }
 
 #[cfg(test)]
@@ -43,15 +47,7 @@ mod tests {
     fn bytes_normalised_on_the_device_are_the_loaders_own_values() {
         let normalize = Normalize::imagenet();
         let bytes: Vec<u8> = (0..2 * 3 * 16 * 8).map(|i| (i % 256) as u8).collect();
-        let batch = |images: Pixels| Batch {
-            images,
-            size: (16, 8),
-            channels: 3,
-            views: 1,
-            labels: vec![0; 2],
-            targets: None,
-            indices: vec![0, 1],
-        };
+        let batch = |images: Pixels| Batch::new(images, (16, 8), 3, vec![0; 2]);
         let table = Pixels::U8(bytes.clone()).into_f32(&normalize, 128);
         let on_device = images(&mut batch(Pixels::U8(bytes.clone())), &normalize, &Device::Cpu).unwrap();
         assert_eq!(on_device.dims(), [2, 3, 16, 8]);

@@ -1,19 +1,30 @@
 //! Features that are computed once: the vectors that a frozen backbone gives for a whole data set, to train heads on.
+//!
+//! They lie in a safetensors file that grows while they are computed and is read row by row, so that neither takes the memory of all of
+//! them.
 
-use crate::error::{Error, Result, file};
+mod file;
+mod partial;
+mod rows;
+
+use crate::error::{Error, Result, file as bad_file};
 use crate::task::Batches;
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_data::{Batch, Normalize, Pixels, Stats, order};
 use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model, weights};
-use std::collections::HashMap;
+use file::Header;
+use partial::Partial;
+use rows::Rows;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// The vectors and labels of a data set, in its order. They are served in batches as if they were images of 1 x D pixels.
 #[derive(Debug)]
 pub struct Features {
-    values: Vec<f32>, // (N, D)
-    width: usize,
+    /// The vectors, (N, D).
+    rows: Rows,
     labels: Vec<u32>,
     classes: Vec<String>,
     batch_size: usize,
@@ -24,36 +35,85 @@ pub struct Features {
 }
 
 impl Features {
-    fn new(values: Vec<f32>, width: usize, labels: Vec<u32>, classes: Vec<String>) -> Self {
+    fn new(rows: Rows, labels: Vec<u32>, classes: Vec<String>) -> Self {
         let normalize = Normalize { mean: vec![0.0], std: vec![1.0] };
-        let stats = Stats::default();
-        Features { values, width, labels, classes, batch_size: 256, shuffled: None, normalize, stats }
+        Features { rows, labels, classes, batch_size: 256, shuffled: None, normalize, stats: Stats::default() }
     }
 
-    /// Runs a model over the first epoch of `data`, which should be in order and not augmented. `progress` gets the number of samples done.
+    /// Runs a model over the first epoch of `data`, which must be in order and should not be augmented, and keeps the features in memory.
+    /// `progress` gets the number of samples done. For data whose features do not fit in memory, or take long, there is
+    /// [`Features::extract_to`].
     ///
     /// # Errors
-    /// When the images cannot be read or do not fit.
+    /// When the images cannot be read or do not fit, when they are not in order, or when there is not enough memory.
     pub fn extract(
         model: &dyn FeatureExtractor,
         data: &dyn Batches,
         device: &Device,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
-        let (mut values, mut labels) = (vec![], vec![]);
-        for batch in data.epoch(0, 0) {
-            let mut batch = batch?;
-            let images = crate::batch::images(&mut batch, data.normalize(), device)?;
-            values.extend(model.extract(&images)?.flatten_all()?.to_vec1::<f32>()?);
-            labels.extend(batch.labels);
+        let (mut values, mut labels) = (Vec::new(), vec![]);
+        let n = data.samples().saturating_mul(model.width());
+        values.try_reserve_exact(n).map_err(|_| {
+            Error::Config(format!(
+                "no memory for the features of {} samples, {} values each: use extract_to, which writes them to a file",
+                data.samples(),
+                model.width()
+            ))
+        })?;
+        compute(model, data, device, (0, None), |rows, batch| {
+            values.extend(rows);
+            labels.extend(&batch.labels);
             progress(labels.len());
+            Ok(())
+        })?;
+        Ok(Self::new(Rows::Memory { values, width: model.width() }, labels, data.classes().to_vec()))
+    }
+
+    /// Runs a model over the first epoch of `data`, which must be in order and should not be augmented, and writes the features to `path`
+    /// while they are computed, in the memory of one batch. `made_from` says what they are made from, for [`Features::load`]. `progress`
+    /// gets the number of samples done.
+    ///
+    /// Until all are there, they lie in two files beside `path`, named `.NAME.partial` and `.NAME.partial.log`. If the program is killed,
+    /// the next call with the same `made_from` and the same batches verifies what is there and continues behind it; files of anything
+    /// else are begun anew.
+    ///
+    /// # Errors
+    /// When the images cannot be read or do not fit, when they are not in order, when another process writes the same features, or when
+    /// a file cannot be written.
+    pub fn extract_to(
+        path: &Path,
+        made_from: &str,
+        model: &dyn FeatureExtractor,
+        data: &dyn Batches,
+        device: &Device,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Self> {
+        let header = Header {
+            samples: data.samples(),
+            width: model.width(),
+            made_from: made_from.into(),
+            classes: data.classes().to_vec(),
+        };
+        let mut partial = Partial::open(path, header, data)?;
+        let (step, last) = partial.next();
+        if step > 0 {
+            tracing::info!("{}: {} samples are there already", path.display(), partial.samples());
+            progress(partial.samples());
         }
-        Ok(Self::new(values, model.width(), labels, data.classes().to_vec()))
+        compute(model, data, device, (step, last), |rows, batch| {
+            partial.push(&rows, batch)?;
+            progress(partial.samples());
+            Ok(())
+        })?;
+        partial.finish()?;
+        Self::load(path, made_from)?
+            .ok_or_else(|| bad_file(path, "was just written, but is not there: does something else write it?"))
     }
 
     /// The length of a vector, D.
     pub fn width(&self) -> usize {
-        self.width
+        self.rows.width()
     }
 
     /// The same features in batches for training: shuffled by the seed in the same order as a loader would use, and without the last batch
@@ -69,44 +129,96 @@ impl Features {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path, made_from: &str) -> Result<()> {
-        let n = self.labels.len();
-        let tensors = [
-            ("features".to_string(), Tensor::from_slice(&self.values, (n, self.width), &Device::Cpu)?),
-            ("labels".to_string(), Tensor::from_slice(&self.labels, n, &Device::Cpu)?),
-        ];
-        let classes = serde_json::to_string(&self.classes).map_err(|e| file(path, e))?;
-        let metadata = HashMap::from([("made_from".into(), made_from.into()), ("classes".into(), classes)]);
-        Ok(weights::write_safetensors(path, &tensors, Some(metadata))?)
+        let header = Header {
+            samples: self.labels.len(),
+            width: self.width(),
+            made_from: made_from.into(),
+            classes: self.classes.clone(),
+        };
+        let head = header.bytes(0).map_err(|e| bad_file(path, e))?;
+        weights::write_atomic(path, |out| {
+            use std::io::Write;
+            let mut out = std::io::BufWriter::new(out);
+            out.write_all(&head)?;
+            let mut values = vec![];
+            for first in (0..self.labels.len()).step_by(1024) {
+                let some: Vec<u32> = (first..(first + 1024).min(self.labels.len())).map(|i| i as u32).collect();
+                values.clear();
+                self.rows.read(&some, &mut values).map_err(std::io::Error::other)?;
+                out.write_all(&rows::bytes(&values))?;
+            }
+            for label in &self.labels {
+                out.write_all(&label.to_le_bytes())?;
+            }
+            out.flush()
+        })
+        .map_err(|e| bad_file(path, e))
     }
 
-    /// Reads what [`Features::save`] wrote. Gives `None` where there is no such file, or where it was made from something else.
+    /// Opens what [`Features::save`] or [`Features::extract_to`] wrote. The vectors stay in the file and are read where they are needed.
+    /// Gives `None` where there is no such file, or where it was made from something else.
     ///
     /// # Errors
     /// When the file is damaged.
     pub fn load(path: &Path, made_from: &str) -> Result<Option<Self>> {
-        if !path.exists() {
+        let file = match std::fs::File::open(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| bad_file(path, e))?,
+        };
+        let (header, start) = Header::read(&file, path)?;
+        if header.made_from != made_from {
             return Ok(None);
         }
-        let bytes = std::fs::read(path).map_err(|e| file(path, e))?;
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| file(path, e))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        if metadata.get("made_from").is_none_or(|m| m != made_from) {
-            return Ok(None);
-        }
-        let classes = metadata.get("classes").map_or("[]", String::as_str);
-        let classes: Vec<String> = serde_json::from_str(classes).map_err(|e| file(path, e))?;
-        let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| file(path, e))?;
-        let mut take = |name: &str| tensors.remove(name).ok_or_else(|| file(path, format!("{name} is missing")));
-        let (features, labels) = (take("features")?.to_dtype(DType::F32)?, take("labels")?);
-        let (n, width) = features.dims2()?;
-        if labels.dims() != [n] {
-            return Err(file(
-                path,
-                format!("{n} vectors and labels of shape {:?}, expected one label per vector", labels.dims()),
-            ));
-        }
-        Ok(Some(Self::new(features.flatten_all()?.to_vec1()?, width, labels.to_vec1()?, classes)))
+        let labels = header.labels(&file, path, start)?;
+        let rows = Rows::File { file, path: path.into(), start, width: header.width };
+        Ok(Some(Self::new(rows, labels, header.classes)))
     }
+
+    fn batch(&self, epoch: usize, step: usize, order: &[u32]) -> candlelight_data::Result<Batch> {
+        let start = Instant::now();
+        let chosen = &order[step * self.batch_size..((step + 1) * self.batch_size).min(order.len())];
+        let mut values = Vec::with_capacity(chosen.len() * self.width());
+        self.rows.read(chosen, &mut values)?;
+        let labels = chosen.iter().map(|i| self.labels[*i as usize]).collect();
+        let indices = chosen.iter().map(|i| *i as usize).collect();
+        let taken = start.elapsed().as_nanos() as u64;
+        self.stats.read.fetch_add(taken, Ordering::Relaxed);
+        self.stats.wait.fetch_add(taken, Ordering::Relaxed);
+        Ok(Batch { epoch, step, indices, ..Batch::new(Pixels::F32(values), (1, self.width()), 1, labels) })
+    }
+}
+
+/// Runs a model over the batches of the first epoch from a step on, and gives each batch with its vectors to `each`. `after` is the step
+/// and the index of the last sample before it.
+fn compute(
+    model: &dyn FeatureExtractor,
+    data: &dyn Batches,
+    device: &Device,
+    after: (usize, Option<usize>),
+    mut each: impl FnMut(Vec<f32>, &Batch) -> Result<()>,
+) -> Result<()> {
+    let (start, mut last) = after;
+    for batch in data.epoch(0, start) {
+        let mut batch = batch?;
+        for &i in &batch.indices {
+            if last.is_some_and(|last| i <= last) {
+                return Err(Error::Config(format!(
+                    "sample {i} comes after sample {}: features are computed in the order of the data, each sample once; turn off \
+                     shuffle, and use OnBad::Skip or OnBad::Fail instead of replacing samples that cannot be read",
+                    last.unwrap_or_default()
+                )));
+            }
+            last = Some(i);
+        }
+        let images = crate::batch::images(&mut batch, data.normalize(), device)?;
+        let rows = model.extract(&images)?.flatten_all()?.to_vec1::<f32>()?;
+        if rows.len() != batch.labels.len() * model.width() {
+            let (n, width) = (batch.labels.len(), model.width());
+            return Err(Error::Config(format!("{} values for {n} samples, expected {width} for each", rows.len())));
+        }
+        each(rows, &batch)?;
+    }
+    Ok(())
 }
 
 impl Batches for Features {
@@ -117,6 +229,10 @@ impl Batches for Features {
 
     fn samples(&self) -> usize {
         self.labels.len()
+    }
+
+    fn batch_size(&self) -> Option<usize> {
+        Some(self.batch_size)
     }
 
     fn classes(&self) -> &[String] {
@@ -137,19 +253,7 @@ impl Batches for Features {
             Some(seed) => order(seed, epoch, n),
             None => (0..n as u32).collect(),
         };
-        Box::new((start..self.steps()).map(move |step| {
-            let chosen = &order[step * self.batch_size..((step + 1) * self.batch_size).min(n)];
-            let row = |i: &u32| &self.values[*i as usize * self.width..][..self.width];
-            Ok(Batch {
-                images: Pixels::F32(chosen.iter().flat_map(row).copied().collect()),
-                size: (1, self.width),
-                channels: 1,
-                views: 1,
-                labels: chosen.iter().map(|i| self.labels[*i as usize]).collect(),
-                targets: None,
-                indices: chosen.iter().map(|i| *i as usize).collect(),
-            })
-        }))
+        Box::new((start..self.steps()).map(move |step| self.batch(epoch, step, &order)))
     }
 
     fn stats(&self) -> &Stats {
@@ -198,3 +302,7 @@ pub fn fingerprint(params: &ParamStore, model: &Anatomy) -> Result<String> {
     }
     Ok(format!("{:08x}", h.finalize()))
 }
+
+#[cfg(test)]
+#[path = "features/tests.rs"]
+mod tests;

@@ -118,11 +118,16 @@ pub trait Batches: Send {
     fn steps(&self) -> usize;
     /// The number of samples per epoch.
     fn samples(&self) -> usize;
+    /// The number of samples of a whole batch; `None` where batches have no common size.
+    fn batch_size(&self) -> Option<usize> {
+        None
+    }
     /// The names of the classes; empty where there are none.
     fn classes(&self) -> &[String];
     /// The normalisation that turns bytes into values, for batches that hold bytes.
     fn normalize(&self) -> &Normalize;
-    /// The batches of an epoch, from step `start` on.
+    /// The batches of an epoch, from step `start` on. There can be fewer than announced: each batch carries its step, and steps that
+    /// have no batch do not come.
     fn epoch<'a>(
         &'a self,
         epoch: usize,
@@ -138,6 +143,9 @@ impl Batches for Loader {
     }
     fn samples(&self) -> usize {
         Loader::samples(self)
+    }
+    fn batch_size(&self) -> Option<usize> {
+        Some(Loader::batch_size(self))
     }
     fn classes(&self) -> &[String] {
         Loader::classes(self)

@@ -337,30 +337,31 @@ impl<T: Task> Trainer<T> {
     fn epoch(&mut self, stage: &mut Stage<'_>) -> Result<Option<i32>> {
         let (epoch, steps, accum) = (self.position.epoch, stage.steps, self.plan.accum_iter);
         let at = |step: usize| epoch as f64 + step as f64 / steps as f64;
-        let (mut lr, mut finite) = (0.0, true);
-        let mut updated = self.position.clone();
+        let mut lr = 0.0;
+        let mut window = Window { pending: 0, finite: true, updated: self.position.clone() };
         self.grads.zero();
+        let mut came = 0;
         for batch in stage.data.epoch(epoch, self.position.step) {
+            // A step whose samples were all left out has no batch: the batch says which step it is.
+            let step = batch.as_ref().map_or(0, |b| b.step);
+            self.pass(stage, step.min(steps.saturating_sub(1)), lr, &mut window)?;
+            came += 1;
             if self.position.step % accum == 0 {
                 lr = self.plan.schedule.at(at(self.position.step), &self.plan.length(steps));
             }
-            let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, stage.data.normalize(), finite))
-            {
+            let (finite, normalize) = (window.finite, stage.data.normalize());
+            let loss = match batch.map_err(Error::from).and_then(|b| self.accumulate(b, normalize, finite)) {
                 Ok(loss) => loss,
                 // The weights are those of the last update, so the position saved with them is that of the last update too.
-                Err(e) => return Err(self.failed(stage, "a batch", updated, e)?),
+                Err(e) => return Err(self.failed(stage, "a batch", window.updated, e)?),
             };
-            finite &= loss.is_finite();
+            window.pending += 1;
+            window.finite &= loss.is_finite();
             self.position.add(loss, lr);
             self.position.step += 1;
             let boundary = self.position.step % accum == 0;
             if boundary {
-                if !(finite && self.update(lr)?) {
-                    self.skip(stage, loss)?;
-                }
-                finite = true;
-                self.grads.zero();
-                updated = self.position.clone();
+                self.boundary(stage, loss, lr, &mut window)?;
                 let x = (at(self.position.step) * 1000.0) as i64;
                 stage.events.scalar(T::LOSS, x, loss)?;
                 stage.events.scalar("lr", x, lr as f32)?;
@@ -369,14 +370,51 @@ impl<T: Task> Trainer<T> {
             let line = Line { epoch, epochs, done, loss, lr, stats: stage.data.stats() };
             stage.progress.step(&line, self.position.step == steps);
             if boundary && done >= stage.total {
-                break;
+                return Ok(None);
             }
             // At the end of an epoch, the report is made before a signal stops the run.
             if let (Some(signal), true) = (stage.signals.caught(), boundary && self.position.step < steps) {
                 return Ok(Some(signal));
             }
         }
+        // A stream can end before the steps that it announced. The epoch is over then, for asking again would give nothing again.
+        let have = self.position.step;
+        if have < steps {
+            if came == 0 && have == 0 {
+                let e = format!(
+                    "epoch {epoch} gave no batch, although {steps} were announced: no sample of the data can be read"
+                );
+                return Err(self.failed(stage, "the epoch", window.updated, Error::Config(e))?);
+            }
+            stage.progress.quiet(|| {
+                tracing::warn!(
+                    "epoch {epoch} ended after step {have} of {steps}: the data has fewer samples than it announced"
+                );
+            });
+            self.pass(stage, steps, lr, &mut window)?;
+        }
         Ok(None)
+    }
+
+    /// Passes the steps before `to` that have no batch. An update that one of them would have completed is made without it.
+    fn pass(&mut self, stage: &Stage<'_>, to: usize, lr: f64, window: &mut Window) -> Result<()> {
+        while self.position.step < to {
+            self.position.step += 1;
+            if self.position.step % self.plan.accum_iter == 0 {
+                self.boundary(stage, f32::NAN, lr, window)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the update of the batches since the last one, unless there are none or a loss was not finite; `loss` is the last one.
+    fn boundary(&mut self, stage: &Stage<'_>, loss: f32, lr: f64, window: &mut Window) -> Result<()> {
+        if window.pending > 0 && !(window.finite && self.update(lr)?) {
+            self.skip(stage, loss)?;
+        }
+        self.grads.zero();
+        *window = Window { pending: 0, finite: true, updated: self.position.clone() };
+        Ok(())
     }
 
     /// Counts an update that was skipped because numbers were not finite; too many in a row end the run.
@@ -441,6 +479,16 @@ impl<T: Task> Trainer<T> {
         stage.events.flush()?;
         Ok((finished, saved))
     }
+}
+
+/// The batches of one update.
+struct Window {
+    /// The number of batches since the last update.
+    pending: usize,
+    /// Whether all of their losses were finite.
+    finite: bool,
+    /// The position after the last update.
+    updated: Position,
 }
 
 /// What the parts of the loop need of their run.

@@ -84,13 +84,15 @@ impl Key {
     /// `n` draws from N(0, 1): Box-Muller in f64, rounded to f32.
     pub fn normal(self, n: usize) -> Vec<f32> {
         let key = self.key;
-        self.fill(n, move |c, out| {
-            let [a, b, c, d] = philox(c, key);
-            let (p, q) = (box_muller(a, b), box_muller(c, d));
-            for (o, v) in out.iter_mut().zip([p.0, p.1, q.0, q.1]) {
-                *o = v as f32;
-            }
-        })
+        self.fill(n, move |c, out| four_normals(c, key, out))
+    }
+
+    /// The draws of [`Key::normal`], made on the calling thread alone: threads that do other work at the same time do not
+    /// wait for each other.
+    pub fn normal_serial(self, n: usize) -> Vec<f32> {
+        let mut out = vec![0.0f32; n];
+        chunk(0, &mut out, &|c, out| four_normals(c, self.key, out));
+        out
     }
 
     /// `n` draws from N(0, 1) cut off outside [lo, hi], by rejection; each element has its own sub-stream.
@@ -124,13 +126,32 @@ impl Key {
 
     fn fill(self, n: usize, f: impl Fn([u32; 4], &mut [f32]) + Sync) -> Vec<f32> {
         let mut out = vec![0.0f32; n];
-        out.par_chunks_mut(4096).enumerate().for_each(|(chunk, out)| {
-            for (i, four) in out.chunks_mut(4).enumerate() {
-                let c = (chunk * 1024 + i) as u64;
-                f([c as u32, (c >> 32) as u32, 0, 0], four);
-            }
-        });
+        if n <= CHUNK {
+            // A few draws are made at once; handing them to other threads would mean waiting for those.
+            chunk(0, &mut out, &f);
+        } else {
+            out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| chunk((i * CHUNK / 4) as u64, out, &f));
+        }
         out
+    }
+}
+
+/// The number of draws that are made in one go.
+const CHUNK: usize = 4096;
+
+/// Fills `out` with draws, four per counter, from the counter `first` on.
+fn chunk(first: u64, out: &mut [f32], f: &impl Fn([u32; 4], &mut [f32])) {
+    for (c, four) in (first..).zip(out.chunks_mut(4)) {
+        f([c as u32, (c >> 32) as u32, 0, 0], four);
+    }
+}
+
+/// Up to four draws from N(0, 1) of one counter.
+fn four_normals(counter: [u32; 4], key: [u32; 2], out: &mut [f32]) {
+    let [a, b, c, d] = philox(counter, key);
+    let (p, q) = (box_muller(a, b), box_muller(c, d));
+    for (o, v) in out.iter_mut().zip([p.0, p.1, q.0, q.1]) {
+        *o = v as f32;
     }
 }
 
@@ -256,6 +277,14 @@ mod tests {
             philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
+    }
+
+    #[test]
+    fn draws_on_one_thread_are_those_on_many() {
+        for n in [0, 1, 3, 4, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7] {
+            assert_eq!(Key::new(4).normal(n), Key::new(4).normal_serial(n), "{n} draws");
+            assert_eq!(Key::new(4).normal(n)[..], Key::new(4).normal(4 * CHUNK)[..n], "the first {n} draws");
+        }
     }
 
     #[test]

@@ -100,8 +100,8 @@ impl RandomErasing {
                 let channels = image.len() / plane.max(1);
                 let fill = match self.mode {
                     EraseMode::Const => vec![0.0],
-                    EraseMode::Rand => key.normal(channels),
-                    EraseMode::Pixel => key.normal(channels * h * w),
+                    EraseMode::Rand => key.normal_serial(channels),
+                    EraseMode::Pixel => key.normal_serial(channels * h * w),
                 };
                 for (c, image) in image.chunks_exact_mut(plane).enumerate() {
                     for y in 0..h {

@@ -1,9 +1,11 @@
 //! Batches, which a loader delivers, and the trait of what changes them as a whole.
 
 use crate::error::{Error, Result};
+use crate::load::memory::Memory;
 use crate::load::pipeline::Normalize;
 use crate::sets::Label;
 use candlelight_kernels::Key;
+use std::sync::{Arc, Weak};
 
 /// The pixels of a batch, (views x B, C, H, W), the first view of every sample first.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,27 @@ pub enum Pixels {
 }
 
 impl Pixels {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Pixels::F32(v) => v.len(),
+            Pixels::U8(v) => v.len(),
+        }
+    }
+
+    /// True if there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes that the buffer occupies.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Pixels::F32(v) => 4 * v.capacity() as u64,
+            Pixels::U8(v) => v.capacity() as u64,
+        }
+    }
+
     /// The values as f32; bytes are normalised.
     pub fn into_f32(self, normalize: &Normalize, plane: usize) -> Vec<f32> {
         match self {
@@ -48,6 +71,11 @@ pub const UNLABELLED: u32 = u32::MAX;
 /// A batch, ready to become tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
+    /// The epoch that the batch belongs to, counted from 0.
+    pub epoch: usize,
+    /// The step of its epoch, counted from 0. Steps whose samples were all left out do not come, so a consumer trusts this
+    /// number and does not count batches.
+    pub step: usize,
     /// The pixels.
     pub images: Pixels,
     /// Height and width.
@@ -62,6 +90,52 @@ pub struct Batch {
     pub targets: Option<Vec<f32>>,
     /// The samples' places in the data set (in a stream: in the epoch).
     pub indices: Vec<usize>,
+    /// Where the buffer of the pixels came from.
+    pub home: Home,
+}
+
+impl Batch {
+    /// The first batch of the first epoch, of one view, with samples numbered from 0 and without targets. The other
+    /// fields can be set.
+    pub fn new(images: Pixels, size: (usize, usize), channels: usize, labels: Vec<u32>) -> Self {
+        let indices = (0..labels.len()).collect();
+        let home = Home::default();
+        Batch { epoch: 0, step: 0, images, size, channels, views: 1, labels, targets: None, indices, home }
+    }
+}
+
+/// The loader that a batch's buffer came from, to give it back to. A batch that no loader made has none.
+#[derive(Debug, Clone, Default)]
+pub struct Home {
+    memory: Weak<Memory>,
+    /// The most bytes that the loader keeps.
+    limit: u64,
+}
+
+impl Home {
+    pub(crate) fn new(memory: &Arc<Memory>, limit: u64) -> Self {
+        Home { memory: Arc::downgrade(memory), limit }
+    }
+
+    /// The most bytes of buffers that the loader keeps.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Gives a buffer back, to be filled again. It is freed if its loader is gone or has enough of them. A buffer that is
+    /// not given back costs nothing but the time to allocate another one.
+    pub fn recycle(&self, pixels: Pixels) {
+        if let Some(memory) = self.memory.upgrade() {
+            memory.give_back(pixels, self.limit);
+        }
+    }
+}
+
+impl PartialEq for Home {
+    /// Always true: batches are equal whatever buffer they lie in.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// The epoch and step that a batch is made for, and a key for what is random about it.
@@ -84,13 +158,15 @@ pub trait Collate: Send + Sync {
     fn collate(&self, batch: Batch, moment: &Moment) -> Result<Batch>;
 }
 
-/// Moves the views of `kept` samples together.
-pub(crate) fn squeeze(images: &mut Pixels, views: usize, n: usize, kept: usize, len: usize) {
-    fn run<T: Copy>(v: &mut Vec<T>, views: usize, n: usize, kept: usize, len: usize) {
-        for view in 1..views {
-            v.copy_within(view * n * len..(view * n + kept) * len, view * kept * len);
+/// Moves the views of the samples at `kept` together, which leaves no gaps. A view has `n` samples of `len` values.
+pub(crate) fn compact(images: &mut Pixels, views: usize, n: usize, kept: &[usize], len: usize) {
+    fn run<T: Copy>(v: &mut Vec<T>, views: usize, n: usize, kept: &[usize], len: usize) {
+        let from = (0..views).flat_map(|view| kept.iter().map(move |slot| view * n + slot));
+        // Samples only move towards the front, past places whose sample has moved already.
+        for (to, from) in from.enumerate() {
+            v.copy_within(from * len..(from + 1) * len, to * len);
         }
-        v.truncate(views * kept * len);
+        v.truncate(views * kept.len() * len);
     }
     match images {
         Pixels::F32(v) => run(v, views, n, kept, len),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::augment::Transform;
 use crate::image::Image;
+use crate::load::batch::Batch;
 use crate::load::mix::Mix;
 use crate::load::pipeline::{Normalize, Splits};
 use crate::load::sampler::RepeatedAugmentation;
@@ -33,8 +34,16 @@ impl Dataset for Made {
 
 fn loader(data: Made, workers: usize, max_bad: f64) -> Result<Loader> {
     let pipeline = Pipeline::mae_pretrain((4, 4), Normalize::imagenet());
-    let config =
-        LoaderConfig { batch_size: 4, size: (4, 4), seed: 5, shuffle: true, drop_last: true, workers, max_bad };
+    let config = LoaderConfig {
+        batch_size: 4,
+        size: (4, 4),
+        seed: 5,
+        shuffle: true,
+        drop_last: true,
+        workers,
+        max_bad,
+        memory: None,
+    };
     Loader::new(Arc::new(data), pipeline, config)
 }
 
@@ -98,7 +107,7 @@ fn a_stream_gives_the_same_batches_for_any_workers_and_start_and_its_parts_are_d
     let stream = |bad: Vec<usize>| Arc::new(InOrder(Arc::new(Made { n: 37, bad, panics: false })));
     let make = |workers: usize, rank: usize, world: usize| {
         let l = loader(Made { n: 30, bad: vec![], panics: false }, workers, 0.5).unwrap();
-        let (p, c) = (l.pipeline().clone(), LoaderConfig { drop_last: false, ..l.0.config.clone() });
+        let (p, c) = (l.pipeline().clone(), LoaderConfig { drop_last: false, ..l.shared.config.clone() });
         Loader::streaming(stream(vec![5]), rank, world, p, c).unwrap()
     };
     let want = all(&make(0, 0, 1), 1, 0);
@@ -120,7 +129,7 @@ fn a_stream_gives_the_same_batches_for_any_workers_and_start_and_its_parts_are_d
 fn streams_that_panic_or_end_early_and_unreadable_batches_end_nothing_else() {
     let c = LoaderConfig {
         drop_last: false,
-        ..loader(Made { n: 30, bad: vec![], panics: false }, 0, 0.5).unwrap().0.config.clone()
+        ..loader(Made { n: 30, bad: vec![], panics: false }, 0, 0.5).unwrap().shared.config.clone()
     };
     let p = Pipeline::mae_pretrain((4, 4), Normalize::imagenet());
     for workers in [0, 1, 3] {
@@ -154,7 +163,7 @@ fn streams_that_panic_or_end_early_and_unreadable_batches_end_nothing_else() {
 fn repeats_are_augmented_anew_and_views_and_mixing_reach_the_batch() {
     let data = || Arc::new(Made { n: 8, bad: vec![], panics: false });
     let base = loader(Made { n: 8, bad: vec![], panics: false }, 2, 0.0).unwrap();
-    let (mut p, c) = (base.pipeline().clone(), base.0.config.clone());
+    let (mut p, c) = (base.pipeline().clone(), base.shared.config.clone());
     let sampler = Arc::new(RepeatedAugmentation { n: 8, seed: 1, repeats: 4 });
     let l = Loader::with_sampler(data(), sampler, p.clone(), c.clone()).unwrap();
     let batch = all(&l, 0, 0).remove(0);
@@ -188,5 +197,5 @@ fn dropping_an_epoch_early_stops_its_workers() {
     let mut e = l.epoch(0, 0);
     e.next().unwrap().unwrap();
     drop(e);
-    assert_eq!(Arc::strong_count(&l.0), 1, "a worker is still there");
+    assert_eq!(Arc::strong_count(&l.shared), 1, "a worker is still there");
 }

@@ -176,28 +176,48 @@ impl Blend for u8 {
     }
 }
 
-fn mix_pixels<T: Blend>(pixels: &[T], draws: &[Draws], keep: usize, h: usize, w: usize) -> Vec<T> {
-    let n = draws.len();
-    let len = pixels.len() / n.max(1);
-    let mut out = pixels[..keep * len].to_vec();
-    for (i, out) in out.chunks_exact_mut(len).enumerate() {
-        let partner = &pixels[(n - 1 - i) * len..(n - i) * len];
-        match draws[i] {
-            Draws { cut: Some((y0, y1, x0, x1)), .. } => {
-                for (out, partner) in out.chunks_exact_mut(h * w).zip(partner.chunks_exact(h * w)) {
-                    for y in y0..y1 {
-                        out[y * w + x0..y * w + x1].copy_from_slice(&partner[y * w + x0..y * w + x1]);
-                    }
+/// Changes one sample (C, h, w) as `draws` say, from its own pixels and its partner's.
+fn mix_one<T: Blend>(own: &mut [T], partner: &[T], draws: Draws, h: usize, w: usize) {
+    match draws {
+        Draws { cut: Some((y0, y1, x0, x1)), .. } => {
+            for (own, partner) in own.chunks_exact_mut(h * w).zip(partner.chunks_exact(h * w)) {
+                for y in y0..y1 {
+                    own[y * w + x0..y * w + x1].copy_from_slice(&partner[y * w + x0..y * w + x1]);
                 }
             }
-            Draws { lam, .. } if lam < 1.0 => {
-                let lam = lam as f32;
-                out.iter_mut().zip(partner).for_each(|(o, p)| *o = o.blend(*p, lam));
-            }
-            _ => {}
+        }
+        Draws { lam, .. } if lam < 1.0 => {
+            let lam = lam as f32;
+            own.iter_mut().zip(partner).for_each(|(o, p)| *o = o.blend(*p, lam));
+        }
+        _ => {}
+    }
+}
+
+/// Mixes the samples where they lie, pair by pair, and keeps the first `keep` of them.
+fn mix_pixels<T: Blend>(pixels: &mut Vec<T>, draws: &[Draws], keep: usize, h: usize, w: usize) {
+    let n = draws.len();
+    let len = pixels.len() / n.max(1);
+    // The first of a pair as it was, for the second.
+    let mut before = Vec::with_capacity(len);
+    for first in 0..n.div_ceil(2) {
+        let second = n - 1 - first;
+        let (head, tail) = pixels.split_at_mut((first + 1) * len);
+        let a = &mut head[first * len..];
+        before.clear();
+        before.extend_from_slice(a);
+        if first == second {
+            mix_one(a, &before, draws[first], h, w);
+            continue;
+        }
+        let at = (second - first - 1) * len;
+        let b = &mut tail[at..at + len];
+        mix_one(a, b, draws[first], h, w);
+        if second < keep {
+            mix_one(b, &before, draws[second], h, w);
         }
     }
-    out
+    pixels.truncate(keep * len);
 }
 
 impl Collate for Mix {
@@ -225,10 +245,11 @@ impl Collate for Mix {
         let off = self.off_epoch.is_some_and(|e| moment.epoch >= e);
         let draws = self.draws(n, h, w, off, &moment.key.child("mix"))?;
         let keep = if self.mode == MixMode::Half { n.div_ceil(2) } else { n };
-        let images = match &batch.images {
-            Pixels::F32(p) => Pixels::F32(mix_pixels(p, &draws, keep, h, w)),
-            Pixels::U8(p) => Pixels::U8(mix_pixels(p, &draws, keep, h, w)),
-        };
+        let mut images = batch.images;
+        match &mut images {
+            Pixels::F32(p) => mix_pixels(p, &draws, keep, h, w),
+            Pixels::U8(p) => mix_pixels(p, &draws, keep, h, w),
+        }
         let off_value = self.smoothing / self.classes as f32;
         let on_value = 1.0 - self.smoothing + off_value;
         // Where a sample has several classes, each is smoothed towards a half, as timm does.
@@ -268,15 +289,7 @@ mod tests {
 
     fn batch_of(n: usize, side: usize) -> Batch {
         let images = (0..n).flat_map(|i| vec![i as f32; side * side]).collect();
-        Batch {
-            images: Pixels::F32(images),
-            size: (side, side),
-            channels: 1,
-            views: 1,
-            labels: (0..n as u32).collect(),
-            targets: None,
-            indices: (0..n).collect(),
-        }
+        Batch::new(Pixels::F32(images), (side, side), 1, (0..n as u32).collect())
     }
 
     fn moment(step: u64) -> Moment {
@@ -306,6 +319,26 @@ mod tests {
                             assert!((pixel - label).abs() < 1e-4, "{mode:?} {i}: {pixel} {label}");
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mixing_in_place_gives_what_copies_of_the_batch_give() {
+        let (side, n) = (6, 5);
+        let pixels: Vec<f32> = (0..n * side * side).map(|i| (i * 37 % 101) as f32 / 7.0).collect();
+        for mode in [MixMode::Batch, MixMode::Pair, MixMode::Elem] {
+            for step in 0..20 {
+                let m = mix(0.8, 1.0, mode);
+                let draws = m.draws(n, side, side, false, &Key::new(step)).unwrap();
+                let mut got = pixels.clone();
+                mix_pixels(&mut got, &draws, n, side, side);
+                for (i, got) in got.chunks_exact(side * side).enumerate() {
+                    let sample = |i: usize| &pixels[i * side * side..(i + 1) * side * side];
+                    let mut want = sample(i).to_vec();
+                    mix_one(&mut want, sample(n - 1 - i), draws[i], side, side);
+                    assert_eq!(got, want, "{mode:?} sample {i}");
                 }
             }
         }

@@ -37,7 +37,7 @@ pub(super) fn blur(image: Image, sigma: (f64, f64), d: &mut Draw) -> Result<Imag
 }
 
 pub(super) fn noise(mut image: Image, std: f64, key: Key) -> Image {
-    let noise = key.normal(image.data.len());
+    let noise = key.normal_serial(image.data.len());
     for (v, n) in image.data.iter_mut().zip(noise) {
         *v = (f32::from(*v) + n * (std * 255.0) as f32).round().clamp(0.0, 255.0) as u8;
     }
