@@ -6,7 +6,7 @@
 
 mod turns;
 
-use candlelight::data::{OpenConfig, Decode, Filter, Image, Label, Picture, Sample, decode};
+use candlelight::data::{Decode, Filter, Image, Label, OpenConfig, Picture, Sample, decode};
 use candlelight::kernels::image::resize;
 use candlelight::kernels::mem;
 use candlelight::prelude::*;

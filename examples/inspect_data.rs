@@ -4,8 +4,8 @@
 mod support;
 
 use candlelight::data::{
-    Dataset, Decode, Filter, Image, Label, LabelKind, Loader, LoaderConfig, Normalize, Out, Part, Pipeline, SurveyConfig,
-    Transform, encode_png, open, survey_with,
+    Dataset, Decode, Filter, Image, Label, LabelKind, Loader, LoaderConfig, Normalize, Out, Part, Pipeline,
+    SurveyConfig, Transform, encode_png, open, survey_with,
 };
 use candlelight::kernels::Key;
 use clap::Parser;
@@ -121,6 +121,7 @@ fn sheet(
             Label::None => String::new(),
             Label::Class(c) => data.classes().get(*c as usize).cloned().unwrap_or_else(|| c.to_string()),
             Label::Classes(all) => format!("{all:?}"),
+            Label::Numbers(all) => format!("{all:?}"),
         };
         let image = match sample.image(decode) {
             Ok(image) => image,
@@ -149,6 +150,19 @@ fn sheet(
         }
     }
     Ok(sheet)
+}
+
+/// Normalised pixels (C, size, size) as a picture to look at.
+fn shown(out: &[f32], n: &Normalize, size: usize, real: bool) -> Result<Image> {
+    let (channels, plane) = (n.mean.len(), size * size);
+    let value = |c: usize, p: usize| out[c * plane + p] * n.std[c] + n.mean[c];
+    if real {
+        let values = (0..plane).flat_map(|p| (0..channels).map(move |c| value(c, p))).collect();
+        return Ok(Image::from_values(size, size, channels, values)?.preview());
+    }
+    let of = if channels >= 3 { [0, 1, 2] } else { [0; 3] };
+    let pixel = |p: usize| of.map(|c| (value(c, p) * 255.0).round().clamp(0.0, 255.0) as u8);
+    Ok(Image::new(size, size, 3, (0..plane).flat_map(pixel).collect())?)
 }
 
 fn throughput(data: Arc<dyn Dataset>, pipeline: &Pipeline, decode: Decode, size: usize, workers: usize) -> Result<()> {

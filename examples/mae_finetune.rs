@@ -310,7 +310,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/finetune".into());
     let reading = &args.common.reading;
-    let data = vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
+    let data =
+        vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
     let plan = runs::Plan {
         common: &args.common,
         weights: weights.as_deref(),

@@ -133,9 +133,11 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let evaluation = Pipeline::evaluation(size, data.normalize.clone());
-    let loader = Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?.decoding(data.decode);
+    let loader =
+        Loader::new(train.clone(), Pipeline::mae_linprobe(size, data.normalize.clone()), load)?.decoding(data.decode);
     // What is judged by is never replaced: unreadable images are left out, and counted.
-    let held_out = Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?.decoding(data.decode).on_bad(OnBad::Skip);
+    let held_out =
+        Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?.decoding(data.decode).on_bad(OnBad::Skip);
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision = plan.precision;
     let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
@@ -213,7 +215,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     let signals = Signals::install()?;
     let output = args.common.output_dir.clone().unwrap_or_else(|| "./output_dir/linprobe".into());
     let reading = &args.common.reading;
-    let data = vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
+    let data =
+        vision::labelled(reading, args.common.data_path.as_deref(), model.channels, weights.as_deref(), &output)?;
     let plan = runs::Plan {
         common: &args.common,
         weights: weights.as_deref(),

@@ -234,7 +234,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     let decoding = args.reading.decode(trained.config.channels())?;
     let (model, config, names) = (trained.model, trained.config, trained.names);
-    let (known, channels) = (config.classes(), config.channels());
+    let channels = config.channels();
     let name = |i: usize| names.label(i);
     pipeline.check()?;
     if pipeline.channels() != channels {

@@ -99,7 +99,9 @@ impl DataArgs {
         channels: usize,
         run: &Path,
     ) -> Result<Normalize> {
-        let said = |n: &Normalize, origin: &str| tracing::info!("channels normalised by means {:?} and deviations {:?} ({origin})", n.mean, n.std);
+        let said = |n: &Normalize, origin: &str| {
+            tracing::info!("channels normalised by means {:?} and deviations {:?} ({origin})", n.mean, n.std)
+        };
         if let Some(n) = self.given(channels)? {
             said(&n, "--mean and --std");
             return Ok(n);
@@ -110,7 +112,9 @@ impl DataArgs {
                     said(&n, &origin);
                     return Ok(n);
                 }
-                None => tracing::info!("{origin}: statistics of other channels than the model's {channels} are not used"),
+                None => {
+                    tracing::info!("{origin}: statistics of other channels than the model's {channels} are not used")
+                }
             }
         }
         let decode = self.decode(channels)?;
@@ -179,7 +183,10 @@ fn measured(train: &dyn Dataset, decode: Decode, channels: usize, run: &Path) ->
     let n = found.normalize().ok_or_else(|| format!("no picture can be read: {}", first()))?;
     let rounded = |v: &f32| (f64::from(*v) * 1000.0).round() as f32 / 1000.0;
     let have = n.mean.len();
-    let n = Normalize { mean: n.mean.iter().map(rounded).collect(), std: n.std.iter().map(|v| rounded(v).max(0.001)).collect() };
+    let n = Normalize {
+        mean: n.mean.iter().map(rounded).collect(),
+        std: n.std.iter().map(|v| rounded(v).max(0.001)).collect(),
+    };
     let n = spread(n, channels).ok_or_else(|| {
         format!("the pictures have {have} channels, the model wants {channels}: give --channels, or another model")
     })?;

@@ -34,7 +34,13 @@ pub struct Data {
 }
 
 /// Opens the parts `train` and `val` (or `test`) of DATA, or the shipped images. `weights` are those that training starts from.
-pub fn labelled(args: &DataArgs, root: Option<&Path>, channels: usize, weights: Option<&Path>, run: &Path) -> Result<Data> {
+pub fn labelled(
+    args: &DataArgs,
+    root: Option<&Path>,
+    channels: usize,
+    weights: Option<&Path>,
+    run: &Path,
+) -> Result<Data> {
     let shipped = shipped_data();
     let collection = args.open(root.unwrap_or(&shipped), LabelKind::Classes)?;
     let (train, part, held_out) = collection.to_classify()?;
@@ -379,7 +385,13 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
         record.mean = Some(Setting::new(p.normalize.mean.clone(), Origin::Record));
         record.std = Some(Setting::new(p.normalize.std.clone(), Origin::Record));
     }
-    let known = Preparation { classes: None, test_size: None, test_crop_pct: None, channels: None, ..trained.preparation.clone() };
+    let known = Preparation {
+        classes: None,
+        test_size: None,
+        test_crop_pct: None,
+        channels: None,
+        ..trained.preparation.clone()
+    };
     // Statistics of other channels, as where an RGB model was brought to gray, say nothing here.
     let fits = known.mean.as_ref().is_none_or(|m| m.value.len() == 1 || m.value.len() == channels);
     let known = if fits { known } else { Preparation { mean: None, std: None, ..known } };

@@ -7,7 +7,7 @@ use crate::task::{At, Findings, Moment, Task};
 use crate::train;
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Tape, Value};
-use candlelight_data::{Batch, Loader, Normalize};
+use candlelight_data::{Batch, Loader, Normalize, Pipeline};
 use candlelight_models::{Mae, MaeConfig, Mask, weights};
 use candlelight_optim::{AdamWConfig, Optimizer, mae_rules};
 use serde::{Deserialize, Serialize};
