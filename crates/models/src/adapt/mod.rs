@@ -66,11 +66,6 @@ fn left_out(theirs: usize, ours: usize) -> String {
     format!("the file's head of {theirs} classes is left out: {instead}")
 }
 
-/// The first four of some names.
-fn listed(names: &[String]) -> String {
-    crate::weights::shorten(names)
-}
-
 /// Adapts the first convolution, (O, I, kh, kw), to other image channels as timm does. A single channel gets the sum of all; several
 /// channels repeat those of the file, scaled so that the sum stays. Returns a line for the log if it changed something.
 ///

@@ -1,8 +1,9 @@
 //! Which tensors a model has, which of a file have no place in it, and what these mean.
 
-use super::{Fitting, listed};
+use super::Fitting;
 use crate::error::{Error, Result};
 use crate::model::Architecture;
+use crate::weights::{counted, shorten};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{SimpleBackend, VarBuilder};
@@ -118,12 +119,12 @@ pub(super) fn no_others(
     let meanings = meanings(&others);
     let probably = if meanings.is_empty() { String::new() } else { format!(", probably {}", meanings.join(" and ")) };
     let what =
-        format!("{} tensors of the file have no place in this model: {}{probably}", others.len(), listed(&others));
+        format!("{} of the file without a place in this model: {}{probably}", counted(others.len()), shorten(&others));
     if how.partial {
-        return Ok(Some(format!("{what}; they are left out, so another function is computed")));
+        return Ok(Some(format!("{what}; left out, so another function is computed")));
     }
     Err(Error::Mismatch(format!(
-        "{what}. Without them another function would be computed: choose the model that has them, or leave them out with the setting `partial`"
+        "{what}. Without what they do another function would be computed: choose a model that has them, if there is one, or leave them out with the setting `partial`"
     )))
 }
 
@@ -136,7 +137,7 @@ pub(super) fn whole(missing: &[&str]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    Err(Error::Mismatch(format!("{} tensors of the backbone are not in the file: {}", missing.len(), listed(&names))))
+    Err(Error::Mismatch(format!("{} of the backbone are not in the file: {}", counted(missing.len()), shorten(&names))))
 }
 
 /// Whether a file has a name that begins with the first and one that contains the second, and what such a file holds.
@@ -167,6 +168,7 @@ pub(super) fn foreign(family: &str, tensors: &[(String, Tensor)]) -> Error {
     let few: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
     let any = |f: &dyn Fn(&str) -> bool| tensors.iter().any(|(n, _)| f(n));
     let looks = LOOKS.iter().find(|(start, part, _)| any(&|n| n.starts_with(start)) && any(&|n| n.contains(part)));
+    let looks = looks.filter(|(_, _, what)| !what.ends_with(family));
     let looks = looks.map_or(String::new(), |(_, _, what)| format!("; it looks like {what}"));
     Error::Mismatch(format!("no {family}'s weights: the file starts with {}{looks}", few.join(", ")))
 }

@@ -54,10 +54,10 @@ struct Adapted {
     notes: Vec<String>,
 }
 
-/// The tensors of a vision transformer under our names, checked to have the depth of `config`, and lines for the log.
+/// The tensors of a vision transformer under our names, checked to be no deeper than `config`, and lines for the log.
 ///
 /// # Errors
-/// When the file holds no vision transformer, or one of another depth.
+/// When the file holds no vision transformer, or a deeper one.
 fn transformer_weights(
     tensors: &[(String, Tensor)],
     config: &VitConfig,
@@ -68,8 +68,11 @@ fn transformer_weights(
     let Some(depth) = depth.filter(|_| has("patch_embed.proj.weight")) else {
         return Err(foreign("vision transformer", &tensors));
     };
-    if depth != config.depth {
-        return Err(Error::Mismatch(format!("the file's model has {depth} blocks, this one {}", config.depth)));
+    if depth > config.depth {
+        let more = tensors.iter().find(|(n, _)| block_of(n).is_some_and(|b| b >= config.depth));
+        let more = more.map_or("", |(n, _)| n.as_str());
+        let blocks = format!("the file's model has {depth} blocks, this one {}", config.depth);
+        return Err(Error::Mismatch(format!("{blocks}: it is deeper, with {more}; choose a model as deep")));
     }
     // The probe of MAE is a head of two layers.
     let probe = has("head.1.weight");
@@ -107,6 +110,10 @@ fn inside(name: &str, head: bool) -> bool {
 fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: &Fitting) -> Result<Adapted> {
     let (mut tensors, mut notes) = transformer_weights(tensors, config)?;
     let find = |tensors: &[(String, Tensor)], name: &str| tensors.iter().position(|(n, _)| n == name);
+    let depth = tensors.iter().filter_map(|(n, _)| block_of(n)).max().map_or(0, |b| b + 1);
+    if depth != config.depth {
+        return Err(Error::Mismatch(format!("the file's model has {depth} blocks, this one {}", config.depth)));
+    }
     all_finite(&tensors)?;
     let mut config = config.clone();
     config.pool = if find(&tensors, "fc_norm.weight").is_some() { Pool::Avg } else { Pool::Token };

@@ -34,30 +34,49 @@ impl std::fmt::Display for Report {
     }
 }
 
+/// The first four of some names, and how many more there are.
 pub(crate) fn shorten(names: &[String]) -> String {
     let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > 4 { format!("{shown}, ...") } else { shown }
+    if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }
 }
 
-/// The tensors under the names of the model. Where none of them has such a name, wrappers' prefixes are removed from theirs; those with
-/// which the model's own names begin are put back.
+/// So many tensors, in words.
+pub(crate) fn counted(n: usize) -> String {
+    if n == 1 { "1 tensor".into() } else { format!("{n} tensors") }
+}
+
+/// The tensors under the names of the model: as they are, or without wrappers' prefixes, whichever has more of the model's names. Prefixes
+/// with which the model's own names begin, such as `encoder.`, are put back where [`super::open`] removed them.
 fn under_names_of(model: &[(String, Tensor)], tensors: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
     let wanted: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
-    if tensors.iter().any(|(n, _)| wanted.contains(n.as_str())) {
-        return Ok(tensors.to_vec());
+    let own = prefixes::of_model(wanted.iter().copied());
+    let known = |tensors: &[(String, Tensor)]| tensors.iter().filter(|(n, _)| wanted.contains(n.as_str())).count();
+    let put_back = |tensors: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
+        let have: HashSet<String> = tensors.iter().map(|(n, _)| n.clone()).collect();
+        let renamed = |(name, t): (String, Tensor)| {
+            if wanted.contains(name.as_str()) {
+                return (name, t);
+            }
+            let longer = own.iter().map(|p| format!("{p}{name}"));
+            let fits: Vec<String> = longer.filter(|n| wanted.contains(n.as_str()) && !have.contains(n)).collect();
+            // Of two places neither is guessed.
+            match <[String; 1]>::try_from(fits) {
+                Ok([only]) => (only, t),
+                Err(_) => (name, t),
+            }
+        };
+        tensors.into_iter().map(renamed).collect()
+    };
+    let as_they_are = put_back(tensors.to_vec());
+    if known(&as_they_are) == tensors.len() {
+        return Ok(as_they_are);
     }
-    let bare = unwrapped(tensors)?;
-    if bare.iter().any(|(n, _)| wanted.contains(n.as_str())) {
-        return Ok(bare);
-    }
-    let names: Vec<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
-    let have: HashSet<&str> = bare.iter().map(|(n, _)| n.as_str()).collect();
-    let prefix = prefixes::of_model(&names, &|n| have.contains(n));
-    Ok(bare.iter().map(|(n, t)| (format!("{prefix}{n}"), t.clone())).collect())
+    let bare = put_back(unwrapped(tensors)?);
+    Ok(if known(&bare) > known(&as_they_are) { bare } else { as_they_are })
 }
 
-/// Loads tensors by name into parameters and buffers. After an error nothing is changed. Where no name is one of the model's, prefixes of
-/// wrappers (`module.`, `_orig_mod.`, ..) are removed first, as [`open`] does.
+/// Loads tensors by name into parameters and buffers. After an error nothing is changed. Where more names are the model's without the
+/// prefixes of wrappers (`module.`, `_orig_mod.`, ..), these are removed first, as [`super::open`] does.
 ///
 /// # Errors
 /// When a shape differs or nothing fits; with `strict`, also when a name is missing or unexpected. Nothing is changed then.

@@ -19,7 +19,7 @@ pub use load::{Report, load};
 pub use open::{Weights, open, read, shards, unwrapped};
 pub use sets::{Options, Set};
 
-pub(crate) use load::shorten;
+pub(crate) use load::{counted, shorten};
 pub(crate) use open::{Action, opened};
 
 use crate::error::{Error, Result};
@@ -196,6 +196,16 @@ mod tests {
         for name in ["module.model.0.bias", "0.bias", "model.0.bias"] {
             let report = load(&own, &[(name.into(), t(&[3]))], true).unwrap();
             assert_eq!(report.loaded, ["model.0.bias"], "{name}");
+        }
+        // An encoder that looks like a network of its own, beside a decoder.
+        let pair = ParamStore::new();
+        for name in ["encoder.conv1.weight", "decoder.0.bias"] {
+            pair.builder(Key::new(0)).get(3, name).unwrap();
+        }
+        let file = ["encoder.conv1.weight", "decoder.0.bias"].map(|n| (n.to_string(), t(&[3]))).to_vec();
+        assert_eq!(unwrapped(&file).unwrap()[0].0, "conv1.weight");
+        for tensors in [file.clone(), unwrapped(&file).unwrap()] {
+            assert_eq!(load(&pair, &tensors, true).unwrap().loaded.len(), 2);
         }
     }
 

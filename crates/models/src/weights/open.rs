@@ -162,7 +162,7 @@ pub(crate) fn opened(
         }
         tensors.push((name, tensor));
     }
-    notes.extend(widened.into_iter().map(|(kind, n)| format!("{n} tensors of {kind} are brought to float32")));
+    notes.extend(widened.into_iter().map(|(kind, n)| format!("{} of {kind} brought to float32", super::counted(n))));
     Ok(Weights { tensors, sets: described, set: it.name, notes })
 }
 

@@ -1,5 +1,7 @@
 //! What wrappers put in front of a model's names, and the sets of weights that lie under different prefixes of one dictionary.
 
+use std::collections::BTreeSet;
+
 /// First parts of names that stand for a wrapper, a place in a larger program, or one of several models.
 const PREFIXES: [&str; 40] = [
     "module",
@@ -134,14 +136,14 @@ pub(crate) fn split(names: &[String]) -> Vec<Part> {
     parts
 }
 
-/// The prefix with which a model's own names begin where those of a file, whose prefix was removed, do not: all of `names` without it are
-/// among `file`.
-pub(crate) fn of_model(names: &[&str], file: &dyn Fn(&str) -> bool) -> String {
-    let common = names.iter().skip(1).fold(names.first().map_or(vec![], |n| run(n)), |c, n| shared(&c, &run(n)));
-    let joined = |parts: &[&str]| parts.iter().map(|p| format!("{p}.")).collect::<String>();
-    let lengths = (1..=common.len()).rev();
-    let mut prefixes = lengths.map(|n| joined(&common[..n]));
-    prefixes.find(|p| names.iter().any(|n| n.strip_prefix(p.as_str()).is_some_and(file))).unwrap_or_default()
+/// The known prefixes with which a model's own names begin, of every length.
+pub(crate) fn of_model<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for name in names {
+        let parts = run(name);
+        all.extend((1..=parts.len()).map(|n| parts[..n].iter().map(|p| format!("{p}.")).collect::<String>()));
+    }
+    all
 }
 
 #[cfg(test)]
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(ours, [("ema".into(), vec!["w".to_string()]), ("model".into(), vec!["w".to_string()])]);
         let custom = one(&["model.w", "body.w"]);
         assert_eq!(custom.1, ["model.w", "body.w"]);
-        assert_eq!(of_model(&["model.0.w", "model.1.w"], &|n| n == "1.w"), "model.");
-        assert_eq!(of_model(&["a.w"], &|_| true), "");
+        let own = of_model(["model.net.0.w", "model.1.w", "a.w"].into_iter());
+        assert_eq!(own.into_iter().collect::<Vec<_>>(), ["model.", "model.net."]);
     }
 }

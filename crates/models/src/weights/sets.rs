@@ -110,7 +110,7 @@ impl Candidate {
 
     fn shown(&self) -> String {
         let name = if self.name.is_empty() { "the top level".to_string() } else { format!("`{}`", self.name) };
-        format!("{name} ({} tensors)", self.entries.len())
+        format!("{name} ({})", super::counted(self.entries.len()))
     }
 }
 
@@ -146,12 +146,12 @@ pub(crate) fn candidates(dictionaries: Vec<Dictionary>) -> (Vec<Candidate>, Vec<
         let other = d.entries.iter().any(|(n, _)| !is_optimizer(n));
         let entries: Vec<_> = d.entries.into_iter().filter(|(n, _)| !(other && is_optimizer(n))).collect();
         if entries.len() < before {
-            notes.push(format!("{} tensors of an optimizer are left out", before - entries.len()));
+            notes.push(format!("{} of an optimizer left out", super::counted(before - entries.len())));
         }
         let (counters, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(n, _)| is_counter(n));
         if !counters.is_empty() && !entries.is_empty() {
             let names: Vec<String> = counters.iter().map(|(n, _)| n.clone()).collect();
-            notes.push(format!("{} counters are left out: {}", names.len(), super::shorten(&names)));
+            notes.push(format!("counters left out: {}", super::shorten(&names)));
         }
         if entries.is_empty() {
             continue;
@@ -185,7 +185,7 @@ pub(crate) fn candidates(dictionaries: Vec<Dictionary>) -> (Vec<Candidate>, Vec<
                 c.entries.iter().map(move |(n, _)| format!("{at}{n}"))
             })
             .collect();
-        notes.push(format!("{} other tensors of the file are left out: {}", names.len(), super::shorten(&names)));
+        notes.push(format!("{} beside the weights left out: {}", super::counted(names.len()), super::shorten(&names)));
     }
     (sets, notes)
 }

@@ -233,7 +233,7 @@ fn bools_integers_halves_and_big_endian_files_are_read() {
         (values(&w, "flags"), values(&w, "index"), values(&w, "half")),
         (vec![1.0, 0.0], vec![256.0, -1.0], vec![1.0, -2.0])
     );
-    assert_eq!(w.notes, ["1 tensors of bfloat16 are brought to float32"]);
+    assert_eq!(w.notes, ["1 tensor of bfloat16 brought to float32"]);
 }
 
 #[test]
