@@ -68,6 +68,28 @@ fn every_kind_of_file_decodes_to_pillows_pixels() {
 }
 
 #[test]
+fn what_is_cut_is_an_error_or_the_whole_picture() {
+    let golden = golden();
+    let (mut cuts, mut wrong) = (0, vec![]);
+    for case in golden["decoded"].as_array().unwrap() {
+        let name = case["picture"].as_str().unwrap();
+        let bytes = std::fs::read(root().join("pictures").join(name)).unwrap();
+        // In text, a number that is cut is a number; a scan of a JPEG may lack its last bits.
+        if bytes.len() > 4000 || name.starts_with("text") {
+            continue;
+        }
+        for cut in (0..bytes.len()).step_by(5) {
+            cuts += 1;
+            if let Ok(image) = decode(&bytes[..cut], &options(case)) {
+                wrong.extend(difference(&image, case).map(|d| format!("{case} cut at {cut} of {}: {d}", bytes.len())));
+            }
+        }
+    }
+    assert!(cuts > 5000, "{cuts}");
+    assert!(wrong.is_empty(), "{} of {cuts} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
 fn real_numbers_are_resized_as_pillow_resizes_them() {
     let golden = golden();
     let image = picture("chelsea.jpg", &Decode::default());
@@ -115,12 +137,18 @@ fn photos_of_ones_own() {
     let var = |name: &str| PathBuf::from(std::env::var_os(name).expect(name));
     let (folder, json) = (var("CANDLELIGHT_PHOTOS"), var("CANDLELIGHT_PHOTOS_JSON"));
     let cases: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
-    let mut open: Option<(String, Image)> = None;
+    let (mut open, mut wrong): (Option<(String, Image)>, Vec<String>) = (None, vec![]);
     for case in &cases {
         let name = case["picture"].as_str().unwrap();
         if open.as_ref().is_none_or(|(n, _)| n != name) {
             let bytes = std::fs::read(folder.join(name)).unwrap();
-            open = Some((name.into(), decode(&bytes, &Decode::default()).unwrap()));
+            match decode(&bytes, &Decode::default()) {
+                Ok(image) => open = Some((name.into(), image)),
+                Err(e) => {
+                    wrong.push(format!("{name}: {e}"));
+                    continue;
+                }
+            }
         }
         let (_, image) = open.as_ref().unwrap();
         let out = match case["crop"].as_array() {
@@ -131,7 +159,8 @@ fn photos_of_ones_own() {
                 Op::Resize { width: 224, height: 224, filter }.apply(part).unwrap()
             }
         };
-        assert_eq!(difference(&out, case), None, "{case}");
+        wrong.extend(difference(&out, case).map(|d| format!("{case}: {d}")));
     }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     println!("{} results are the same to the bit", cases.len());
 }

@@ -43,6 +43,11 @@ fn markers(bytes: &[u8]) -> Markers {
                 if marker == 0xda {
                     // In a scan, 0xff is followed by 0 or by the number of a restart.
                     while let Some(&[first, next]) = bytes.get(at..at + 2) {
+                        // Most of a scan holds no marker at all, and whole pieces are skipped quickly.
+                        if bytes.get(at..at + 64).is_some_and(|piece| !piece.contains(&0xff)) {
+                            at += 64;
+                            continue;
+                        }
                         if first == 0xff && !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff) {
                             break;
                         }
