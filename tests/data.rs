@@ -1,10 +1,16 @@
 //! The data engine against Pillow, timm, torchvision and OpenCV: `tests/golden/data.json`, written by
 //! `tests/golden/data.py` from the pictures in `tests/pictures`.
 
-use candlelight::data::{Decode, Image, Op, decode};
+use candle_core::{Device, Tensor};
+use candlelight::data::{
+    Dataset, Decode, Image, Label, Loader, LoaderConfig, Op, Picture, Pipeline, Sample, SurveyConfig, decode, survey,
+};
+use candlelight::models::Classifier;
+use candlelight::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -127,6 +133,62 @@ fn every_operation_gives_the_references_pixels() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// One picture many times over.
+struct Same(Vec<u8>);
+
+impl Dataset for Same {
+    fn len(&self) -> usize {
+        4
+    }
+    fn get(&self, i: usize) -> candlelight::data::Result<Sample> {
+        Ok(Sample { picture: Picture::Encoded(self.0.clone()), label: Label::Class(i as u32 % 2) })
+    }
+}
+
+#[test]
+fn a_vision_transformer_sees_thirteen_bands_of_sixteen_bits() {
+    let bytes = std::fs::read(root().join("pictures/bands.tif")).unwrap();
+    for (channels, bit_depth) in [(13, 16), (13, 8), (1, 8), (3, 16)] {
+        let bytes =
+            if channels == 13 { bytes.clone() } else { std::fs::read(root().join("pictures/rgb.png")).unwrap() };
+        let decode = Decode { channels: Some(channels), bit_depth, ..Decode::default() };
+        let data = Arc::new(Same(bytes));
+        let config = SurveyConfig { decode, ..SurveyConfig::default() };
+        let own = survey(&[("all", &*data)], &config).unwrap().normalize().unwrap();
+        assert_eq!(own.mean.len(), channels);
+        let crop = Pipeline::mae_pretrain((8, 8), own);
+        let config = LoaderConfig {
+            batch_size: 4,
+            size: (8, 8),
+            seed: 0,
+            shuffle: true,
+            drop_last: true,
+            workers: 2,
+            max_bad: 0.0,
+        };
+        let loader = Loader::new(data, crop, config).unwrap().decoding(decode);
+        let batch = loader.epoch(0, 0).next().unwrap().unwrap();
+        let values = batch.images.f32().unwrap();
+        assert!(values.iter().any(|v| *v != 0.0) && values.iter().all(|v| v.is_finite()));
+        let images = Tensor::from_vec(values, (4, channels, 8, 8), &Device::Cpu).unwrap();
+        let model = VitConfig {
+            image: (8, 8),
+            patch: 4,
+            dim: 16,
+            depth: 1,
+            heads: 2,
+            classes: 5,
+            channels,
+            ..registry::vit("vit_base_patch16").unwrap()
+        };
+        let params = ParamStore::new();
+        let model = Vit::new(&model, params.builder(Key::new(0))).unwrap();
+        let tape = Tape::off();
+        let logits = model.forward(&tape.constant(&images), None).unwrap();
+        assert_eq!(logits.tensor().dims(), [4, 5]);
+    }
 }
 
 /// `python tests/golden/data.py PHOTOS OUT.json`, then `CANDLELIGHT_PHOTOS=PHOTOS CANDLELIGHT_PHOTOS_JSON=OUT.json cargo test
