@@ -176,6 +176,10 @@ def write(folder):
     data = b"".join(words[y].tobytes().ljust((w * 2 + 3) // 4 * 4, b"\0") for y in range(h - 1, -1, -1))
     head = struct.pack("<IiiHHIIiiII", 40, w, h, 1, 16, 0, len(data), 2835, 2835, 0, 0)
     (folder / "sixteen_bit.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + head + data)
+    words = ((rgb[:, :, 0] >> 3).astype(np.uint16) << 11 | (rgb[:, :, 1] >> 2).astype(np.uint16) << 5 | rgb[:, :, 2] >> 3).astype("<u2")
+    data = b"".join(words[y].tobytes().ljust((w * 2 + 3) // 4 * 4, b"\0") for y in range(h - 1, -1, -1))
+    head = struct.pack("<IiiHHIIiiII", 40, w, h, 1, 16, 3, len(data), 2835, 2835, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    (folder / "sixteen_bit_565.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 66 + len(data), 0, 0, 66) + head + data)
     places = np.asarray(palette)
     runs = b""
     for y in range(h - 1, -1, -1):

@@ -386,13 +386,16 @@ impl fmt::Display for Survey {
             let (least, middle, most) = (show(least), show(middle), show(most));
             writeln!(f, "sizes      {least} to {most}, median {middle} ({} looked at)", self.looked_at())?;
         }
-        writeln!(f, "files      {}", counts(self.kinds.iter().map(|(k, n)| (k.clone(), *n)).collect()))?;
-        let channels = counts(self.channels.iter().map(|(c, n)| (format!("{c}:"), *n)).collect());
-        let depths = counts(self.bit_depths.iter().map(|(d, n)| (format!("{d}:"), *n)).collect());
-        writeln!(f, "channels   {channels}; bits {depths}")?;
-        let numbers = |v: &[f64]| v.iter().map(|m| format!("{m:.3}")).collect::<Vec<_>>().join(" ");
-        writeln!(f, "mean       {}", numbers(&self.mean))?;
-        writeln!(f, "std        {}", numbers(&self.std))?;
+        if !self.kinds.is_empty() {
+            writeln!(f, "files      {}", counts(self.kinds.iter().map(|(k, n)| (k.clone(), *n)).collect()))?;
+            let channels = counts(self.channels.iter().map(|(c, n)| (format!("{c} in"), *n)).collect());
+            let depths = counts(self.bit_depths.iter().map(|(d, n)| (format!("{d} in"), *n)).collect());
+            writeln!(f, "channels   {channels}")?;
+            writeln!(f, "bits       {depths}")?;
+            let numbers = |v: &[f64]| v.iter().map(|m| format!("{m:.3}")).collect::<Vec<_>>().join(" ");
+            writeln!(f, "mean       {}", numbers(&self.mean))?;
+            writeln!(f, "std        {}", numbers(&self.std))?;
+        }
         let mut list = |label: &str, what: &str, found: &Found, always: bool| -> fmt::Result {
             if found.count == 0 && !always {
                 return Ok(());
@@ -410,7 +413,7 @@ impl fmt::Display for Survey {
         list("turned", turned, &self.turned, false)?;
         let twelve = match self.twelve_bits {
             0 => String::new(),
-            n => format!("; {n} of them are 12 bits or fewer stored in 16"),
+            n => format!("; {n} of them are 12 bits or fewer stored in 16, which need a bit depth of 16"),
         };
         list("dark/flat", &format!(" use less than 1/8 of their range of values{twelve}"), &self.little_range, false)?;
         list("constant", " have one value everywhere", &self.constant, false)?;

@@ -6,7 +6,7 @@
 use crate::augment::leveled::{Leveled, PolicyHints, TOP};
 use crate::augment::policy_tables::{AUGMIX, AUTO, SubPolicy, rand_set};
 use crate::error::{Error, Result};
-use crate::image::{Draw, Image, Op, blend};
+use crate::image::{Draw, Image, Op, blend, refused};
 use candlelight_kernels::Key;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -208,8 +208,11 @@ impl Policy {
     /// Augments an image.
     ///
     /// # Errors
-    /// When an operation does not fit the image.
+    /// When an operation does not fit the image, or the image is not one of bytes with 1 or 3 channels.
     pub fn apply(&self, image: Image, hints: &PolicyHints, key: Key) -> Result<Image> {
+        if !image.is_plain() {
+            return Err(refused(&format!("policy {self}"), &image));
+        }
         let d = &mut Draw::new(key);
         match &self.kind {
             Kind::Auto { subs, noise } => {

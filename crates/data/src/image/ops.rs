@@ -175,6 +175,23 @@ impl Op {
         self.apply_plain(image)
     }
 
+    /// Whether the operation moves pixels and leaves colours alone, so that any number of channels will do.
+    pub(crate) fn is_geometric(&self) -> bool {
+        matches!(
+            self,
+            Op::Crop { .. }
+                | Op::FlipHorizontal
+                | Op::FlipVertical
+                | Op::Resize { .. }
+                | Op::ResizeBox { .. }
+                | Op::ResizeOpencv { .. }
+                | Op::Pad { .. }
+                | Op::Rotate { .. }
+                | Op::Affine { .. }
+                | Op::Perspective { .. }
+        )
+    }
+
     /// The operation's name, as in the serialised form.
     pub(crate) fn name(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();

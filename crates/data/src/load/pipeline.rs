@@ -184,6 +184,14 @@ impl Pipeline {
     pub fn check(&self) -> Result<()> {
         self.normalize.check()?;
         self.transforms.iter().try_for_each(Transform::check)?;
+        if !matches!(self.channels(), 1 | 3)
+            && let Some(t) = self.transforms.iter().find(|t| !t.is_geometric())
+        {
+            return Err(Error::Config(format!(
+                "{t} works on images of 1 or 3 channels, and the normalisation has means for {}: leave it out",
+                self.channels()
+            )));
+        }
         self.erase.as_ref().map_or(Ok(()), RandomErasing::check)?;
         match &self.splits {
             Some(s) if s.count < 2 || s.shared > self.transforms.len() => Err(Error::Config(format!(
@@ -488,6 +496,7 @@ mod tests {
         let e = rgb.apply(wide, &Key::new(0), 0, Out::F32(&mut [0.0; 90])).unwrap_err().to_string();
         assert!(e.contains("13 channels and the batch 3"), "{e}");
         let policy = Pipeline::mae_finetune((6, 5), thirteen, "rand-m9-mstd0.5-inc1", 0.0).unwrap();
+        assert!(policy.check().unwrap_err().to_string().contains("means for 13"));
         let e = policy.apply(bytes, &Key::new(0), 0, Out::F32(&mut [0.0; 390])).unwrap_err().to_string();
         assert!(e.contains("policy") && e.contains("13 channels"), "{e}");
     }

@@ -49,7 +49,8 @@ impl Filter {
             Filter::Hamming if x >= 1.0 => 0.0,
             Filter::Hamming => {
                 let x = x * std::f64::consts::PI;
-                x.sin() / x * (0.54 + 0.46 * x.cos())
+                // Pillow writes both numbers in single precision.
+                x.sin() / x * (f64::from(0.54f32) + f64::from(0.46f32) * x.cos())
             }
             Filter::Bicubic => {
                 const A: f64 = -0.5;
@@ -241,7 +242,7 @@ fn real_taps(filter: Filter, input: usize, from: f32, to: f32, output: usize) ->
         let mut weights: Vec<f64> = (first..last).map(weight).collect();
         let total: f64 = weights.iter().sum();
         if total != 0.0 {
-            weights.iter_mut().for_each(|w| *w *= 1.0 / total);
+            weights.iter_mut().for_each(|w| *w /= total);
         }
         (first, weights)
     };

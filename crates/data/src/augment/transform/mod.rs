@@ -124,16 +124,17 @@ impl Transform {
     }
 
     /// Whether the step can work on any number of channels and on real numbers: it moves pixels and leaves colours alone.
-    fn is_geometric(&self) -> bool {
-        !matches!(
-            self,
+    pub(crate) fn is_geometric(&self) -> bool {
+        match self {
             Transform::ColorJitter { .. }
-                | Transform::Grayscale { .. }
-                | Transform::GaussianBlur { .. }
-                | Transform::GaussianNoise { .. }
-                | Transform::Cutout { .. }
-                | Transform::Policy { .. }
-        )
+            | Transform::Grayscale { .. }
+            | Transform::GaussianBlur { .. }
+            | Transform::GaussianNoise { .. }
+            | Transform::Cutout { .. }
+            | Transform::Policy { .. } => false,
+            Transform::Sometimes { op, .. } => op.is_geometric(),
+            _ => true,
+        }
     }
 
     /// Applies the step with the draws of `key`. Crops, changes of size, mirrors, rotations and warps accept any number of
@@ -143,8 +144,11 @@ impl Transform {
     /// When the image does not fit, such as one smaller than a centre crop, or has channels that the step cannot work on.
     pub fn apply(&self, image: Image, key: Key) -> Result<Image> {
         if !image.is_plain() && !self.is_geometric() {
-            let text = self.to_string();
-            return Err(refused(text.split('(').next().unwrap_or_default(), &image));
+            let name = match self {
+                Transform::Sometimes { op, .. } => op.name(),
+                _ => self.to_string().split('(').next().unwrap_or_default().to_owned(),
+            };
+            return Err(refused(&name, &image));
         }
         match self {
             Transform::RandomResizedCrop { .. } | Transform::RandomResizedCropOnce { .. } => {

@@ -1,11 +1,11 @@
 //! JPEG.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::decode::kind::Kind;
 use crate::image::decode::samples::{Model, Samples, Values, check_size};
 use crate::image::decode::{Decode, fail};
 use libjpeg_turbo_rs::common::types::DecodeLimits;
-use libjpeg_turbo_rs::{Decoder, PixelFormat};
+use libjpeg_turbo_rs::{Decoder, JpegError, PixelFormat};
 
 /// What following the markers of a JPEG shows.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,17 +42,25 @@ fn markers(bytes: &[u8]) -> Markers {
                 at += 2 + length as usize;
                 if marker == 0xda {
                     // In a scan, 0xff is followed by 0 or by the number of a restart.
-                    while let Some(&[first, next]) = bytes.get(at..at + 2) {
-                        if first == 0xff && !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff) {
-                            break;
+                    while let Some(place) = next_mark(bytes, at) {
+                        at = place;
+                        match bytes.get(at + 1) {
+                            Some(0x00 | 0xd0..=0xd7) => at += 2,
+                            Some(0xff) => at += 1,
+                            _ => break,
                         }
-                        at += 1;
                     }
                 }
             }
         }
     }
     found
+}
+
+/// The place of the next byte 0xff from `at` on. Pieces without one are passed over quickly.
+fn next_mark(bytes: &[u8], at: usize) -> Option<usize> {
+    let (i, piece) = bytes.get(at..)?.chunks(32).enumerate().find(|(_, piece)| piece.contains(&0xff))?;
+    Some(at + i * 32 + piece.iter().position(|&b| b == 0xff)?)
 }
 
 /// Decodes the first picture of a file.
@@ -70,11 +78,13 @@ pub(super) fn decode(bytes: &[u8], options: &Decode) -> Result<Samples> {
     if let Some((width, height)) = found.size.filter(|&(w, h)| w > 0 && h > 0) {
         check_size(Kind::Jpeg, width, height, options)?;
     }
-    let (width, height, channels, data) = pixels(&bytes[..found.end.unwrap_or(bytes.len())], options)?;
+    let cut = || fail(Kind::Jpeg, "the file is truncated, it has no end marker: copy or download it again");
+    let (width, height, channels, data) = match pixels(&bytes[..found.end.unwrap_or(bytes.len())], options) {
+        Err(_) if !whole && !options.truncated => return Err(cut()),
+        decoded => decoded?,
+    };
     if !options.truncated && !whole {
-        return Err(Error::Decode(
-            "JPEG: the file is truncated, it has no end marker: copy or download it again".into(),
-        ));
+        return Err(cut());
     }
     let model = match channels {
         1 => Model::Gray,
@@ -98,7 +108,12 @@ pub(super) fn pixels(bytes: &[u8], options: &Decode) -> Result<(usize, usize, us
         _ => (3, PixelFormat::Rgb),
     };
     let decoder = decoder.with_output_format(format).with_lenient(options.truncated);
-    let image = decoder.decode_image().map_err(|e| fail(Kind::Jpeg, e))?;
+    let image = decoder.decode_image().map_err(|e| match e {
+        JpegError::UnexpectedEof => {
+            fail(Kind::Jpeg, "the file is damaged, its pixels end before its end marker: copy or download it again")
+        }
+        e => fail(Kind::Jpeg, e),
+    })?;
     Ok((image.width, image.height, channels, image.data))
 }
 

@@ -154,7 +154,8 @@ pub(super) fn check_size(kind: Kind, width: u64, height: u64, options: &Decode) 
         return Err(fail(kind, format!("the file is damaged: it says that the picture has {width}x{height} pixels")));
     }
     let pixels = width.saturating_mul(height);
-    let limit = options.limits.pixels;
+    // Beyond 2^40 pixels not even their number could be reckoned with safely.
+    let limit = options.limits.pixels.min(1 << 40);
     if pixels > limit {
         return Err(fail(kind, format!("{width}x{height} = {pixels} pixels exceed the limit of {limit} (max_pixels)")));
     }

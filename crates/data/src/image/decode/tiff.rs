@@ -268,9 +268,7 @@ fn meaning(tags: &Tags<'_>, l: &Layout, photometric: u64, extra: u64, mut values
     {
         for p in v.chunks_exact_mut(4) {
             let alpha = u32::from(p[3]);
-            if alpha > 0 {
-                p[..3].iter_mut().for_each(|v| *v = (u32::from(*v) * 255 / alpha).min(255) as u8);
-            }
+            p[..3].iter_mut().for_each(|v| *v = (u32::from(*v) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8);
         }
     }
     Ok(of(model, c, values))
@@ -308,4 +306,78 @@ fn turned(s: Samples, orientation: u8) -> Samples {
         Values::Real(v, name) => Values::Real(moved(v, c, from()), name),
     };
     Samples { width, height, values, ..s }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gray TIFF of 2 x 2 pixels with these tags besides, or instead.
+    fn tiny(tags: &[(u16, u16, u32)], big: bool) -> Vec<u8> {
+        let mut all: BTreeMap<u16, (u16, u32)> = BTreeMap::from([
+            (256, (3, 2)),
+            (257, (3, 2)),
+            (258, (3, 8)),
+            (259, (3, 1)),
+            (262, (3, 1)),
+            (273, (4, 0)),
+            (279, (4, 4)),
+        ]);
+        tags.iter().for_each(|&(tag, kind, v)| drop(all.insert(tag, (kind, v))));
+        let at = 8 + 2 + all.len() as u32 * 12 + 4;
+        let (two, four) = (
+            |v: u16| if big { v.to_be_bytes() } else { v.to_le_bytes() },
+            |v: u32| if big { v.to_be_bytes() } else { v.to_le_bytes() },
+        );
+        let mut out = if big { b"MM".to_vec() } else { b"II".to_vec() };
+        out.extend(two(42));
+        out.extend(four(8));
+        out.extend(two(all.len() as u16));
+        for (tag, (kind, v)) in all {
+            out.extend(two(tag));
+            out.extend(two(kind));
+            out.extend(four(1));
+            let v = if tag == 273 { at } else { v };
+            if kind == 3 {
+                out.extend(two(v as u16));
+                out.extend([0; 2]);
+            } else {
+                out.extend(four(v));
+            }
+        }
+        out.extend(four(0));
+        out.extend([1, 2, 3, 4]);
+        out
+    }
+
+    #[test]
+    fn both_byte_orders_are_read_and_what_is_not_read_is_named() {
+        let options = Decode { channels: Some(1), ..Decode::default() };
+        for big in [false, true] {
+            let bytes = tiny(&[], big);
+            assert_eq!(crate::decode(&bytes, &options).unwrap().data, [1, 2, 3, 4]);
+            for cut in 0..bytes.len() {
+                assert!(crate::decode(&bytes[..cut], &options).is_err(), "cut at {cut}");
+            }
+            // Turned by a quarter, as Pillow turns on loading.
+            let turned = crate::decode(&tiny(&[(274, 3, 6)], big), &options).unwrap();
+            assert_eq!(turned.data, [3, 1, 4, 2]);
+        }
+        for (tags, words) in [
+            (&[(259, 3, 4)][..], "CCITT"),
+            (&[(259, 3, 50000)], "Zstandard"),
+            (&[(258, 3, 7)], "7 bits"),
+            (&[(262, 3, 8)], "L*a*b*"),
+            (&[(256, 4, 1 << 30), (257, 4, 1 << 30)], "max_pixels"),
+            (&[(256, 3, 0)], "0x2"),
+            (&[(277, 3, 0)], "0 samples"),
+            (&[(278, 4, 1)], "1 strips, but the picture needs 2"),
+            (&[(317, 3, 9)], "predictor 9"),
+            (&[(279, 4, 3)], "damaged"),
+            (&[(258, 3, 32), (339, 3, 3), (257, 3, 1), (256, 3, 1)], "bit_depth"),
+        ] {
+            let e = crate::decode(&tiny(tags, true), &options).unwrap_err().to_string();
+            assert!(e.starts_with("TIFF: ") && e.contains(words), "{e}");
+        }
+    }
 }
