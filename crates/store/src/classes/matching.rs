@@ -158,7 +158,7 @@ pub(super) fn matching(model: &Names, data: &[String]) -> Result<Matching, Misma
 /// ImageNet's classes.
 fn seems_imagenet(outputs: usize, data: &[String]) -> bool {
     outputs == imagenet::CLASSES
-        && (data.iter().any(|n| imagenet::is_synset(&plain(n)))
+        && (data.iter().any(|n| imagenet::synset(&plain(n)).is_some())
             || data.iter().all(|n| !imagenet::classes_of(n).is_empty()))
 }
 

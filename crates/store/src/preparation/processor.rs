@@ -187,7 +187,8 @@ fn pixels(config: &Object, defaults: Option<(&Defaults, Origin)>, p: &mut Prepar
     Ok(())
 }
 
-/// Size, crop and how the image is fitted to it.
+/// Size, crop and how the image is fitted to it. Where an odd number of pixels is cut off, transformers rounds the place of the crop down and
+/// torchvision and timm round it to even, so that the crop can be one pixel apart.
 fn geometry(
     config: &Object,
     family: Option<&str>,
