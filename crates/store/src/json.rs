@@ -12,9 +12,17 @@ const LARGEST: u64 = 64 << 20;
 pub(crate) fn read(path: &Path) -> Result<Value> {
     let text = text(path)?;
     serde_json::from_str(&text).map_err(|e| {
-        let message =
-            format!("expected JSON, found something else or a damaged file ({e}): restore it, or move it away");
-        Error::File { path: path.into(), message }
+        let start = text.trim_start();
+        let found = if start.is_empty() {
+            "an empty file: download it again".to_string()
+        } else if start.starts_with("version https://git-lfs") {
+            "a pointer of Git LFS in its place: fetch the file with `git lfs pull`".to_string()
+        } else if start.starts_with('<') {
+            "a web page: download the file itself".to_string()
+        } else {
+            format!("something else or a damaged file ({e}): restore it, or move it away")
+        };
+        Error::File { path: path.into(), message: format!("expected JSON, found {found}") }
     })
 }
 

@@ -1,5 +1,7 @@
 //! What happens to a sample on its way into a batch.
 
+mod prepared;
+
 use crate::augment::{PolicyHints, RandomErasing, Transform};
 use crate::error::{Error, Result};
 use crate::image::{Filter, Image, luma, luma_of_values};

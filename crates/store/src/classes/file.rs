@@ -1,6 +1,6 @@
 //! Files of class names.
 
-use super::imagenet::is_synset;
+use super::imagenet::synset;
 use crate::error::{Error, Result};
 use crate::json;
 use serde_json::Value;
@@ -81,7 +81,7 @@ fn of_text(text: &str) -> Result<NamesFile, String> {
     };
     let pairs: Option<Vec<(String, String)>> = lines.iter().map(|l| split(l)).collect();
     if let Some(pairs) = pairs {
-        if pairs.iter().all(|(a, _)| is_synset(a)) {
+        if pairs.iter().all(|(a, _)| synset(a).is_some()) {
             let notes = vec!["each line starts with one of WordNet's ids, which is the class's name".into()];
             return Ok(NamesFile { names: pairs.into_iter().map(|(a, _)| a).collect(), notes });
         }

@@ -54,15 +54,19 @@ pub(super) fn classes_of(name: &str) -> &'static [usize] {
         }
         all
     }
-    let key = folded(name);
+    // Stanford Dogs and others put words behind the id: `n02085620-Chihuahua`.
+    let key = folded(synset(name).unwrap_or(name));
     let whole = WHOLE.get_or_init(|| index(|row| row.to_vec()));
     let parts = PARTS.get_or_init(|| index(|row| row[1].split(", ").collect()));
     whole.get(&key).or_else(|| parts.get(&key)).map_or(&[], Vec::as_slice)
 }
 
-/// Whether a name has the form of one of WordNet's ids: `n` and eight digits.
-pub(super) fn is_synset(name: &str) -> bool {
-    name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
+/// WordNet's id (`n` and eight digits) at the start of a name, if nothing or words follow it.
+pub(super) fn synset(name: &str) -> Option<&str> {
+    let name = name.trim();
+    let (id, rest) = name.split_at_checked(9)?;
+    let form = id.starts_with('n') && id[1..].bytes().all(|b| b.is_ascii_digit());
+    (form && !rest.starts_with(char::is_alphanumeric)).then_some(id)
 }
 
 /// Whether these are the names of the 1,000 classes in their order, however they are spelled; a few may be spelled in a way of their own.
@@ -82,7 +86,7 @@ mod tests {
     fn there_are_a_thousand_classes_in_order() {
         let ids = synsets();
         assert_eq!((ids.len(), ids[0], ids[999]), (CLASSES, "n01440764", "n15075141"));
-        assert!(ids.windows(2).all(|w| w[0] < w[1]) && ids.iter().all(|n| is_synset(n)));
+        assert!(ids.windows(2).all(|w| w[0] < w[1]) && ids.iter().all(|n| synset(n) == Some(*n)));
         assert!(lemmas().iter().chain(&names()).all(|n| !n.is_empty()));
         assert_eq!((lemmas()[0], names()[0]), ("tench, Tinca tinca", "tench"));
     }
@@ -92,6 +96,8 @@ mod tests {
         assert_eq!(classes_of("n02102040"), [217]);
         assert_eq!(classes_of("English_Springer"), [217]);
         assert_eq!(classes_of("Tinca tinca"), [0]);
+        assert_eq!(classes_of("n02085620-Chihuahua"), [151]);
+        assert_eq!((synset("n020856201"), synset("nn0208562"), synset("né208562")), (None, None, None));
         assert_eq!(classes_of("crane"), [134, 517]);
         assert!(classes_of("n99999999").is_empty() && classes_of("").is_empty());
         let of = |v: Vec<&str>| v.into_iter().map(String::from).collect::<Vec<_>>();

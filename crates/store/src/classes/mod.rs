@@ -4,10 +4,12 @@ mod file;
 mod fold;
 pub mod imagenet;
 mod matching;
+mod mismatch;
 
 pub use file::{NamesFile, read};
 pub use imagenet::synsets;
-pub use matching::{Matching, Mismatch};
+pub use matching::Matching;
+pub use mismatch::Mismatch;
 
 use crate::preparation::Setting;
 

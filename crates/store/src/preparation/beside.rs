@@ -1,6 +1,6 @@
 //! What lies beside weights: the files in which libraries keep a model's settings.
 
-use super::{Origin, Preparation, known, timm, transformers};
+use super::{Origin, Preparation, known, processor, timm, transformers};
 use crate::error::{Error, Result};
 use crate::json::{self, Object};
 use std::path::{Path, PathBuf};
@@ -67,9 +67,9 @@ impl Preparation {
             let object = Object { path: &config, value: &value };
             if timm::is(&object) {
                 found = timm::read(&object)?.checked(&config)?;
-            } else if transformers::is_model(&object) {
+            } else if transformers::is(&object) {
                 model_type = object.text("model_type")?.map(ToString::to_string);
-                found = transformers::model(&object)?.checked(&config)?;
+                found = transformers::read(&object)?.checked(&config)?;
             } else {
                 found.notes.push(
                     "config.json is neither timm's nor that of a vision model of transformers, and was ignored".into(),
@@ -82,12 +82,12 @@ impl Preparation {
             // processor_config.json has it inside, beside those of other modalities.
             let value = value.get("image_processor").filter(|v| v.is_object()).unwrap_or(&value);
             let object = Object { path: &file, value };
-            if !transformers::is_processor(&object) {
+            if !processor::is(&object) {
                 found.notes.push(format!("{name} says nothing of images, and was ignored"));
                 continue;
             }
-            let processor = transformers::processor(&object, model_type.as_deref())?.checked(&file)?;
-            found = merged(found, processor, name);
+            let read = processor::read(&object, model_type.as_deref())?.checked(&file)?;
+            found = merged(found, read, name);
             break;
         }
         // Where each half came from another file, they must fit one another, too.
@@ -272,5 +272,74 @@ mod tests {
         let found = Preparation::beside(d.path()).unwrap();
         assert_eq!(found.preparation.size.unwrap().value, (48, 48));
         assert!(found.notes.iter().any(|n| n.contains("32x32 and 48x48")), "{:?}", found.notes);
+    }
+
+    #[test]
+    fn no_value_of_any_entry_is_the_programs_end() {
+        let timm = r#"{"architecture": "a", "num_classes": 2, "label_names": ["a", "b"], "pretrained_cfg": {"input_size": [3, 8, 8],
+            "test_input_size": [3, 9, 9], "mean": [0.5], "std": [0.5], "crop_pct": 0.9, "test_crop_pct": 1, "crop_mode": "center",
+            "interpolation": "bicubic", "num_classes": 2, "label_names": ["a", "b"]}}"#;
+        let processor = r#"{"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8},
+            "do_center_crop": true, "do_resize": true, "resample": 3, "do_rescale": true, "rescale_factor": 0.00392156862745098,
+            "rescale_offset": false, "do_normalize": true, "image_mean": [0.5], "image_std": [0.5], "crop_pct": 0.9,
+            "include_top": false, "do_flip_channel_order": false}"#;
+        let odd = [
+            "null",
+            "true",
+            "-1",
+            "0",
+            "1e300",
+            "16777215",
+            "0.5",
+            r#""x""#,
+            r#""""#,
+            "[]",
+            "[null]",
+            "[1, 2]",
+            "{}",
+            r#"{"0": 1}"#,
+            r#"{"height": 7}"#,
+        ];
+        let (mut read, mut refused) = (0, 0);
+        for (name, text) in [("config.json", timm), ("config.json", VIT), ("preprocessor_config.json", processor)] {
+            let whole: serde_json::Value = serde_json::from_str(text).unwrap();
+            let inner: Vec<_> = whole["pretrained_cfg"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(k, _)| format!("/pretrained_cfg/{k}"))
+                .collect();
+            let outer = whole.as_object().unwrap().keys().map(|k| format!("/{k}"));
+            for pointer in outer.chain(inner) {
+                for value in odd {
+                    let mut changed = whole.clone();
+                    *changed.pointer_mut(&pointer).unwrap() = serde_json::from_str(value).unwrap();
+                    let d = folder(&[(name, &changed.to_string())]);
+                    match Preparation::beside(d.path()) {
+                        Ok(found) => {
+                            let side = found.preparation.or(Preparation::assumed((8, 8), 3)).resized();
+                            read += usize::from(side.is_some());
+                        }
+                        Err(e) => {
+                            assert!(e.to_string().contains(name), "{pointer} = {value}: {e}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+            for cut in (0..text.len()).step_by(7) {
+                let d = folder(&[(name, &text[..cut])]);
+                assert!(Preparation::beside(d.path()).unwrap_err().to_string().contains(name));
+            }
+        }
+        assert!(read > 100 && refused > 100, "{read} read, {refused} refused");
+        for (text, why) in [
+            ("", "empty"),
+            ("version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+            ("<!doctype html>", "web page"),
+        ] {
+            let d = folder(&[("config.json", text)]);
+            assert!(Preparation::beside(d.path()).unwrap_err().to_string().contains(why));
+        }
     }
 }

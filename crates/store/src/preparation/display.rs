@@ -13,6 +13,7 @@ impl fmt::Display for Origin {
                 let s = if library.ends_with('s') { "'" } else { "'s" };
                 write!(f, "{library}{s} table for {name}")
             }
+            Origin::Split(name) => write!(f, "the data's split {name}"),
             Origin::Assumed => write!(f, "assumed"),
         }
     }

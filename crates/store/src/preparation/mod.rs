@@ -3,6 +3,7 @@
 mod beside;
 mod display;
 mod known;
+mod processor;
 mod timm;
 mod transformers;
 
@@ -73,6 +74,8 @@ pub enum Origin {
         /// Its name for the weights or, for transformers, for the image processor.
         name: String,
     },
+    /// A split of the data, such as `train`, whose classes a model was trained on.
+    Split(String),
     /// Nothing says so; it is what most models of this kind want.
     Assumed,
 }
