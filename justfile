@@ -13,3 +13,7 @@ bars:
 # Trains the demos at commit BASE and here and compares every tensor of the checkpoints.
 compare BASE:
     python3 tests/compare.py {{BASE}}
+
+# A hundred thousand hostile inputs for each reader; CI tries 2,000.
+fuzz:
+    CANDLELIGHT_FUZZ_RUNS=100000 cargo test --release --test fuzz -- --nocapture

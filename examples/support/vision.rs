@@ -397,50 +397,9 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
     let known = if fits { known } else { Preparation { mean: None, std: None, ..known } };
     let p = flags.or(record).or(known).or(Preparation::assumed(size, channels)).checked()?;
     tracing::info!("{p}");
-    let lack = |what: &str| format!("no {what} of the images is known");
-    let normalize = Normalize {
-        mean: p.mean.ok_or_else(|| lack("mean"))?.value,
-        std: p.std.ok_or_else(|| lack("deviation"))?.value,
-    };
-    tracing::info!("channels normalised by means {:?} and deviations {:?}", normalize.mean, normalize.std);
-    let pct = p.crop_pct.map_or(1.0, |c| c.value);
-    let mode = p.crop_mode.map_or(CropMode::Center, |m| from_store(m.value));
-    let filter = p.interpolation.map(|i| filter_from_store(i.value)).transpose()?.unwrap_or_default();
-    Ok(Pipeline::evaluation_with(size, normalize, pct, mode, filter))
-}
-
-fn to_store(m: CropMode) -> store::CropMode {
-    match m {
-        CropMode::Center => store::CropMode::Center,
-        CropMode::Squash => store::CropMode::Squash,
-        CropMode::Border => store::CropMode::Border,
-    }
-}
-
-fn from_store(m: store::CropMode) -> CropMode {
-    match m {
-        store::CropMode::Center => CropMode::Center,
-        store::CropMode::Squash => CropMode::Squash,
-        store::CropMode::Border => CropMode::Border,
-    }
-}
-
-const FILTERS: [(Filter, store::Interpolation); 6] = [
-    (Filter::Nearest, store::Interpolation::Nearest),
-    (Filter::Box, store::Interpolation::Box),
-    (Filter::Bilinear, store::Interpolation::Bilinear),
-    (Filter::Hamming, store::Interpolation::Hamming),
-    (Filter::Bicubic, store::Interpolation::Bicubic),
-    (Filter::Lanczos, store::Interpolation::Lanczos),
-];
-
-fn filter_to_store(f: Filter) -> store::Interpolation {
-    FILTERS.iter().find(|(a, _)| *a == f).map_or(store::Interpolation::Bicubic, |(_, b)| *b)
-}
-
-fn filter_from_store(i: store::Interpolation) -> Result<Filter> {
-    let found = FILTERS.iter().find(|(_, b)| *b == i).map(|(a, _)| *a);
-    found.ok_or_else(|| "the weights want OpenCV's interpolation: give --interpolation to use another".into())
+    let pipeline = Pipeline::prepared(&p)?;
+    tracing::info!("channels normalised by means {:?} and deviations {:?}", pipeline.normalize.mean, pipeline.normalize.std);
+    Ok(pipeline)
 }
 
 /// The data with the classes of a model: by name where names are known, by number where labels are numbers, and by place where nothing else

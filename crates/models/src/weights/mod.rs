@@ -16,7 +16,7 @@ mod sets;
 mod values;
 
 pub use load::{Report, load};
-pub use open::{Weights, open, read, shards, unwrapped};
+pub use open::{Weights, open, read, unwrapped};
 pub use sets::{Options, Set};
 
 pub(crate) use load::{counted, shorten};

@@ -8,7 +8,7 @@ use super::sets::{self, Options, Set};
 use super::values::Kind;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// The weights of a file, brought to one form: the names without wrappers' prefixes, floats as f32, integers as i64.
@@ -51,7 +51,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
     let (mut containers, mut dictionaries) = (vec![], vec![]);
     if path.extension().is_some_and(|e| e == "json") {
         let mut entries = vec![];
-        for (part, name) in shards(path)?.into_iter().enumerate() {
+        for (part, name) in candlelight_store::shards::shards(path)?.into_iter().enumerate() {
             let file = path.with_file_name(name);
             let (container, found) = Container::open(&file)?;
             // The parts of one model lie at the top level of their files.
@@ -198,21 +198,3 @@ pub fn unwrapped(tensors: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> 
 const SAVED: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// The files an index `*.index.json` names, all beside it.
-///
-/// # Errors
-/// When it is no index, or names files elsewhere.
-pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    let fail = |message: String| Error::File { path: index.into(), message };
-    let text = std::fs::read_to_string(index).map_err(|e| fail(e.to_string()))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
-    let Some(map) = json.get("weight_map").and_then(|m| m.as_object()).filter(|m| !m.is_empty()) else {
-        return Err(fail("no index of weights: it has no `weight_map`".into()));
-    };
-    let file = |v: &serde_json::Value| {
-        let name = v.as_str().unwrap_or_default();
-        let plain = !name.is_empty() && Path::new(name).file_name().is_some_and(|f| f == name);
-        if plain { Ok(name.to_string()) } else { Err(fail(format!("`{name}` is not a file beside the index"))) }
-    };
-    map.values().map(file).collect()
-}
