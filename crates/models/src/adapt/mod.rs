@@ -26,6 +26,9 @@ pub struct Fitting {
     pub partial: bool,
 }
 
+/// Tensors under our names, and lines for the log.
+type Named = (Vec<(String, Tensor)>, Vec<String>);
+
 fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
     match tensors.iter().find(|(_, t)| !finite(t)) {
         Some((name, _)) => Err(Error::Mismatch(format!("{name} holds values that are not finite"))),

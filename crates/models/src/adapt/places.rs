@@ -10,9 +10,12 @@ use candle_nn::var_builder::{SimpleBackend, VarBuilder};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Tensors by name and shape.
+type Shapes = Vec<(String, Vec<usize>)>;
+
 /// Names and shapes that a model asks for while it is built.
 #[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<(String, Vec<usize>)>>>);
+struct Recorder(Arc<Mutex<Shapes>>);
 
 impl SimpleBackend for Recorder {
     fn get(&self, s: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {

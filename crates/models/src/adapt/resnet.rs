@@ -1,6 +1,6 @@
 //! Fits weights of residual networks, under the names of torchvision, timm or akamaster.
 
-use super::{Fitting, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
+use super::{Fitting, Named, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::resnet::{ResNet, ResNetConfig};
@@ -124,9 +124,6 @@ fn residual_backbone(
     notes.extend(input_channels(&mut tensors, "conv1.weight", config.channels)?);
     Ok(Loaded { notes, report: weights::load(params, &tensors, false)? })
 }
-
-/// Tensors under our names, and lines for the log.
-type Named = (Vec<(String, Tensor)>, Vec<String>);
 
 /// The tensors of a residual network under our names, checked to have the depth of `config`.
 fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Result<Named> {

@@ -1,6 +1,6 @@
 //! Fits weights of vision transformers, under the names of any library.
 
-use super::{Fitting, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
+use super::{Fitting, Named, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::posemb::resample;
@@ -58,10 +58,7 @@ struct Adapted {
 ///
 /// # Errors
 /// When the file holds no vision transformer, or a deeper one.
-fn transformer_weights(
-    tensors: &[(String, Tensor)],
-    config: &VitConfig,
-) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+fn transformer_weights(tensors: &[(String, Tensor)], config: &VitConfig) -> Result<Named> {
     let mut tensors = to_timm(&weights::unwrapped(&weights::weights_only(tensors))?)?;
     let has = |name: &str| tensors.iter().any(|(n, _)| n == name);
     let depth = tensors.iter().filter_map(|(n, _)| block_of(n)).max().map(|b| b + 1);

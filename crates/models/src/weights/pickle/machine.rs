@@ -229,7 +229,7 @@ impl Machine {
         self.stack.last().copied().ok_or_else(|| "the stack is empty".into())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>, String> {
+    fn above_mark(&mut self) -> Result<Vec<Id>, String> {
         let at = self.marks.pop().ok_or("a mark is missing")?;
         if at > self.stack.len() {
             return Err("a mark lies above the stack".into());
@@ -297,7 +297,7 @@ impl Machine {
             _ => ("", ""),
         };
         let first = parts(args).first().map_or(&[][..], |a| parts(*a));
-        if name.0 != "" && matches!(name.1, "OrderedDict" | "dict" | "set" | "frozenset" | "list") {
+        if !name.0.is_empty() && matches!(name.1, "OrderedDict" | "dict" | "set" | "frozenset" | "list") {
             self.copied += first.len();
             if self.copied > MAX_NODES {
                 return Err(format!("more than {MAX_NODES} objects"));
@@ -331,7 +331,7 @@ impl Machine {
                     self.pop()?;
                 }
             }
-            b'1' => drop(self.to_mark()?),
+            b'1' => drop(self.above_mark()?),
             b'2' => {
                 let top = self.top()?;
                 self.stack.push(top);
@@ -421,7 +421,7 @@ impl Machine {
             b']' | 0x8f => self.push(Node::List(vec![]))?,
             b'}' => self.push(Node::Dict(vec![]))?,
             b't' => {
-                let parts = self.to_mark()?;
+                let parts = self.above_mark()?;
                 self.push(Node::Tuple(parts))?;
             }
             0x85..=0x87 => {
@@ -430,11 +430,11 @@ impl Machine {
                 self.push(Node::Tuple(parts))?;
             }
             b'l' | 0x91 => {
-                let parts = self.to_mark()?;
+                let parts = self.above_mark()?;
                 self.push(Node::List(parts))?;
             }
             b'd' => {
-                let pairs = Self::pairs(self.to_mark()?)?;
+                let pairs = Self::pairs(self.above_mark()?)?;
                 self.push(Node::Dict(pairs))?;
             }
             b'a' => {
@@ -443,7 +443,7 @@ impl Machine {
                 self.extend(list, vec![value])?;
             }
             b'e' | 0x90 => {
-                let values = self.to_mark()?;
+                let values = self.above_mark()?;
                 let list = self.top()?;
                 self.extend(list, values)?;
             }
@@ -453,7 +453,7 @@ impl Machine {
                 self.set(dict, vec![(key, value)])?;
             }
             b'u' => {
-                let pairs = Self::pairs(self.to_mark()?)?;
+                let pairs = Self::pairs(self.above_mark()?)?;
                 let dict = self.top()?;
                 self.set(dict, pairs)?;
             }
@@ -505,14 +505,14 @@ impl Machine {
             }
             b'i' => {
                 let (module, name) = (input.line()?, input.line()?);
-                let parts = self.to_mark()?;
+                let parts = self.above_mark()?;
                 self.push(Node::Global(Box::new((module, name))))?;
                 self.push(Node::Tuple(parts))?;
                 let (args, class) = (self.pop()?, self.pop()?);
                 self.call(class, args)?;
             }
             b'o' => {
-                let mut parts = self.to_mark()?;
+                let mut parts = self.above_mark()?;
                 if parts.is_empty() {
                     return Err("an object without a class".into());
                 }
