@@ -5,7 +5,6 @@ use candle_core::{Device, Tensor};
 use candlelight::data::{
     Dataset, Decode, Image, Label, Loader, LoaderConfig, Op, Picture, Pipeline, Sample, SurveyConfig, decode, survey,
 };
-use candlelight::models::Classifier;
 use candlelight::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;

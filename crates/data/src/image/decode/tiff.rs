@@ -323,7 +323,7 @@ mod tests {
             (273, (4, 0)),
             (279, (4, 4)),
         ]);
-        tags.iter().for_each(|&(tag, kind, v)| drop(all.insert(tag, (kind, v))));
+        all.extend(tags.iter().map(|&(tag, kind, v)| (tag, (kind, v))));
         let at = 8 + 2 + all.len() as u32 * 12 + 4;
         let (two, four) = (
             |v: u16| if big { v.to_be_bytes() } else { v.to_le_bytes() },
