@@ -10,6 +10,7 @@ mod support;
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init};
+use candlelight::data::{OpenConfig, open};
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
@@ -18,8 +19,8 @@ use candlelight::models::{Classifier, Model};
 use candlelight::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
+use support::Result;
 use support::common::finish;
-use support::{Result, vision};
 
 /// The configuration of the model, which the checkpoint records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +73,9 @@ impl Classifier for SmallCnn {
 
 fn run() -> Result<ExitCode> {
     let model = SmallCnnConfig { channels: 1, width: 32, classes: 10 };
-    let data = vision::labelled(None, model.channels)?;
+    let data = open(&support::shipped_data(), &OpenConfig::default())?;
+    let (train, test) = data.to_classify()?;
+    let normalize = Normalize { mean: vec![0.286], std: vec![0.353] };
     // With a stride, the gradient of candle's convolution needs height and width to leave equal remainders; 32 x 32 always does.
     let size = (32, 32);
     let plan = Plan {
@@ -92,8 +95,8 @@ fn run() -> Result<ExitCode> {
         memory: None,
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
-    let train = Loader::new(data.train, Pipeline::mae_pretrain(size, data.normalize.clone()), load)?;
-    let test = Loader::new(data.held_out, Pipeline::evaluation(size, data.normalize), all)?;
+    let train = Loader::new(train.data.clone(), Pipeline::mae_pretrain(size, normalize.clone()), load)?;
+    let test = Loader::new(test.data.clone(), Pipeline::evaluation(size, normalize), all)?;
 
     let params = ParamStore::new();
     let cnn = SmallCnn::new(&model, params.builder(Key::new(plan.seed)))?;

@@ -4,8 +4,8 @@
 //! good ones, drawn from a seed that is printed (`CANDLELIGHT_FUZZ_SEED`). An input that takes longer than a minute hangs; memory is bounded.
 
 use candlelight::data::{Decode, LabelKind, Limits, OpenConfig, Policy, PolicyHints, decode, open, orientation};
-use candlelight::models::weights;
 use candlelight::kernels::rng::Rng;
+use candlelight::models::weights;
 use candlelight::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -189,7 +189,13 @@ fn archives() {
     }
     folders.append_link(&mut header(tar::EntryType::Symlink, 0), "train/cat/link.png", "../dog/2.png").unwrap();
     folders.append_link(&mut header(tar::EntryType::Symlink, 0), "train/more", "cat").unwrap();
-    folders.append_data(&mut header(tar::EntryType::Regular, png.len()), format!("train/{}/1.png", "x".repeat(120)), &png[..]).unwrap();
+    folders
+        .append_data(
+            &mut header(tar::EntryType::Regular, png.len()),
+            format!("train/{}/1.png", "x".repeat(120)),
+            &png[..],
+        )
+        .unwrap();
     let mut shard = tar::Builder::new(Vec::new());
     for (name, bytes) in [("0.png", &png[..]), ("0.cls", b"1"), ("1.png", &png), ("1.json", b"{\"label\": 0}")] {
         shard.append_data(&mut header(tar::EntryType::Regular, bytes.len()), name, bytes).unwrap();
@@ -201,7 +207,11 @@ fn archives() {
     fuzz("tar", &seeds, |bytes| opened(dir.path(), "a.tar", bytes));
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
     for name in ["cat/1.png", "dog/2.png"] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored)).unwrap();
+        zip.start_file(
+            name,
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+        )
+        .unwrap();
         std::io::Write::write_all(&mut zip, &png).unwrap();
     }
     fuzz("zip", &[zip.finish().unwrap().into_inner()], |bytes| opened(dir.path(), "a.zip", bytes));
@@ -211,7 +221,8 @@ fn archives() {
 fn lists_and_small_pictures() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["1.png", "2.png"] {
-        std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures/one_bit.png"), dir.path().join(name)).unwrap();
+        std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures/one_bit.png"), dir.path().join(name))
+            .unwrap();
     }
     let utf16: Vec<u8> = "path;label\r\n1.png;caf\u{e9}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let texts = [
@@ -228,7 +239,8 @@ fn lists_and_small_pictures() {
     fuzz("list", &seeds, |bytes| opened(dir.path(), "a.csv", bytes));
     let idx = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2][..], &[7; 8]].concat();
     let labels = [0, 0, 8, 1, 0, 0, 0, 2, 1, 2];
-    let (images, other) = (dir.path().join("idx/train-images-idx3-ubyte"), dir.path().join("idx/train-labels-idx1-ubyte"));
+    let (images, other) =
+        (dir.path().join("idx/train-images-idx3-ubyte"), dir.path().join("idx/train-labels-idx1-ubyte"));
     std::fs::create_dir(dir.path().join("idx")).unwrap();
     fuzz("idx", &[idx, labels.to_vec()], |bytes| {
         std::fs::write(&images, bytes).unwrap();
@@ -248,7 +260,14 @@ fn weights_of_every_format() {
     weights::write_safetensors(&path, &[("head.weight".into(), small)], None).unwrap();
     // Deep nesting, which must not overflow a stack that is as small as a test thread's.
     let deep = [&[0x80, 2, b'N'][..], &[0x85; 20_000], b"."].concat();
-    let seeds = [std::fs::read(&path).unwrap(), golden("zip.pth"), golden("legacy.pth"), golden("nested.pth"), golden("module.pth"), deep];
+    let seeds = [
+        std::fs::read(&path).unwrap(),
+        golden("zip.pth"),
+        golden("legacy.pth"),
+        golden("nested.pth"),
+        golden("module.pth"),
+        deep,
+    ];
     assert!(seeds.iter().all(|s| s.len() < 200_000));
     fuzz("weights", &seeds, |bytes| {
         std::fs::write(&path, bytes).unwrap();

@@ -4,15 +4,13 @@ use super::data::DataArgs;
 use super::{Result, shipped_data};
 use candle_core::Device;
 use candlelight::autograd::{Key, ParamStore};
-use candlelight::data::{
-    Collection, CropMode, Dataset, Decode, Filter, LabelKind, Mix, Normalize, Pipeline, Subset, labels, stratified,
-};
+use candlelight::data::{Collection, Dataset, Decode, LabelKind, Mix, Normalize, Pipeline, Subset, labels, stratified};
 use candlelight::engine::checkpoint;
 use candlelight::models::adapt::Fitting;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{Architecture, Classifier, MaeConfig, ModelConfig, VitConfig, registry, weights};
 use candlelight::store::classes::Names;
-use candlelight::store::preparation::{self as store, Origin, Preparation, Setting};
+use candlelight::store::preparation::{CropMode, Interpolation as Filter, Origin, Preparation, Setting};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +41,8 @@ pub fn labelled(
 ) -> Result<Data> {
     let shipped = shipped_data();
     let collection = args.open(root.unwrap_or(&shipped), LabelKind::Classes)?;
-    let (train, part, held_out) = collection.to_classify()?;
+    let (train, part) = collection.to_classify()?;
+    let (train, held_out) = (train.data.clone(), part.data.clone());
     if same(&*train, &*held_out)? {
         let message = "the images to train on and those to evaluate on are the same: DATA needs parts `train` and `val` (or `test`)";
         return Err(format!("{}: {message}", collection.path().display()).into());
@@ -373,8 +372,8 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
         mean: data.mean.clone().map(|v| Setting::new(v, given("mean"))),
         std: data.std.clone().map(|v| Setting::new(v, given("std"))),
         crop_pct: args.crop_pct.map(|v| Setting::new(v, given("crop_pct"))),
-        crop_mode: args.crop_mode.map(|v| Setting::new(to_store(v), given("crop_mode"))),
-        interpolation: args.interpolation.map(|v| Setting::new(filter_to_store(v), given("interpolation"))),
+        crop_mode: args.crop_mode.map(|v| Setting::new(v, given("crop_mode"))),
+        interpolation: args.interpolation.map(|v| Setting::new(v, given("interpolation"))),
         ..Preparation::default()
     };
     if trained.preparation.size.as_ref().is_some_and(|s| s.value == size) {
@@ -398,7 +397,11 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
     let p = flags.or(record).or(known).or(Preparation::assumed(size, channels)).checked()?;
     tracing::info!("{p}");
     let pipeline = Pipeline::prepared(&p)?;
-    tracing::info!("channels normalised by means {:?} and deviations {:?}", pipeline.normalize.mean, pipeline.normalize.std);
+    tracing::info!(
+        "channels normalised by means {:?} and deviations {:?}",
+        pipeline.normalize.mean,
+        pipeline.normalize.std
+    );
     Ok(pipeline)
 }
 

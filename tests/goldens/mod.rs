@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses a part
 
 use candle_core::{Device, Tensor};
+#[allow(unused_imports)] // each test uses a part
 pub use candlelight_testkit::{values, within as close};
 use std::collections::HashMap;
 

@@ -189,11 +189,11 @@ impl Collection {
         Ok(part.data.clone())
     }
 
-    /// The data of `train` and of the held-out split to train a classifier with, checked as a whole.
+    /// The split to train a classifier on and the one to judge it by, whose every sample has a class.
     ///
     /// # Errors
     /// When a split or labels are missing, or there is only one class.
-    pub fn to_classify(&self) -> Result<(Arc<dyn Dataset>, &Part, Arc<dyn Dataset>)> {
+    pub fn to_classify(&self) -> Result<(&Part, &Part)> {
         if !self.has_splits() {
             return Err(file(
                 &self.path,
@@ -205,7 +205,8 @@ impl Collection {
         let held_out = self.held_out().ok_or_else(|| {
             file(&self.path, format!("has neither a split `val` nor `test` to evaluate on; it has {}", self.names()))
         })?;
-        let (a, b) = (self.labelled(train)?, self.labelled(held_out)?);
+        self.labelled(train)?;
+        self.labelled(held_out)?;
         let used: Vec<&String> =
             self.classes.iter().zip(&train.counts).filter(|(_, n)| **n > 0).map(|(c, _)| c).collect();
         if let [only] = used[..] {
@@ -219,7 +220,7 @@ impl Collection {
                 format!("all images to train on are of one class, `{only}`: expected at least 2{hint}"),
             ));
         }
-        Ok((a, held_out, b))
+        Ok((train, held_out))
     }
 
     /// The same data with the classes of a model: `map` gives for each class here its number there.

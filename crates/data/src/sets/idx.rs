@@ -277,7 +277,7 @@ fn read(path: &Path, rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
     let expected = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if expected != Some(bytes.len() - head) || dims.contains(&0) {
         return Err(file(
-            &path,
+            path,
             format!("the header announces {dims:?} bytes, but {} bytes follow it", bytes.len() - head),
         ));
     }

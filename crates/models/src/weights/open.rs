@@ -51,7 +51,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
     let (mut containers, mut dictionaries) = (vec![], vec![]);
     if path.extension().is_some_and(|e| e == "json") {
         let mut entries = vec![];
-        for (part, name) in candlelight_store::shards::shards(path)?.into_iter().enumerate() {
+        for (part, name) in candlelight_store::shards::shards(path).map_err(stored)?.into_iter().enumerate() {
             let file = path.with_file_name(name);
             let (container, found) = Container::open(&file)?;
             // The parts of one model lie at the top level of their files.
@@ -92,6 +92,13 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
         },
         options,
     )
+}
+
+fn stored(e: candlelight_store::Error) -> Error {
+    match e {
+        candlelight_store::Error::File { path, message } => Error::File { path, message },
+        other => Error::Config(other.to_string()),
+    }
 }
 
 /// What is asked of the file that holds the tensors' values.
@@ -197,4 +204,3 @@ pub fn unwrapped(tensors: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> 
 /// The names that libraries give the weights in a folder.
 const SAVED: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-
