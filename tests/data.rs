@@ -166,6 +166,7 @@ fn a_vision_transformer_sees_thirteen_bands_of_sixteen_bits() {
             drop_last: true,
             workers: 2,
             max_bad: 0.0,
+            memory: None,
         };
         let loader = Loader::new(data, crop, config).unwrap().decoding(decode);
         let batch = loader.epoch(0, 0).next().unwrap().unwrap();

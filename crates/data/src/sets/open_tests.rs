@@ -18,7 +18,7 @@ impl Root {
     fn tree(self, spec: &[(&str, usize)]) -> Self {
         for (folder, n) in spec {
             for k in 0..*n {
-                self.put(&format!("{folder}/{k}.png"), &sample_png(2 + k as u32, 3));
+                self.put(&format!("{folder}/{k}.png"), sample_png(2 + k as u32, 3));
             }
         }
         self
