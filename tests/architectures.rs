@@ -3,12 +3,10 @@
 //! The files are written by `tests/golden/architectures.py FOLDER`; `CANDLELIGHT_ARCHITECTURES=FOLDER cargo test --test architectures`
 //! loads them.
 
-mod goldens;
-
 use candlelight::autograd::{Key, ParamStore, Tape};
 use candlelight::models::adapt::Fitting;
 use candlelight::models::{ModelConfig, weights};
-use goldens::values;
+use candlelight_testkit::values;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

@@ -201,10 +201,10 @@ fn weights_that_do_not_fit_are_explained() {
         std::fs::write(d.join("flat").join(class).join("0.png"), png(side, 32)).unwrap();
     }
     refused(d, "mae_finetune", &["--data_path", "flat", "--from_scratch"], &["are the same", "`train` and `val`"]);
-    // As many positions on another grid are brought to it too.
+    // As many positions as the images have are used as they are, and that is said.
     let args = ["--finetune", "good.safetensors", "--input_size", "4", "196", "--seeds", "1", "--max_steps", "1"];
     let (code, text) = run(d, "mae_finetune", &[&args[..], &["--output_dir", "wide"]].concat());
-    assert!(code == Some(0) && text.contains("positions brought from 7 x 7 to 1 x 49"), "{text}");
+    assert!(code == Some(0) && text.contains("taken for 1 x 49, the grid of the images, not for 7 x 7"), "{text}");
     // Another size is no error: positions are brought to it.
     let args = ["--finetune", "good.safetensors", "--input_size", "32", "--seeds", "1", "--max_steps", "1"];
     let (code, text) = run(d, "mae_finetune", &[&args[..], &["--output_dir", "larger"]].concat());
