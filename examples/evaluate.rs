@@ -104,18 +104,20 @@ fn run(args: &Args) -> Result<ExitCode> {
     let asked = vision::Asked { weights: &weights, size, positions: args.pos_interpolation, from: &args.from };
     let trained = vision::classifier(&asked, &device)?;
     let data = args.reading.open(&args.data, LabelKind::Classes)?;
-    let data = vision::numbered(&data, &trained.names)?;
-    let part = match &args.split {
-        Some(name) => data.split(name)?,
-        None => data.evaluated()?,
+    // A split that is not there is told before its classes are compared.
+    let split = match &args.split {
+        Some(name) => data.split(name)?.name.clone(),
+        None => data.evaluated()?.name.clone(),
     };
+    let data = vision::numbered(&data, &trained.names)?;
+    let part = data.parts().iter().find(|p| p.name == split).ok_or("the split has gone")?;
     let labelled = data.labelled(part)?;
     if !part.name.is_empty() {
         tracing::info!("evaluating on the part `{}`", part.name);
     }
 
     let image = trained.config.image();
-    let pipeline = vision::prepared(&trained, &args.prepare, &args.reading, image)?;
+    let pipeline = vision::prepared(&trained, &args.prepare, &args.reading, asked.size)?;
     let (pct, decode) = (args.prepare.crop_pct, args.reading.decode(trained.config.channels())?);
     let (model, config) = (trained.model, trained.config);
     let load = LoaderConfig {

@@ -202,7 +202,14 @@ fn run(args: &Args) -> Result<ExitCode> {
     // A run that only evaluates takes its weights from --resume.
     let weights = runs::weights(args.finetune.as_deref(), args.from_scratch, demo && !args.eval)?;
     if weights.is_none() && !args.from_scratch && !args.eval {
-        return Err("nothing to probe: give --finetune FILE, or --from_scratch for random features".into());
+        let resumed = if matches!(args.common.resume(), Resume::No) {
+            ""
+        } else {
+            "; --resume continues a probe of the same weights"
+        };
+        return Err(
+            format!("nothing to probe: give --finetune FILE, or --from_scratch for random features{resumed}").into()
+        );
     }
     tracing::info!(
         "{}",

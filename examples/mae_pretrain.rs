@@ -100,7 +100,8 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let (train, test, normalize) = data(args, config.model.channels, &output)?;
     let decode = common.reading.decode(config.model.channels)?;
-    tracing::info!("{} training images, {} held out for the picture", train.len(), test.len());
+    let own = if Arc::ptr_eq(&train, &test) { "the picture shows some of them" } else { "the picture shows others" };
+    tracing::info!("{} training images; {own}", train.len());
     let size = config.model.image;
     let load = LoaderConfig {
         batch_size: plan.batch_size,

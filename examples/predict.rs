@@ -98,7 +98,7 @@ impl Source {
     }
 }
 
-/// The images to classify, by name. Folders and archives are read as by all programs, with every image below them.
+/// The images to classify, by name. Folders and archives are read as by all programs.
 fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
     let list = |text: &str| -> Vec<(PathBuf, Source)> {
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), Source::File)).collect()
@@ -115,7 +115,14 @@ fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
     } else if path.is_dir() || archive {
         let found = reading.open(path, LabelKind::None).map_err(|e| format!("{e}: no image there"))?;
         let all = found.parts().iter().flat_map(|p| (0..p.data.len()).map(|i| (p.data.clone(), i)));
-        all.map(|(data, i)| (data.name(i).into(), Source::Sample(data, i))).collect()
+        let all: Vec<(PathBuf, Source)> = all.map(|(data, i)| (data.name(i).into(), Source::Sample(data, i))).collect();
+        // Of a folder the images directly in it, as YOLOv5 does; of an archive all.
+        let deep = all.len();
+        let here: Vec<_> = all.into_iter().filter(|(p, _)| archive || p.parent() == Some(path)).collect();
+        if here.is_empty() {
+            return Err(format!("{source}: no image directly in it, {deep} in folders below: name one of these").into());
+        }
+        here
     } else if source.contains('*') && !path.exists() {
         glob(path)?.into_iter().map(|p| (p, Source::File)).collect()
     } else if path.extension().is_some_and(|e| e == "txt") {
@@ -227,7 +234,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     };
     let trained = vision::classifier(&asked, &device)?;
     let size = trained.config.image();
-    let mut pipeline = vision::prepared(&trained, &args.prepare, &args.reading, size)?;
+    let mut pipeline = vision::prepared(&trained, &args.prepare, &args.reading, asked.size)?;
     if args.yolo {
         pipeline = yolo(size, pipeline.normalize);
         tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");

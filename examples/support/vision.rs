@@ -226,7 +226,9 @@ fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
 
 /// Reads a file of weights and logs what was chosen, removed and widened in it.
 fn opened(path: &Path, options: &weights::Options) -> Result<weights::Weights> {
-    let file = weights::open(path, options)?;
+    // The library names its setting; this is the flag for it.
+    let flag = |e: candlelight::models::Error| e.to_string().replace("(the option `set`)", "(--weights_set NAME)");
+    let file = weights::open(path, options).map_err(flag)?;
     file.notes.iter().for_each(|n| tracing::info!("{}: {n}", path.display()));
     Ok(file)
 }
@@ -350,13 +352,19 @@ pub struct PrepareArgs {
     pub interpolation: Option<Filter>,
 }
 
-/// How images of `size` are prepared for a trained model: by the flags, the checkpoint's record, what lies beside the weights or is known of
+/// How images, of the size that is asked for if one is, are prepared for a trained model: by the flags, the checkpoint's record, what lies beside the weights or is known of
 /// them by name, and what is assumed otherwise; the log says which.
-pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (usize, usize)) -> Result<Pipeline> {
+pub fn prepared(
+    trained: &Trained,
+    args: &PrepareArgs,
+    data: &DataArgs,
+    asked: Option<(usize, usize)>,
+) -> Result<Pipeline> {
+    let size = trained.config.image();
     let channels = trained.config.channels();
     let given = |name: &str| Origin::Flag(format!("--{name}"));
     let untouched = args.crop_pct.is_none() && args.crop_mode.is_none() && args.interpolation.is_none();
-    if let (Some(recorded), true) = (&trained.evaluation, untouched && size == trained.config.image()) {
+    if let (Some(recorded), true) = (&trained.evaluation, untouched && asked.is_none()) {
         let mut pipeline = recorded.clone();
         if let (Some(mean), Some(std)) = (&data.mean, &data.std) {
             pipeline.normalize = Normalize { mean: mean.clone(), std: std.clone() };
@@ -366,8 +374,8 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
         tracing::info!("channels normalised by means {:?} and deviations {:?}", n.mean, n.std);
         return Ok(pipeline);
     }
-    let mut flags = Preparation {
-        size: Some(Setting::new(size, given("input_size"))),
+    let flags = Preparation {
+        size: asked.map(|s| Setting::new(s, given("input_size"))),
         channels: Some(Setting::new(channels, Origin::Assumed)),
         mean: data.mean.clone().map(|v| Setting::new(v, given("mean"))),
         std: data.std.clone().map(|v| Setting::new(v, given("std"))),
@@ -376,9 +384,6 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
         interpolation: args.interpolation.map(|v| Setting::new(v, given("interpolation"))),
         ..Preparation::default()
     };
-    if trained.preparation.size.as_ref().is_some_and(|s| s.value == size) {
-        flags.size = trained.preparation.size.clone();
-    }
     let mut record = Preparation::default();
     if let Some(p) = &trained.evaluation {
         record.mean = Some(Setting::new(p.normalize.mean.clone(), Origin::Record));
@@ -396,13 +401,7 @@ pub fn prepared(trained: &Trained, args: &PrepareArgs, data: &DataArgs, size: (u
     let known = if fits { known } else { Preparation { mean: None, std: None, ..known } };
     let p = flags.or(record).or(known).or(Preparation::assumed(size, channels)).checked()?;
     tracing::info!("{p}");
-    let pipeline = Pipeline::prepared(&p)?;
-    tracing::info!(
-        "channels normalised by means {:?} and deviations {:?}",
-        pipeline.normalize.mean,
-        pipeline.normalize.std
-    );
-    Ok(pipeline)
+    Ok(Pipeline::prepared(&p)?)
 }
 
 /// The data with the classes of a model: by name where names are known, by number where labels are numbers, and by place where nothing else
@@ -424,7 +423,7 @@ pub fn numbered(data: &Collection, names: &Names) -> Result<Collection> {
             .into());
         }
         let map: Vec<u32> = (0..data.classes().len() as u32).collect();
-        return Ok(data.renumbered(&map, &labels)?);
+        return Ok(data.renumbered(&map, &named_by_data(data.classes(), &map, labels))?);
     }
     let found = names.matching(data.classes()).map_err(|e| format!("{}: {e}", data.path().display()))?;
     found.notes.iter().for_each(|n| tracing::info!("{n}"));

@@ -66,12 +66,11 @@ pub fn save<R: Serialize>(path: &Path, kind: &str, record: &R, tensors: &[(Strin
 /// When the file is truncated, damaged, not one of ours, of another kind, or from a later version.
 pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R>> {
     let bytes = std::fs::read(path).map_err(|e| file(path, e))?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
-        .map_err(|e| file(path, format!("not a readable safetensors file ({e}): truncated?")))?;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| unreadable(path, &bytes, &e))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get("candlelight")) else {
         return Err(file(
             path,
-            "not a candlelight checkpoint: it has weights only, and a run cannot be resumed from these",
+            "not a checkpoint of a run: it has weights only, from which no run can be resumed; to start from weights give --finetune",
         ));
     };
     let header: Header = serde_json::from_str(text).map_err(|e| file(path, format!("a damaged record: {e}")))?;
@@ -95,6 +94,17 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
     let record =
         serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
     Ok(Checkpoint { record, tensors })
+}
+
+/// What a file is that should be a checkpoint and is no safetensors file.
+fn unreadable(path: &Path, bytes: &[u8], e: &dyn std::fmt::Display) -> crate::Error {
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
+        return file(
+            path,
+            "a PyTorch file, from which no run of this program can be resumed; to start from its weights give --finetune",
+        );
+    }
+    file(path, format!("not a readable safetensors file ({e}): truncated?"))
 }
 
 /// The path of the checkpoint that is written after `step` steps.

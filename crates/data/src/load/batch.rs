@@ -86,7 +86,7 @@ pub struct Batch {
     pub views: usize,
     /// Class of each sample; [`UNLABELLED`] where there is none.
     pub labels: Vec<u32>,
-    /// Targets (B, classes), where classes are mixed or smoothed, or a sample has several.
+    /// Targets (B, classes), where classes are mixed or smoothed, or a sample has several; (B, columns) where labels are numbers.
     pub targets: Option<Vec<f32>>,
     /// The samples' places in the data set (in a stream: in the epoch).
     pub indices: Vec<usize>,
@@ -172,6 +172,24 @@ pub(crate) fn compact(images: &mut Pixels, views: usize, n: usize, kept: &[usize
         Pixels::F32(v) => run(v, views, n, kept, len),
         Pixels::U8(v) => run(v, views, n, kept, len),
     }
+}
+
+/// The numbers of all samples, (B, columns), where samples have numbers to predict.
+pub(crate) fn numbers(labels: &[Label]) -> Result<Option<Vec<f32>>> {
+    let Some(Label::Numbers(first)) = labels.iter().find(|l| matches!(l, Label::Numbers(_))) else { return Ok(None) };
+    let mut out = Vec::with_capacity(labels.len() * first.len());
+    for label in labels {
+        match label {
+            Label::Numbers(v) if v.len() == first.len() => out.extend_from_slice(v),
+            other => {
+                return Err(Error::Config(format!(
+                    "a sample has the label {other:?}, others of its batch have {} numbers: expected as many for each",
+                    first.len()
+                )));
+            }
+        }
+    }
+    Ok(Some(out))
 }
 
 pub(crate) fn multi_hot(labels: &[Label], classes: usize) -> Result<Vec<f32>> {

@@ -2,7 +2,7 @@
 //! workers fill at the same time; what is in it depends on the epoch and the step alone.
 
 use crate::error::{Error, Result};
-use crate::load::batch::{Batch, Home, Moment, Pixels, UNLABELLED, compact, multi_hot};
+use crate::load::batch::{Batch, Home, Moment, Pixels, UNLABELLED, compact, multi_hot, numbers};
 use crate::load::extent;
 use crate::load::pipeline::Out;
 use crate::load::sampler::Pick;
@@ -219,7 +219,10 @@ impl Job {
             compact(&mut images, views, n, &kept, len);
         }
         let several = labels.iter().any(|l| matches!(l, Label::Classes(_)));
-        let targets = several.then(|| multi_hot(&labels, shared.source.classes().len())).transpose()?;
+        let targets = match numbers(&labels)? {
+            Some(numbers) => Some(numbers),
+            None => several.then(|| multi_hot(&labels, shared.source.classes().len())).transpose()?,
+        };
         let labels = labels.iter().map(|l| l.class().unwrap_or(UNLABELLED)).collect();
         let (epoch, size, channels) = (self.epoch, c.size, p.channels());
         let batch = Batch { epoch, step, images, size, channels, views, labels, targets, indices, home };

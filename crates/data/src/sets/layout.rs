@@ -3,7 +3,7 @@
 use crate::sets::names::{SplitName, class_name, split_name, split_place};
 use crate::sets::skipped::Skipped;
 use crate::sets::tree::{FileId, Tree};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Folders whose name says nothing: what is in them belongs to the folder above.
 const GENERIC: [&str; 13] = [
@@ -121,8 +121,39 @@ impl Reader<'_> {
         } else {
             self.part(d, String::new());
         }
+        self.foreign_classes();
         self.about_empty();
         self.about_one_class();
+    }
+
+    /// A split of its own name whose folders are no classes of the others, such as `unsup`, has no labels.
+    fn foreign_classes(&mut self) {
+        let usual = |p: &Found| matches!(p.name.as_str(), "train" | "val" | "test");
+        let of = |p: &Found| p.samples.iter().filter_map(|(_, c)| *c).collect::<BTreeSet<u32>>();
+        let known: BTreeSet<u32> = self.out.parts.iter().filter(|p| usual(p)).flat_map(of).collect();
+        if known.is_empty() {
+            return;
+        }
+        let mut notes = vec![];
+        for p in self.out.parts.iter_mut().filter(|p| !usual(p)) {
+            let other: Vec<u32> = of(p).difference(&known).copied().collect();
+            let Some(first) = other.first() else { continue };
+            notes.push(format!(
+                "{}: its folders, such as `{}`, are no classes of the other splits: its images are read without labels",
+                p.place, self.out.classes[*first as usize]
+            ));
+            p.samples.iter_mut().for_each(|(_, c)| *c = None);
+        }
+        self.out.notes.extend(notes);
+        // Classes that nothing has any more are taken out of the list.
+        let used: BTreeSet<u32> = self.out.parts.iter().flat_map(of).collect();
+        let place: BTreeMap<u32, u32> = used.iter().enumerate().map(|(i, c)| (*c, i as u32)).collect();
+        self.out.classes = used.iter().map(|c| self.out.classes[*c as usize].clone()).collect();
+        self.numbers.retain(|_, n| place.contains_key(n));
+        self.numbers.values_mut().for_each(|n| *n = place[n]);
+        for p in &mut self.out.parts {
+            p.samples.iter_mut().for_each(|(_, c)| *c = c.map(|c| place[&c]));
+        }
     }
 
     fn says_nothing(&self, d: usize) -> bool {

@@ -234,8 +234,8 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
     if !tables.is_empty() && (!images || config.labels != LabelKind::None || tables.iter().any(|(s, _)| s == "train")) {
         match lists(root, &tables, config) {
             Ok(mut draft) => {
-                if images {
-                    draft.notes.push(format!("the lists are read, and not the folders in {}", root.display()));
+                if labelled {
+                    draft.notes.push(format!("the lists are read, and not the class folders in {}", root.display()));
                 }
                 return Ok(draft);
             }

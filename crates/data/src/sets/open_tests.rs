@@ -116,6 +116,9 @@ fn splits_are_found_by_any_spelling_and_others_are_listed() {
     let c = root.read("");
     assert_eq!(c.parts().iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["train", "val", "unsup"]);
     assert_eq!((c.split("Validation").unwrap().data.len(), c.split("unsup").unwrap().data.len()), (4, 6));
+    assert_eq!(c.classes(), ["a", "b"]);
+    assert!(c.split("unsup").unwrap().is_unlabelled());
+    says(&c, &["such as `x`, are no classes of the other splits"]);
     for name in ["vall", "holdout", "test"] {
         let e = c.split(name).unwrap_err().to_string();
         assert!(
