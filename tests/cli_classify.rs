@@ -297,7 +297,12 @@ fn predictions_are_printed_drawn_and_written_and_bad_images_are_reported() {
     refused(d, "predict", &deep, &["13 blocks, this one 12"]);
     std::fs::write(d.join("two.txt"), "cat\ndog\n").unwrap();
     let two = ["--weights", "w.safetensors", "--model", "vit_tiny_patch16", "--imgsz", "32", "--names", "two.txt"];
-    refused(d, "predict", &[&two[..], &["--source", "p"]].concat(), &["2 class names for a model of 3"]);
+    refused(
+        d,
+        "predict",
+        &[&two[..], &["--source", "p"]].concat(),
+        &["the model has 3 outputs, but 2 names are given"],
+    );
 }
 
 #[test]

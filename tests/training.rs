@@ -319,5 +319,5 @@ fn settings_and_files_that_do_not_fit_are_refused() {
     let (_, params, _) = candlelight::engine::pretrain::load_model(checkpoint::list(&run).last().unwrap()).unwrap();
     candlelight::models::weights::write_safetensors(&weights, &params.state_dict(), None).unwrap();
     let e = go(&dir.path().join("c"), plan(1), &loader(50, 0), Resume::From(weights)).unwrap_err().to_string();
-    assert!(e.contains("not a candlelight checkpoint"), "{e}");
+    assert!(e.contains("not a checkpoint of a run"), "{e}");
 }
