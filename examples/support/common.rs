@@ -146,6 +146,13 @@ impl Common {
     pub fn plan(&self, preset: &Preset, clip_grad: Option<f64>) -> Plan {
         let batch_size = self.batch_size.unwrap_or(preset.batch_size);
         let blr = self.blr.unwrap_or(preset.blr);
+        let (warmup, epochs) =
+            (self.warmup_epochs.unwrap_or(preset.warmup_epochs), self.epochs.unwrap_or(preset.epochs));
+        if warmup >= epochs as f64 && epochs > 0 {
+            tracing::warn!(
+                "--warmup_epochs {warmup} is no shorter than the run of {epochs} epochs: the learning rate never reaches its full value"
+            );
+        }
         Plan {
             batch_size,
             accum_iter: self.accum_iter,

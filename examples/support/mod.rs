@@ -8,6 +8,8 @@ pub mod runs;
 pub mod vision;
 
 use candle_core::{Device, DeviceLocation};
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -17,12 +19,13 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
     let command = P::command().args_override_self(true);
     let line = arguments();
     let mut all = line[..1].to_vec();
-    let file = line.iter().enumerate().find_map(|(i, a)| match a.strip_prefix("--config=") {
-        Some(path) => Some(path.to_string()),
+    let file = line.iter().enumerate().find_map(|(i, a)| match a.to_str()?.strip_prefix("--config=") {
+        Some(path) => Some(OsString::from(path)),
         None => (a == "--config").then(|| line.get(i + 1).cloned()).flatten(),
     });
     if let Some(path) = file {
-        let named = |e: &dyn std::fmt::Display| format!("{path}: {e}");
+        let path = PathBuf::from(path);
+        let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|e| named(&e))?;
         let table: toml::Table = text.parse().map_err(|e| named(&e))?;
         for (key, value) in table {
@@ -32,7 +35,7 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
             let takes_none = |a: &clap::Arg| a.get_long() == Some(&key) && !a.get_action().takes_values();
             if command.get_arguments().any(takes_none) {
                 match value.as_bool() {
-                    Some(true) => all.push(format!("--{key}")),
+                    Some(true) => all.push(format!("--{key}").into()),
                     Some(false) => {}
                     None => return Err(named(&format!("`{key}` must be true or false")).into()),
                 }
@@ -41,10 +44,10 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
             let plain = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), Into::into);
             match &value {
                 toml::Value::Array(values) => {
-                    all.push(format!("--{key}"));
-                    all.extend(values.iter().map(plain));
+                    all.push(format!("--{key}").into());
+                    all.extend(values.iter().map(|v| plain(v).into()));
                 }
-                other => all.push(format!("--{key}={}", plain(other))),
+                other => all.push(format!("--{key}={}", plain(other)).into()),
             }
         }
     }
@@ -62,16 +65,16 @@ pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitC
     }
 }
 
-/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag.
-pub fn arguments() -> Vec<String> {
-    let flag = |a: String| match a.strip_prefix("--") {
+/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag. Paths may be no Unicode.
+pub fn arguments() -> Vec<OsString> {
+    let flag = |a: OsString| match a.to_str().and_then(|s| s.strip_prefix("--")) {
         Some(rest) => {
             let (name, value) = rest.split_at(rest.find('=').unwrap_or(rest.len()));
-            format!("--{}{value}", name.replace('-', "_"))
+            format!("--{}{value}", name.replace('-', "_")).into()
         }
         None => a,
     };
-    std::env::args().map(flag).collect()
+    std::env::args_os().map(flag).collect()
 }
 
 /// Ends the program without a message when the reader of its output closes the pipe, as in `| head`.

@@ -273,6 +273,8 @@ pub struct Trained {
     pub evaluation: Option<Pipeline>,
     /// What is known of other weights.
     pub preparation: Preparation,
+    /// What is usual for the named model, where nothing is known of the weights.
+    usual: Preparation,
 }
 
 /// The options with which a file of weights is loaded.
@@ -334,7 +336,11 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     };
     let beside = preparation.classes.clone().filter(|c| c.value.len() == config.classes());
     let names = Names::new(config.classes(), given.or(recorded).or(beside))?;
-    Ok(Trained { model, config, names, evaluation, preparation })
+    // Of the model's name alone, not of the weights that are published under it: these are others.
+    let usual = from.model.as_deref().map(registry::entry).transpose()?.map(|e| {
+        candlelight::models::Published { weights: None, ..e.published }.preparation(e.config.image(), config.channels())
+    });
+    Ok(Trained { model, config, names, evaluation, preparation, usual: usual.unwrap_or_default() })
 }
 
 /// The flags on how images are prepared for a trained model.
@@ -399,7 +405,10 @@ pub fn prepared(
     // Statistics of other channels, as where an RGB model was brought to gray, say nothing here.
     let fits = known.mean.as_ref().is_none_or(|m| m.value.len() == 1 || m.value.len() == channels);
     let known = if fits { known } else { Preparation { mean: None, std: None, ..known } };
-    let p = flags.or(record).or(known).or(Preparation::assumed(size, channels)).checked()?;
+    // The share that a crop keeps is that of the model's own size.
+    let usual =
+        Some(&trained.usual).filter(|u| u.size.as_ref().is_some_and(|s| s.value == size)).cloned().unwrap_or_default();
+    let p = flags.or(record).or(known).or(usual).or(Preparation::assumed(size, channels)).checked()?;
     tracing::info!("{p}");
     Ok(Pipeline::prepared(&p)?)
 }

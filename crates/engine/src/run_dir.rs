@@ -30,7 +30,10 @@ impl RunDir {
         }
         for entry in std::fs::read_dir(path).map_err(|e| file(path, e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') && name.ends_with(".tmp") {
+            // Only what a run writes itself: other programs' temporary files are theirs.
+            let own =
+                [".checkpoint-", ".best.safetensors.", ".log.txt.", ".features-"].iter().any(|p| name.starts_with(p));
+            if own && name.ends_with(".tmp") && entry.file_type().is_ok_and(|t| t.is_file()) {
                 std::fs::remove_file(entry.path()).map_err(|e| file(entry.path(), e))?;
             }
         }

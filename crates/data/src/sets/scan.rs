@@ -107,7 +107,7 @@ fn list(root: &Path, task: &Task) -> Result<(Dir, Vec<Task>, Skipped)> {
     for entry in retried(|| std::fs::read_dir(&task.path)).map_err(|e| file(&task.path, e))? {
         let entry = entry.map_err(|e| file(&task.path, e))?;
         let raw = entry.file_name();
-        let name = raw.to_string_lossy().into_owned();
+        let name = shown(&raw);
         if is_litter(&name) {
             skipped.add(Skipped::LITTER, &entry.path().display());
             continue;
@@ -155,6 +155,17 @@ fn list(root: &Path, task: &Task) -> Result<(Dir, Vec<Task>, Skipped)> {
     files.sort_by(|a, b| a.name.cmp(&b.name));
     let dir = Dir { name: task.name.clone(), path: task.path.clone(), files };
     Ok((dir, folders, skipped))
+}
+
+/// A name as it is shown: its Unicode, or what its bytes look like.
+#[cfg(unix)]
+fn shown(raw: &std::ffi::OsStr) -> String {
+    crate::sets::names::decoded(std::os::unix::ffi::OsStrExt::as_bytes(raw))
+}
+
+#[cfg(not(unix))]
+fn shown(raw: &std::ffi::OsStr) -> String {
+    raw.to_string_lossy().into_owned()
 }
 
 /// A number that two names of one file share on one file system; 0 where there is none.
@@ -207,6 +218,20 @@ mod tests {
         assert_eq!(b, ["10.png", "2.png"]);
         assert_eq!(s.skipped.count(), 3);
         assert!(scan(&dir.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_in_other_encodings_are_read_and_opened() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(std::ffi::OsStr::from_bytes(b"for\xeat"));
+        std::fs::create_dir(&folder).unwrap();
+        let name = folder.join(std::ffi::OsStr::from_bytes(b"\xe9t\xe9.png"));
+        std::fs::write(name, crate::image::decode::tests::sample_png(2, 2)).unwrap();
+        let c = crate::open(dir.path(), &crate::OpenConfig::default()).unwrap();
+        assert_eq!(c.classes(), ["forêt"]);
+        assert!(c.parts()[0].data.get(0).is_ok());
     }
 
     #[cfg(unix)]

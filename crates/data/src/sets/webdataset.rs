@@ -308,24 +308,29 @@ impl ShardWriter {
 
     fn close(&mut self) -> Result<()> {
         let Some(tar) = self.tar.take() else { return Ok(()) };
-        let (temporary, path) = (self.path("tar.tmp"), self.path("tar"));
-        let done = (|| {
+        let written = (|| {
             let f = tar.into_inner()?.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            f.sync_all()?;
-            std::fs::rename(&temporary, &path)
+            f.sync_all()
         })();
-        done.map_err(|e| file(&path, e))?;
+        written.map_err(|e| file(self.path("tar.tmp"), e))?;
         (self.shard, self.used) = (self.shard + 1, 0);
         Ok(())
     }
 
-    /// Closes the last shard and returns how many samples and shards there are.
+    /// Closes the last shard, gives all of them their names, and returns how many samples and shards there are. A writer that ends before
+    /// leaves nothing that looks like a data set.
     ///
     /// # Errors
     /// When a shard cannot be written.
     pub fn finish(mut self) -> Result<(usize, usize)> {
         self.close()?;
-        Ok((self.samples, self.shard))
+        let all = self.shard;
+        for shard in 0..all {
+            self.shard = shard;
+            let (temporary, path) = (self.path("tar.tmp"), self.path("tar"));
+            std::fs::rename(&temporary, &path).map_err(|e| file(&path, e))?;
+        }
+        Ok((self.samples, all))
     }
 }
 
@@ -354,6 +359,8 @@ mod tests {
         for i in 0..20 {
             w.add(&sample_png(4 + i, 3), "png", Some(i % 3)).unwrap();
         }
+        // Nothing looks like a data set before the end.
+        assert!(open(&dir.path().join("set"), &OpenConfig::default()).is_err());
         let (samples, count) = w.finish().unwrap();
         assert!(samples == 20 && count > 2);
         let c = opened(&dir.path().join("set"));
