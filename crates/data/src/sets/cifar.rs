@@ -61,6 +61,8 @@ pub struct Cifar {
     /// Bytes before a record's pixels.
     head: usize,
     classes: Vec<String>,
+    /// Where the records are from.
+    place: String,
 }
 
 impl Cifar {
@@ -112,7 +114,7 @@ impl Cifar {
             }
             records.extend(bytes);
         }
-        Ok(Cifar { records, head, classes })
+        Ok(Cifar { records, head, classes, place: dir.join(files.join(", ")).display().to_string() })
     }
 
     fn record(&self, i: usize) -> &[u8] {
@@ -133,6 +135,10 @@ impl Dataset for Cifar {
 
     fn label(&self, i: usize) -> Result<Label> {
         Ok(Label::Class(u32::from(self.record(i)[self.head - 1])))
+    }
+
+    fn name(&self, i: usize) -> String {
+        format!("image {i} of {}", self.place)
     }
 
     fn classes(&self) -> &[String] {

@@ -18,6 +18,8 @@ pub struct Idx {
     height: usize,
     width: usize,
     classes: Vec<String>,
+    /// The file of the images.
+    path: PathBuf,
 }
 
 /// Most bytes an IDX file may unpack to: the largest of the family (EMNIST by class) has 550 MB.
@@ -235,7 +237,7 @@ impl Idx {
         }
         let count = classes.iter().max().map_or(0, |&m| usize::from(m) + 1);
         let names = (0..count).map(|c| c.to_string()).collect();
-        Ok(Idx { images: data, labels: classes, height: dims[1], width: dims[2], classes: names })
+        Ok(Idx { images: data, labels: classes, height: dims[1], width: dims[2], classes: names, path: images.into() })
     }
 
     /// Exchanges rows and columns of every image.
@@ -298,6 +300,10 @@ impl Dataset for Idx {
 
     fn label(&self, i: usize) -> Result<Label> {
         Ok(Label::Class(u32::from(self.labels[i])))
+    }
+
+    fn name(&self, i: usize) -> String {
+        format!("image {i} of {}", self.path.display())
     }
 
     fn classes(&self) -> &[String] {

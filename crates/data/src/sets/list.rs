@@ -307,6 +307,15 @@ fn columns(
             c.each = many.iter().map(|&i| (i, class_name(&title(i)))).collect();
             notes.push(format!("{}: the classes are the {} columns of 0 and 1", path.display(), c.each.len()));
         }
+        (None, many) if !header && many.iter().filter(|&&i| !share(i, &number)).count() == 1 => {
+            // Names among numbers, such as the boxes that Tiny ImageNet's list has behind the class.
+            c.label = many.iter().copied().find(|&i| !share(i, &number));
+            notes.push(format!(
+                "{}: the labels are the only column of names, column {}",
+                path.display(),
+                c.label.unwrap_or(0) + 1
+            ));
+        }
         (None, many) => {
             let choices: Vec<String> = many.iter().map(|&i| format!("`{}`", title(i))).collect();
             return Err(file(

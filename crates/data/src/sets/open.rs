@@ -4,6 +4,7 @@ use crate::error::{Result, file};
 use crate::image::Limits;
 use crate::sets::archives::{self, is_archive, shards};
 use crate::sets::cifar;
+use crate::sets::classes::Texts;
 use crate::sets::collection::{Collection, Draft, DraftPart, DraftSamples, Naming, Raw};
 use crate::sets::files::Source;
 use crate::sets::handles::foreign;
@@ -11,7 +12,7 @@ use crate::sets::idx;
 use crate::sets::layout::layout;
 use crate::sets::list::{self, LabelKind, Row, RowLabel, contradictions, is_list, single};
 use crate::sets::list_paths::resolve;
-use crate::sets::names::{ClassOrder, begins_like_an_image, split_name, split_place};
+use crate::sets::names::{ClassOrder, begins_like_an_image, class_name, split_name, split_place};
 use crate::sets::scan::scan;
 use crate::sets::tar_index::first_bytes;
 use crate::sets::tree::Tree;
@@ -264,14 +265,84 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
             })
             .collect();
         if let [only] = beside[..] {
-            return lists(root, &[(String::new(), only.clone())], config);
+            let mut draft = lists(root, &[(String::new(), only.clone())], config)?;
+            for p in plain.parts.iter().filter(|p| !p.name.is_empty() && draft.parts.iter().all(|q| q.name != p.name)) {
+                if let DraftSamples::Files { source, .. } = &p.samples {
+                    draft.skipped.add_many(
+                        "images of a split that the list does not name",
+                        source.len(),
+                        [p.place.clone()],
+                    );
+                }
+            }
+            return Ok(draft);
         }
     }
     let mut draft = plain;
+    if labelled {
+        listed_splits(&mut draft, root);
+    }
     if !archives.is_empty() {
         draft.notes.push(format!("{} archives beside the folders are not read", archives.len()));
     }
     Ok(draft)
+}
+
+/// The split whose folder directly below `root` a file lies in.
+fn split_below(root: &Path, path: &Path) -> Option<String> {
+    let first = path.strip_prefix(root).ok()?.components().next()?.as_os_str().to_string_lossy().into_owned();
+    split_name(&first).filter(|s| s.rest.is_empty()).map(|s| s.split.to_string())
+}
+
+/// Gives a split of images without folders the labels of the one list that lies in it, as Tiny ImageNet's `val` has one. Its labels must be
+/// classes of the other splits.
+fn listed_splits(draft: &mut Draft, tree_root: &Path) {
+    let known: std::collections::HashMap<String, u32> =
+        draft.folders.iter().enumerate().map(|(i, c)| (c.clone(), i as u32)).collect();
+    for part in &mut draft.parts {
+        let DraftSamples::Files { source: source @ Source::Tree(..), labels: labels @ Raw::None, .. } =
+            &mut part.samples
+        else {
+            continue;
+        };
+        let place = PathBuf::from(&part.place);
+        // The folder itself, or the one above `images`.
+        let near = [Some(place.as_path()), place.parent().filter(|p| p.starts_with(tree_root) && *p != tree_root)];
+        let lists: Vec<PathBuf> = near
+            .into_iter()
+            .flatten()
+            .flat_map(|d| std::fs::read_dir(d).into_iter().flatten().flatten().map(|e| e.path()))
+            .filter(|p| is_list(p) && p.is_file())
+            .collect();
+        let [only] = &lists[..] else { continue };
+        let mut texts = Texts::default();
+        let Ok(found) = list::read(only, LabelKind::Classes, &mut texts) else { continue };
+        let mut class_of = std::collections::HashMap::new();
+        for row in &found.rows {
+            let name = row.path.replace('\\', "/");
+            let name = name.rsplit('/').next().unwrap_or(&name).to_string();
+            if let RowLabel::One(t) = row.label {
+                class_of.insert(name, class_name(texts.get(t)));
+            }
+        }
+        let class = |i: usize| -> Option<u32> {
+            let path = source.path(i);
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            let stem = path.file_stem()?.to_string_lossy().into_owned();
+            known.get(class_of.get(&name).or_else(|| class_of.get(&stem))?).copied()
+        };
+        let all: Vec<Option<u32>> = (0..source.len()).map(class).collect();
+        let with = all.iter().flatten().count();
+        if with == 0 {
+            draft.notes.push(format!(
+                "{}: names no image here with a class of the other splits, and is not read",
+                only.display()
+            ));
+        } else {
+            draft.notes.push(format!("{}: labels of {with} images of {}", only.display(), part.place));
+            *labels = Raw::One(all);
+        }
+    }
 }
 
 fn interesting(path: &Path) -> bool {
@@ -319,8 +390,14 @@ fn lists(root: &Path, files: &[(String, PathBuf)], config: &OpenConfig) -> Resul
         for split in splits {
             let mine: Vec<usize> = (0..list.rows.len()).filter(|&i| list.rows[i].split == split).collect();
             let labels = raw(mine.iter().map(|&i| &list.rows[i]));
+            let below = |i: &usize| split_below(root, &paths[*i]);
+            let folder =
+                mine.first().and_then(below).filter(|s| mine.iter().all(|i| below(i).as_deref() == Some(s.as_str())));
+            if let (Some(s), true, None) = (&folder, name.is_empty(), &split) {
+                draft.notes.push(format!("{}: all its images lie in the folder of the split `{s}`", path.display()));
+            }
             draft.parts.push(DraftPart {
-                name: split.unwrap_or_else(|| name.clone()),
+                name: split.or(folder.filter(|_| name.is_empty())).unwrap_or_else(|| name.clone()),
                 place: path.display().to_string(),
                 samples: DraftSamples::Files {
                     source: Source::Paths(mine.iter().map(|&i| paths[i].clone()).collect()),

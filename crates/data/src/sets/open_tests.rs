@@ -397,6 +397,31 @@ fn lists_by_spreadsheets_are_read() {
 }
 
 #[test]
+fn lists_inside_splits_and_of_one_split_are_used() {
+    // Tiny ImageNet: class folders to train on, a list with boxes to judge by.
+    let root = Root::new().tree(&[
+        ("t/train/n01/images", 2),
+        ("t/train/n02/images", 2),
+        ("t/val/images", 3),
+        ("t/test/images", 1),
+    ]);
+    root.put("t/val/val_annotations.txt", "0.png\tn02\t0\t0\t62\t62\n1.png\tn01\t1\t1\t9\t9\n2.png\tn02\t0\t0\t6\t6\n");
+    let c = root.read("t");
+    assert_eq!(splits(&c), [("train", 4, vec![2, 2]), ("val", 3, vec![1, 2]), ("test", 1, vec![0, 0])]);
+    says(&c, &["val_annotations.txt: labels of 3 images"]);
+    assert!(c.to_classify().is_ok());
+    // Kaggle: one list of the images to train on, and others without labels.
+    let root = Root::new().tree(&[("k/train", 3), ("k/test", 2)]);
+    root.put("k/labels.csv", "id,breed\n0,pug\n1,husky\n2,pug\n");
+    let c = root.read("k");
+    assert_eq!(splits(&c), [("train", 3, vec![1, 2])]);
+    says(
+        &c,
+        &["all its images lie in the folder of the split `train`", "2 images of a split that the list does not name"],
+    );
+}
+
+#[test]
 fn pretraining_takes_every_image_to_train_on_and_no_other() {
     let root = Root::new().tree(&[("d/train/a", 3), ("d/train", 2), ("d/val/a", 4)]);
     let images = |name: &str| {
