@@ -247,7 +247,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
-        memory: None,
+        memory: common.memory(),
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let mut loader = Loader::new(train, args.pipeline(size, data.normalize.clone())?, load)?.decoding(data.decode);
@@ -257,6 +257,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     // What is judged by is never replaced: unreadable images are left out, and counted.
     let held_out = Loader::new(data.held_out.clone(), Pipeline::evaluation(size, data.normalize.clone()), all)?;
     let held_out = held_out.decoding(data.decode).on_bad(OnBad::Skip);
+    tracing::info!("loading: {}", loader.plan());
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, plan.precision);
     vision::count(task.params(), &device);

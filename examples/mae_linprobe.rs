@@ -129,7 +129,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         drop_last: true,
         workers: common.workers(),
         max_bad: common.max_bad,
-        memory: None,
+        memory: common.memory(),
     };
     let all = LoaderConfig { shuffle: false, drop_last: false, ..load.clone() };
     let evaluation = Pipeline::evaluation(size, data.normalize.clone());
@@ -138,6 +138,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     // What is judged by is never replaced: unreadable images are left out, and counted.
     let held_out =
         Loader::new(data.held_out.clone(), evaluation.clone(), all.clone())?.decoding(data.decode).on_bad(OnBad::Skip);
+    tracing::info!("loading: {}", loader.plan());
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision = plan.precision;
     let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };

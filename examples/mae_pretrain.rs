@@ -111,7 +111,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         drop_last: true,
         workers,
         max_bad: common.max_bad,
-        memory: None,
+        memory: common.memory(),
     };
     let one_look =
         LoaderConfig { batch_size: 8.min(test.len()), shuffle: false, drop_last: false, workers: 0, ..load.clone() };
@@ -120,6 +120,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         loader = loader.bytes(); // a quarter of the traffic; normalised on the device
     }
     let held_out = Loader::new(test, Pipeline::evaluation(size, normalize.clone()), one_look)?.decoding(decode);
+    tracing::info!("loading: {}", loader.plan());
     let signals = Signals::install()?;
     let shown = Shown::new(&held_out, &config.model, config.mask_ratio, normalize)?;
     let mut trainer = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &device)?)?;

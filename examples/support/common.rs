@@ -57,6 +57,9 @@ pub struct Common {
     /// Number of loader threads [default: the number of cores]
     #[arg(long, help_heading = "Data")]
     pub num_workers: Option<usize>,
+    /// Most megabytes of memory for batches that are loaded ahead [default: an eighth of what is free, 2048 at most]
+    #[arg(long, value_name = "MB", help_heading = "Data")]
+    pub loader_memory: Option<u64>,
     /// Share of unreadable images, from 0 to 1, at which the run stops
     #[arg(long, default_value_t = 0.1, help_heading = "Data")]
     pub max_bad: f64,
@@ -175,6 +178,11 @@ impl Common {
 
     pub fn workers(&self) -> usize {
         self.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The memory for batches in bytes, where it is given.
+    pub fn memory(&self) -> Option<u64> {
+        self.loader_memory.map(|mb| mb.saturating_mul(1 << 20))
     }
 
     pub fn resume(&self) -> Resume {
