@@ -118,7 +118,8 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let image = trained.config.image();
     let pipeline = vision::prepared(&trained, &args.prepare, &args.reading, asked.size)?;
-    let (pct, decode) = (args.prepare.crop_pct, args.reading.decode(trained.config.channels())?);
+    let pct = pipeline.preparation().crop_pct.map(|c| c.value);
+    let decode = args.reading.decode(trained.config.channels())?;
     let (model, config) = (trained.model, trained.config);
     let load = LoaderConfig {
         batch_size: args.batch_size,

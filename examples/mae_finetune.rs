@@ -281,6 +281,9 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
 fn evaluate(path: &Path, task: &Classify<VitConfig>, how: Interpolation) -> Result<f64> {
     let said = checkpoint::describe(path)?.map_or(vec![], |d| d.classes);
     vision::same_classes(&said, task.classes(), task.config().classes)?;
+    if said.is_empty() {
+        vision::by_place(path, task.classes(), task.config().classes)?;
+    }
     let config = &task.config().model;
     let averaged = vision::load_trained(path, task.params(), config, how, false)?;
     let s = task.evaluate()?;

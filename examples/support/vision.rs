@@ -247,7 +247,12 @@ pub fn load_trained(
     let loaded = config.load_pretrained(params, &file.tensors, &how).map_err(named)?;
     if let Some(name) = loaded.report.missing.iter().find(|n| !n.ends_with("num_batches_tracked")) {
         let notes = loaded.notes.join("; ");
-        return Err(format!("{}: {name} is not in the file: nothing to evaluate ({notes})", path.display()).into());
+        let hint = if name.starts_with("fc_norm") {
+            "; a model that reads its class token is evaluated with --cls_token, or by `evaluate`"
+        } else {
+            ""
+        };
+        return Err(format!("{}: {name} is not in the file: nothing to evaluate{hint}. {notes}", path.display()).into());
     }
     Ok(file.has_average())
 }
@@ -313,7 +318,9 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     if let Some(size) = asked.size.or(preparation.size.as_ref().map(|s| s.value)) {
         architecture.set_image(size);
     }
-    let how = Fitting { grid: grid(path)?, positions: asked.positions, partial: from.partial };
+    room(architecture.image(), architecture.channels(), from.model.as_deref())?;
+    let recorded = grid(path)?;
+    let how = Fitting { grid: recorded, positions: asked.positions, partial: from.partial };
     let fitted = architecture.fit(&file.tensors, &how).map_err(named)?;
     fitted.notes.iter().for_each(|n| tracing::info!("{n}"));
     let params = ParamStore::on(device);
@@ -324,6 +331,17 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         return Err(format!("{}: {report}", path.display()).into());
     }
     tracing::info!("{report}");
+    let others = if stored.is_none() { differs(path, &config) } else { vec![] };
+    if !others.is_empty() {
+        let what = format!("config.json beside {} says {}", path.display(), others.join(", "));
+        if !from.partial {
+            return Err(format!(
+                "{what}: another function would be computed; choose another --model, or go on with --partial"
+            )
+            .into());
+        }
+        tracing::warn!("{what}: another function is computed");
+    }
     let (classes, evaluation) = said.map_or((vec![], None), |d| (d.classes, d.evaluation));
     let recorded = (!classes.is_empty()).then(|| Setting::new(classes, Origin::Record));
     let given = match &from.names {
@@ -334,13 +352,88 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         }
         None => None,
     };
-    let beside = preparation.classes.clone().filter(|c| c.value.len() == config.classes());
+    let mut beside = preparation.classes.clone();
+    if let Some(c) = beside.as_ref().filter(|c| c.value.len() != config.classes()) {
+        tracing::warn!(
+            "{} class names ({}) for a model of {} outputs are not used",
+            c.value.len(),
+            c.origin,
+            config.classes()
+        );
+        beside = None;
+    }
     let names = Names::new(config.classes(), given.or(recorded).or(beside))?;
     // Of the model's name alone, not of the weights that are published under it: these are others.
     let usual = from.model.as_deref().map(registry::entry).transpose()?.map(|e| {
         candlelight::models::Published { weights: None, ..e.published }.preparation(e.config.image(), config.channels())
     });
     Ok(Trained { model, config, names, evaluation, preparation, usual: usual.unwrap_or_default() })
+}
+
+/// Refuses image sizes whose inputs alone would not fit into memory.
+fn room((h, w): (usize, usize), channels: usize, model: Option<&str>) -> Result<()> {
+    // A transformer keeps several rows of its width for each patch; 64 bytes per pixel is less than any of them needs.
+    let need = (h as u64).saturating_mul(w as u64).saturating_mul(64 * channels as u64);
+    match candlelight::engine::memory::available() {
+        Some(have) if need > have => Err(format!(
+            "images of {h}x{w} pixels need more than {} GiB for {}, {} GiB are available: ask for smaller ones",
+            need >> 30,
+            model.unwrap_or("the model"),
+            have >> 30
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// What the configuration beside weights says of the model and that this program's model does not do. The tensors would fit all the same.
+fn differs(path: &Path, config: &ModelConfig) -> Vec<String> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let text = std::fs::read(folder.join("config.json")).unwrap_or_default();
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(&text) else { return vec![] };
+    let mut all = vec![];
+    let text = |key: &str| json.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_string();
+    if let ModelConfig::Vit(c) = config {
+        for (key, ours) in [
+            ("num_attention_heads", c.heads),
+            ("num_hidden_layers", c.depth),
+            ("hidden_size", c.dim),
+            ("patch_size", c.patch),
+        ] {
+            if let Some(theirs) = json.get(key).and_then(serde_json::Value::as_u64).filter(|t| *t != ours as u64) {
+                all.push(format!("{key} {theirs} (this model: {ours})"));
+            }
+        }
+        if !matches!(text("hidden_act").as_str(), "" | "gelu") {
+            all.push(format!("hidden_act {} (this model: gelu)", text("hidden_act")));
+        }
+        let pooled = if c.pool == candlelight::models::vit::Pool::Avg { "avg" } else { "token" };
+        let theirs = text("global_pool");
+        if !theirs.is_empty() && theirs != pooled && json.get("pretrained_cfg").is_some() {
+            all.push(format!("global_pool {theirs} (this model, by its tensors: {pooled})"));
+        }
+    } else {
+        let theirs = text("global_pool");
+        if !theirs.is_empty() && theirs != "avg" {
+            all.push(format!("global_pool {theirs} (this model: avg)"));
+        }
+    }
+    if let Some(args) = json.get("model_args").and_then(|v| v.as_object()) {
+        let changes = |k: &&String| {
+            !matches!(
+                k.as_str(),
+                "num_classes"
+                    | "img_size"
+                    | "in_chans"
+                    | "drop_rate"
+                    | "drop_path_rate"
+                    | "global_pool"
+                    | "class_token"
+            )
+        };
+        all.extend(args.keys().filter(changes).map(|k| format!("model_args `{k}` {}", args[k])));
+    }
+    all
 }
 
 /// The flags on how images are prepared for a trained model.
@@ -368,6 +461,9 @@ pub fn prepared(
 ) -> Result<Pipeline> {
     let size = trained.config.image();
     let channels = trained.config.channels();
+    if let Some(c) = data.channels.filter(|c| *c != channels) {
+        return Err(format!("--channels {c}: the model takes images of {channels} channels").into());
+    }
     let given = |name: &str| Origin::Flag(format!("--{name}"));
     let untouched = args.crop_pct.is_none() && args.crop_mode.is_none() && args.interpolation.is_none();
     if let (Some(recorded), true) = (&trained.evaluation, untouched && asked.is_none()) {
@@ -466,6 +562,21 @@ pub fn same_classes(checkpoint: &[String], data: &[String], known: usize) -> Res
         None => format!("the checkpoint knows {} classes, the data has {}", checkpoint.len(), data.len()),
     }
     .into())
+}
+
+/// Refuses foreign weights whose classes are not the data's in the same order; training numbers classes as the data does.
+pub fn by_place(path: &Path, data: &[String], outputs: usize) -> Result<()> {
+    let known = Preparation::of_weights(path, None)?.preparation.classes.filter(|c| c.value.len() == outputs);
+    let matching = Names::new(outputs, known)?.matching(data).map_err(|e| format!("{}: {e}", path.display()))?;
+    matching.notes.iter().for_each(|n| tracing::info!("{n}"));
+    if !matching.is_identity() {
+        return Err(format!(
+            "{}: its classes are in another order than the data's, or more than these: the program `evaluate` renumbers them",
+            path.display()
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// How many parameters train, and in what precision they are kept.

@@ -112,9 +112,11 @@ mod tests {
         assert!(RunDir::open(dir.path(), false).unwrap_err().to_string().contains("resume to auto"));
         // A killed run's lock file, with any pid, holds nobody up.
         std::fs::write(dir.path().join(".lock"), std::process::id().to_string()).unwrap();
-        std::fs::write(dir.path().join(".checkpoint.1.tmp"), "x").unwrap();
+        std::fs::write(dir.path().join(".checkpoint-00000001.safetensors.1.tmp"), "x").unwrap();
+        std::fs::write(dir.path().join(".notes.tmp"), "x").unwrap();
         let run = RunDir::open(dir.path(), true).unwrap();
-        assert!(!dir.path().join(".checkpoint.1.tmp").exists());
+        assert!(!dir.path().join(".checkpoint-00000001.safetensors.1.tmp").exists());
+        assert!(dir.path().join(".notes.tmp").exists(), "other programs' files are theirs");
         run.cut_log(2).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("log.txt")).unwrap().lines().count(), 2);
     }

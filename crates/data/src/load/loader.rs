@@ -17,6 +17,9 @@ use crate::sets::{Dataset, Stream};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+/// More threads than any machine has use for.
+const MOST_WORKERS: usize = 1024;
+
 /// Makes batches from a data set or a stream. Its threads are started with the first epoch and kept for the next ones;
 /// clones share them, and they end with the last clone and epoch.
 #[derive(Clone)]
@@ -107,6 +110,9 @@ impl Loader {
         let batch_bytes = batch_bytes(&config, &pipeline, pipeline.views(), false)?;
         let memory = Arc::new(memory::budget(&config, batch_bytes)?);
         let plan = memory::plan(&config, batch_bytes, &memory)?;
+        if config.workers > MOST_WORKERS {
+            return Err(Error::Config(format!("workers {}: expected at most {MOST_WORKERS}", config.workers)));
+        }
         let pool = Arc::new(Pool::new(memory.clone(), config.workers, config.batch_size));
         let shared = Shared {
             source,

@@ -11,7 +11,7 @@ use crate::posemb::Interpolation;
 use candle_core::Tensor;
 use candlelight_autograd::{Key, ParamStore, tensor_from};
 use candlelight_nn::Anatomy;
-use places::{foreign, head_named, no_others, whole};
+use places::{after_dropout, foreign, head_named, is_beside, no_others, whole};
 
 /// How weights of another file are brought to a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

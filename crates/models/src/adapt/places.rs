@@ -98,6 +98,47 @@ fn meanings(names: &[String]) -> Vec<&'static str> {
     all
 }
 
+/// Parts that only pretraining or other tasks need: the classifier beside them computes the same without them.
+const BESIDE: [&str; 17] = [
+    "decoder",
+    "mask_token",
+    "pooler.",
+    "projector.",
+    "projection_head.",
+    "predictor.",
+    "proj_head.",
+    "dino_head.",
+    "ibot_head.",
+    "prototypes",
+    "queue",
+    "contrastive_head.",
+    "optim.",
+    "ema.",
+    "lm_head.",
+    "norm.",
+    "fc_norm.",
+];
+
+/// Whether a tensor belongs to a part that a classifier does not need.
+pub(super) fn is_beside(name: &str) -> bool {
+    BESIDE.iter().any(|p| name.starts_with(p))
+}
+
+/// Names of heads whose only layer with weights is the second of a sequence, after dropout: `fc.1.weight` is `fc.weight`.
+pub(super) fn after_dropout(tensors: &mut [(String, Tensor)]) -> Option<String> {
+    for head in ["head", "fc", "linear", "classifier", "heads.head", "last_linear"] {
+        let own: Vec<&str> = tensors.iter().filter_map(|(n, _)| n.strip_prefix(&format!("{head}."))).collect();
+        if own.contains(&"1.weight") && own.iter().all(|n| matches!(*n, "1.weight" | "1.bias")) {
+            let long = format!("{head}.1.");
+            for (n, _) in tensors.iter_mut().filter(|(n, _)| n.starts_with(&long)) {
+                *n = format!("{head}.{}", &n[long.len()..]);
+            }
+            return Some(format!("the file's `{head}.1` is taken for the head: nothing else of `{head}` has weights"));
+        }
+    }
+    None
+}
+
 /// Whether a tensor changes nothing of what a trained model computes: counters of batches, statistics of further splits of a batch.
 fn is_idle(name: &str) -> bool {
     name.ends_with("num_batches_tracked") || name.contains(".aux_bn.")

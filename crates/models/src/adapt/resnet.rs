@@ -1,6 +1,9 @@
 //! Fits weights of residual networks, under the names of torchvision, timm or akamaster.
 
-use super::{Fitting, Named, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
+use super::{
+    Fitting, Named, after_dropout, all_finite, foreign, head_named, input_channels, is_beside, left_out, no_others,
+    wanted, whole,
+};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::resnet::{ResNet, ResNetConfig};
@@ -69,7 +72,7 @@ fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig, how: &Fitting) 
     }
     let model = wanted(&config)?;
     let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
-    notes.extend(no_others(&names, &tensors, &inside, how)?);
+    notes.extend(no_others(&names, &tensors, &|n| !is_beside(n), how)?);
     let have: HashSet<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
     let optional = |n: &str| n.ends_with("num_batches_tracked") || n.contains(".aux_bn.");
     whole(&model.iter().map(|(n, _)| n.as_str()).filter(|n| !have.contains(n) && !optional(n)).collect::<Vec<_>>())?;
@@ -131,7 +134,8 @@ fn residual_weights(tensors: &[(String, Tensor)], config: &ResNetConfig) -> Resu
     if !tensors.iter().any(|(n, _)| n == "conv1.weight") {
         return Err(foreign("residual network", &tensors));
     }
-    let notes = head_named(&mut tensors, config.head())?.into_iter().collect();
+    let mut notes: Vec<String> = after_dropout(&mut tensors).into_iter().collect();
+    notes.extend(head_named(&mut tensors, config.head())?);
     all_finite(&tensors)?;
     let block_of = |n: &str, stage: usize| -> Option<usize> {
         n.strip_prefix(&format!("layer{stage}."))?.split('.').next()?.parse().ok()

@@ -1,6 +1,9 @@
 //! Fits weights of vision transformers, under the names of any library.
 
-use super::{Fitting, Named, all_finite, foreign, head_named, input_channels, left_out, no_others, wanted, whole};
+use super::{
+    Fitting, Named, after_dropout, all_finite, foreign, head_named, input_channels, is_beside, left_out, no_others,
+    wanted, whole,
+};
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded};
 use crate::posemb::resample;
@@ -72,9 +75,10 @@ fn transformer_weights(tensors: &[(String, Tensor)], config: &VitConfig) -> Resu
         return Err(Error::Mismatch(format!("{blocks}: it is deeper, with {more}; choose a model as deep")));
     }
     // The probe of MAE is a head of two layers.
-    let probe = has("head.1.weight");
-    let notes = if probe { None } else { head_named(&mut tensors, "head")? };
-    Ok((tensors, notes.into_iter().collect()))
+    let probe = has("head.1.weight") && has("head.0.running_mean");
+    let mut notes: Vec<String> = if probe { None } else { after_dropout(&mut tensors) }.into_iter().collect();
+    notes.extend(if probe { None } else { head_named(&mut tensors, "head")? });
+    Ok((tensors, notes))
 }
 
 /// Parts of a vision transformer between pixels and head, beside the blocks. What a file has of these and the model has not changes what is
@@ -131,7 +135,7 @@ fn classifier(tensors: &[(String, Tensor)], config: &VitConfig, how: &Fitting) -
     }
     let model = wanted(&config)?;
     let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
-    notes.extend(no_others(&names, &tensors, &|n| inside(n, true), how)?);
+    notes.extend(no_others(&names, &tensors, &|n| !is_beside(n), how)?);
     let have: HashSet<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
     let missing = |n: &&str| !have.contains(n) && !n.ends_with("num_batches_tracked");
     whole(&model.iter().map(|(n, _)| n.as_str()).filter(missing).collect::<Vec<_>>())?;

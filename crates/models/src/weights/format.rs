@@ -53,7 +53,14 @@ pub(crate) fn of(path: &Path) -> Result<(Format, u64), String> {
         std::io::ErrorKind::NotFound => "no such file".to_string(),
         _ => format!("cannot be opened: {e}"),
     })?;
-    let size = file.metadata().map_err(|e| e.to_string())?.len();
+    let about = file.metadata().map_err(|e| e.to_string())?;
+    if !about.is_file() {
+        return Err(
+            "not a regular file, such as a pipe: weights are read at any place of a file; save them to one first"
+                .into(),
+        );
+    }
+    let size = about.len();
     let mut head = Vec::new();
     file.take(1024).read_to_end(&mut head).map_err(|e| format!("cannot be read: {e}"))?;
     Ok((sniff(&head, size)?, size))

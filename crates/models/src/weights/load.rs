@@ -98,6 +98,13 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
     if !report.mismatched.is_empty() || report.loaded.is_empty() || incomplete {
         return Err(Error::Mismatch(format!("the weights are of another model: {report}")));
     }
+    let whole = |t: &Tensor| matches!(t.dtype(), DType::I64 | DType::U32 | DType::U8);
+    let counter = |n: &str| n.ends_with("num_batches_tracked");
+    if let Some((name, _)) = model.iter().find(|(n, _)| !counter(n) && file.get(n.as_str()).is_some_and(|t| whole(t))) {
+        return Err(Error::Mismatch(format!(
+            "{name} holds whole numbers where the model has real ones: these are quantised weights; save them as floating-point numbers"
+        )));
+    }
     let trained: HashSet<String> = params.values().into_iter().map(|(n, _)| n).collect();
     let (values, tables): (Vec<_>, Vec<_>) = model.drain(..).partition(|(n, _)| trained.contains(n));
     for (name, have) in &tables {

@@ -100,6 +100,12 @@ fn shared<'a>(a: &[&'a str], b: &[&str]) -> Vec<&'a str> {
 pub(crate) fn split(names: &[String]) -> Vec<Part> {
     let names: Vec<String> =
         names.iter().map(|n| INSIDE.iter().fold(n.clone(), |n, w| n.replace(&format!(".{w}"), "."))).collect();
+    if let Some(own) = own_wrapper(&names) {
+        let bare: Vec<String> = names.iter().map(|n| n[own.len() + 1..].to_string()).collect();
+        let mut parts = split(&bare);
+        parts.iter_mut().for_each(|p| p.prefix.insert(0, own.clone()));
+        return parts;
+    }
     let runs: Vec<Vec<&str>> = names.iter().map(|n| run(n)).collect();
     let mut roots: Vec<Vec<&str>> = vec![];
     for (name, run) in names.iter().zip(&runs) {
@@ -134,6 +140,22 @@ pub(crate) fn split(names: &[String]) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// A word of somebody's own program in front of every name, such as `vit.` or `net2.`, behind which the names are a model's.
+fn own_wrapper(names: &[String]) -> Option<String> {
+    let first = names.first()?.split_once('.')?.0.to_string();
+    let bare: Option<Vec<&str>> = names.iter().map(|n| n.strip_prefix(&first)?.strip_prefix('.')).collect();
+    let bare = bare?;
+    // Known words are removed as they are, and a model's own name is none.
+    if !run(names.first()?).is_empty() || names.iter().any(|n| FIRST.contains(&n.as_str())) {
+        return None;
+    }
+    let found = bare.iter().any(|n| {
+        let skip: usize = run(n).iter().map(|p| p.len() + 1).sum();
+        FIRST.contains(&&n[skip..])
+    });
+    found.then_some(first)
 }
 
 /// The known prefixes with which a model's own names begin, of every length.

@@ -85,6 +85,22 @@ fn of_text(text: &str) -> Result<NamesFile, String> {
             let notes = vec!["each line starts with one of WordNet's ids, which is the class's name".into()];
             return Ok(NamesFile { names: pairs.into_iter().map(|(a, _)| a).collect(), notes });
         }
+        let numbers: Option<Vec<usize>> = pairs.iter().map(|(a, _)| a.parse().ok()).collect();
+        if let Some(numbers) = numbers
+            && pairs.len() > 1
+            && !numbers.is_sorted()
+        {
+            // Numbered in another order: the number is what counts.
+            let least = numbers.iter().copied().min().unwrap_or(0);
+            let mut sorted: Vec<(usize, String)> =
+                numbers.iter().copied().zip(pairs.iter().map(|(_, b)| b.clone())).collect();
+            sorted.sort();
+            if least > 1 || sorted.iter().enumerate().any(|(i, (n, _))| *n != i + least) {
+                return Err(format!("its lines are numbered, but not each number from {least} on is there once"));
+            }
+            let notes = vec![format!("its lines are numbered from {least} on and were sorted by their numbers")];
+            return Ok(NamesFile { names: sorted.into_iter().map(|(_, b)| b).collect(), notes });
+        }
         let first = pairs.first().and_then(|(a, _)| a.parse::<usize>().ok()).filter(|n| *n <= 1);
         if let Some(first) = first
             && pairs.iter().enumerate().all(|(i, (a, _))| a.parse() == Ok(i + first))
@@ -117,6 +133,7 @@ mod tests {
             ("a.txt", &wide, 0),
             ("a.txt", b"0 cat\n1 dog", 1),
             ("a.txt", b"1: cat\n2: dog", 1),
+            ("a.txt", b"1,dog\n0,cat\n", 1),
             ("a.json", br#"["cat", "dog"]"#, 0),
             ("a.json", br#"{"1": "dog", "0": "cat"}"#, 0),
             ("a.json", br#"{"dog": 1, "cat": 0}"#, 0),
