@@ -2,7 +2,7 @@
 
 use super::data::DataArgs;
 use super::{Result, shipped_data};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use candlelight::autograd::{Key, ParamStore};
 use candlelight::data::{Collection, Dataset, Decode, LabelKind, Mix, Normalize, Pipeline, Subset, labels, stratified};
 use candlelight::engine::checkpoint;
@@ -224,6 +224,16 @@ fn grid(path: &Path) -> Result<Option<(usize, usize)>> {
     }))
 }
 
+/// The grid of a file's positions by the image size that lies beside it, if that has as many patches as there are positions.
+fn grid_beside(tensors: &[(String, Tensor)], config: &ModelConfig, beside: &Preparation) -> Option<(usize, usize)> {
+    let ModelConfig::Vit(c) = config else { return None };
+    let (h, w) = beside.size.as_ref()?.value;
+    let (h, w) = (h / c.patch, w / c.patch);
+    let table = ["pos_embed", "pos_embedding", "position_embeddings"];
+    let rows = tensors.iter().find(|(n, _)| table.iter().any(|e| n.ends_with(e)))?.1.dims().get(1).copied()?;
+    (h * w == rows || h * w + 1 == rows).then_some((h, w))
+}
+
 /// Reads a file of weights and logs what was chosen, removed and widened in it.
 fn opened(path: &Path, options: &weights::Options) -> Result<weights::Weights> {
     // The library names its setting; this is the flag for it.
@@ -314,12 +324,12 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
     config.set_batch_norm(from.norm.bn_tf, from.norm.bn_momentum, from.norm.bn_eps)?;
     let named = |e: candlelight::models::Error| format!("{}: {e}", path.display());
     let file = opened(path, &weights::Options { set: from.weights_set.clone(), ema: from.ema })?;
+    let recorded = grid(path)?.or(grid_beside(&file.tensors, &config, &preparation));
     let architecture = config.architecture_mut();
     if let Some(size) = asked.size.or(preparation.size.as_ref().map(|s| s.value)) {
         architecture.set_image(size);
     }
     room(architecture.image(), architecture.channels(), from.model.as_deref())?;
-    let recorded = grid(path)?;
     let how = Fitting { grid: recorded, positions: asked.positions, partial: from.partial };
     let fitted = architecture.fit(&file.tensors, &how).map_err(named)?;
     fitted.notes.iter().for_each(|n| tracing::info!("{n}"));

@@ -177,7 +177,9 @@ fn pixels(config: &Object, defaults: Option<(&Defaults, Origin)>, p: &mut Prepar
     if config.bool("include_top")? == Some(true)
         && let Some(std) = &mut p.std
     {
-        std.value.iter_mut().for_each(|s| *s *= *s);
+        // The second deviation is not scaled: (x - mean) / std / std.
+        let times = if plain { 1.0 } else { scale as f32 };
+        std.value.iter_mut().for_each(|s| *s = *s * *s * times);
     }
     // One number alone is that of every channel.
     let longest = [&p.mean, &p.std].into_iter().flatten().map(|l| l.value.len()).max().unwrap_or(0);

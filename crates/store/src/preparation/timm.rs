@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Whether this is timm's, of today or of before it had `pretrained_cfg`.
 pub(super) fn is(config: &Object) -> bool {
     config.get("pretrained_cfg").is_some_and(Value::is_object)
-        || (config.get("architecture").is_some() && config.get("model_type").is_none())
+        || (config.get("architecture").is_some() && config.get("model_type").is_none_or(|t| t == "timm_wrapper"))
 }
 
 /// What it says. Settings that it leaves out stay unknown.
