@@ -90,8 +90,10 @@ pub(crate) fn by_text(texts: &Texts, given: &[String], order: ClassOrder) -> Num
             ..Numbering::default()
         };
     }
-    // Names that are numbers, such as folders `0` and `1` listed in classes.txt, are names.
-    let by_name = given.len() > 1 && present.iter().all(|&i| given.contains(&class_name(&texts.all[i])));
+    // Names that are numbers, such as `7` and `3`, are names where they cannot be places in the list. Where they can, they are: that is
+    // what shards write.
+    let places = present.iter().all(|&i| numbers[i].is_some_and(|n| n >= 0 && n < given.len() as i64));
+    let by_name = given.len() > 1 && !places && present.iter().all(|&i| given.contains(&class_name(&texts.all[i])));
     if named.is_empty() && !by_name {
         return by_number(texts, &numbers, given);
     }
@@ -238,5 +240,7 @@ mod tests {
         assert_eq!((n.from_one, of), (true, vec![Some(0), Some(1)]));
         let (_, of) = numbered(&["7", "3"], &["3", "7"]);
         assert_eq!(of, [Some(1), Some(0)], "names that are numbers");
+        let (_, of) = numbered(&["0", "2", "1"], &["0", "1", "10", "2"]);
+        assert_eq!(of, [Some(0), Some(2), Some(1)], "places in the list, as shards have them");
     }
 }
