@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The files that an index of weights (`model.safetensors.index.json`) names, all of which lie beside it.
@@ -10,6 +10,14 @@ use std::path::Path;
 /// # Errors
 /// When the file cannot be read, is no index of weights, or names files elsewhere.
 pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(tensors(index)?.into_values().collect())
+}
+
+/// The file beside an index of weights in which each tensor lies.
+///
+/// # Errors
+/// The same as [`shards`].
+pub fn tensors(index: &Path) -> Result<BTreeMap<String, String>> {
     let fail = |message: String| Error::File { path: index.into(), message };
     let json = json::read(index)?;
     let Some(map) = json.get("weight_map").and_then(|m| m.as_object()).filter(|m| !m.is_empty()) else {
@@ -26,7 +34,7 @@ pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
             Err(fail(format!("`{v}` is not the name of a file beside the index")))
         }
     };
-    map.values().map(file).collect()
+    map.iter().map(|(tensor, v)| Ok((tensor.clone(), file(v)?))).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod sets;
 mod values;
 
 pub use load::{Report, load};
-pub use open::{Weights, open, read, unwrapped};
+pub use open::{ClassList, Weights, class_lists, open, read, unwrapped};
 pub use sets::{Options, Set};
 
 pub(crate) use load::{counted, shorten};
@@ -161,6 +161,12 @@ mod tests {
             let names: Vec<String> = read(&path).unwrap().into_iter().map(|(n, _)| n).collect();
             assert_eq!(names, ["a", "b"]);
         }
+        // A part that has a tensor which the index says to be elsewhere, and one that lacks a tensor.
+        let stale = [("b".to_string(), t(&[5])), ("a".into(), t(&[3]))];
+        write_safetensors(&at("model-00001-of-00002.safetensors"), &stale, None).unwrap();
+        assert_eq!(read(dir.path()).unwrap()[1].1.dims(), [2, 2]);
+        write_safetensors(&at("model-00001-of-00002.safetensors"), &stale[..1], None).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("a is in model-00001-of-00002"));
         std::fs::remove_file(at("model-00002-of-00002.safetensors")).unwrap();
         assert!(read(dir.path()).unwrap_err().to_string().contains("model-00002-of-00002"));
         for (bad, word) in [

@@ -8,7 +8,7 @@ use super::sets::{self, Options, Set};
 use super::values::Kind;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 /// The weights of a file, brought to one form: the names without wrappers' prefixes, floats as f32, integers as i64.
@@ -22,6 +22,15 @@ pub struct Weights {
     pub set: String,
     /// One line per thing that was done or guessed, for the log.
     pub notes: Vec<String>,
+}
+
+/// Class names in a file of weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassList {
+    /// Where they lie: `class_to_idx`, `hyper_parameters.classes`, ...
+    pub key: String,
+    /// The names, in the order of the outputs.
+    pub names: Vec<String>,
 }
 
 impl Weights {
@@ -51,14 +60,27 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
     let (mut containers, mut dictionaries) = (vec![], vec![]);
     if path.extension().is_some_and(|e| e == "json") {
         let mut entries = vec![];
-        for (part, name) in candlelight_store::shards::shards(path).map_err(stored)?.into_iter().enumerate() {
-            let file = path.with_file_name(name);
+        let places = candlelight_store::shards::tensors(path).map_err(stored)?;
+        let files: BTreeSet<String> = places.values().cloned().collect();
+        let mut missing: BTreeSet<&String> = places.keys().collect();
+        for (part, name) in files.into_iter().enumerate() {
+            let file = path.with_file_name(&name);
             let (container, found) = Container::open(&file)?;
-            // The parts of one model lie at the top level of their files.
-            for (name, handle) in found.into_iter().flat_map(|d| d.entries) {
-                entries.push((name, Handle { part, ..handle }));
+            // The parts of one model lie at the top level of their files. Where another part has a tensor too, the index decides.
+            for (tensor, handle) in found.into_iter().flat_map(|d| d.entries) {
+                if places.get(&tensor).is_none_or(|place| *place == name) {
+                    missing.remove(&tensor);
+                    entries.push((tensor, Handle { part, ..handle }));
+                }
             }
             containers.push((file, container));
+        }
+        if let Some(tensor) = missing.first() {
+            let message = format!(
+                "it says that {tensor} is in {}, where it is not: are the files of one model?",
+                places[*tensor]
+            );
+            return Err(Error::File { path: path.into(), message });
         }
         dictionaries.push(Dictionary { path: vec![], entries });
     } else {
@@ -66,7 +88,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
         containers.push((path.to_path_buf(), container));
         dictionaries = found;
     }
-    opened(
+    let mut weights = opened(
         path,
         dictionaries,
         &mut |action| match action {
@@ -91,7 +113,29 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
             }
         },
         options,
-    )
+    )?;
+    for (file, container) in &containers {
+        if let Container::Torch(torch) = container {
+            let fail = |message| Error::File { path: file.clone(), message };
+            weights.notes.extend(torch.verified().map_err(fail)?);
+        }
+    }
+    Ok(weights)
+}
+
+/// The lists of class names that a PyTorch file has beside its tensors, the outermost first: `class_to_idx` of torchvision's folders,
+/// `classes`, `names`, .. None of other files.
+///
+/// # Errors
+/// When the file cannot be read or is damaged.
+pub fn class_lists(path: &Path) -> Result<Vec<ClassList>> {
+    if path.is_dir() || path.extension().is_some_and(|e| e == "json") {
+        return Ok(vec![]);
+    }
+    Ok(match Container::open(path)?.0 {
+        Container::Torch(file) => file.class_lists(),
+        Container::Safetensors(_) => vec![],
+    })
 }
 
 fn stored(e: candlelight_store::Error) -> Error {
@@ -111,7 +155,7 @@ pub(crate) enum Action<'a> {
 
 /// A file of one of the formats that are read.
 enum Container {
-    Torch(TorchFile<std::fs::File>),
+    Torch(Box<TorchFile<std::fs::File>>),
     Safetensors(SafetensorsFile<std::fs::File>),
 }
 
@@ -127,7 +171,7 @@ impl Container {
         }
         let mut file = TorchFile::open(file, format, size).map_err(fail)?;
         let dictionaries = file.dictionaries().map_err(fail)?;
-        Ok((Container::Torch(file), dictionaries))
+        Ok((Container::Torch(Box::new(file)), dictionaries))
     }
 }
 

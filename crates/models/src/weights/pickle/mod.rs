@@ -1,9 +1,10 @@
 //! PyTorch files: the zip format, the old format and whole modules, read without executing anything.
 //!
-//! `machine` turns a pickle into plain objects, `search` finds tensors among them, `torch` reads
-//! their values, `write` writes such files.
+//! `machine` turns a pickle into plain objects, `search` finds tensors among them and `names` classes, `torch` reads
+//! the tensors' values, `write` writes such files.
 
 mod machine;
+mod names;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -57,5 +58,7 @@ pub fn from_bytes(bytes: &[u8], options: &Options) -> Result<Weights> {
         }
         Action::Read(handle) => file.tensor(handle.index).map(Some),
     };
-    opened(path, dictionaries, values, options)
+    let mut weights = opened(path, dictionaries, values, options)?;
+    weights.notes.extend(file.verified().map_err(fail)?);
+    Ok(weights)
 }

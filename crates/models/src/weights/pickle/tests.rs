@@ -332,3 +332,51 @@ fn twenty_thousand_damaged_files_are_errors_or_tensors() {
     }
     assert!(read > 100 && read < 19_000, "{read}");
 }
+
+#[test]
+fn class_names_beside_the_weights_are_found() {
+    let list = |names: &[&str]| {
+        let parts: Vec<u8> = names.iter().flat_map(|n| text(n)).collect();
+        [&b"]("[..], &parts, b"e"].concat()
+    };
+    let numbered = dict(&[("dog", int(1)), ("cat", int(0))]);
+    let holes = dict(&[("dog", int(2)), ("cat", int(0))]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.pth");
+    let found = |items: &[(&str, Vec<u8>)]| {
+        let weights = ("state_dict", dict(&[("fc.bias", vector("0", 2))]));
+        let all: Vec<_> = std::iter::once(weights).chain(items.iter().cloned()).collect();
+        std::fs::write(&path, file(&dict(&all), &[&[1.0, 2.0]])).unwrap();
+        let lists = crate::weights::class_lists(&path).unwrap();
+        lists.into_iter().map(|l| (l.key, l.names.join(" "))).collect::<Vec<_>>()
+    };
+    let one = |key: &str| vec![(key.to_string(), "cat dog".to_string())];
+    assert_eq!(found(&[("class_to_idx", numbered.clone())]), one("class_to_idx"));
+    assert_eq!(found(&[("classes", list(&["cat", "dog"]))]), one("classes"));
+    assert_eq!(found(&[("classes", list(&["cat", "dog"])), ("class_to_idx", numbered.clone())]), one("classes"));
+    let nested = dict(&[("data", dict(&[("class_to_idx", numbered)]))]);
+    assert_eq!(found(&[("hyper_parameters", nested)]), one("hyper_parameters.data.class_to_idx"));
+    let by_number = [&b"}("[..], &int(1), &text("dog"), &int(0), &text("cat"), b"u"].concat();
+    assert_eq!(found(&[("names", by_number)]), one("names"));
+    assert_eq!(found(&[("class_to_idx", holes), ("epoch", int(3))]), vec![]);
+}
+
+#[test]
+fn damaged_values_are_told_by_their_checksums() {
+    let object = dict(&[("a", vector("0", 2)), ("b", vector("1", 2))]);
+    let good = file(&object, &[&[1.5, 2.5], &[3.5, 4.5]]);
+    let flip = |bytes: &[u8], value: f32| {
+        let mut bytes = bytes.to_vec();
+        let at = bytes.windows(4).position(|w| w == value.to_le_bytes()).unwrap();
+        bytes[at] ^= 1;
+        bytes
+    };
+    assert!(from_bytes(&good, &Options::default()).unwrap().notes.is_empty());
+    let one = flip(&good, 1.5);
+    let e = from_bytes(&one, &Options::default()).unwrap_err().to_string();
+    assert!(e.contains("storage 0") && e.contains("checksum") && e.contains("again"), "{e}");
+    // torch can write a file without any checksum.
+    let none = flip(&one, 3.5);
+    let w = from_bytes(&none, &Options::default()).unwrap();
+    assert!(w.notes.iter().any(|n| n.contains("without checksums")), "{:?}", w.notes);
+}

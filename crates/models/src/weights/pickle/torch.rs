@@ -1,8 +1,10 @@
 //! The tensors of torch's files: where they lie among a pickle's objects, and their values.
 
 use super::machine::{Id, Node, Object, Pickle, unpickle};
+use super::names;
 use super::search::Search;
 use super::text;
+use crate::weights::ClassList;
 use crate::weights::dictionary::Dictionary;
 use crate::weights::format::{self, Format};
 use crate::weights::values::Kind;
@@ -25,6 +27,9 @@ pub(crate) struct TorchFile<R> {
     read: HashMap<Place, Tensor>,
     size: u64,
     repeated: u64,
+    /// Storages whose checksum was compared, and those of them whose bytes have another one.
+    checked: usize,
+    damaged: Vec<String>,
 }
 
 enum Values<R> {
@@ -74,7 +79,7 @@ impl<R: Read + Seek> TorchFile<R> {
             _ => open_legacy(reader, size)?,
         };
         let (kept, read) = (HashMap::new(), HashMap::new());
-        Ok(TorchFile { pickle, values, found: vec![], kept, read, size, repeated: 0 })
+        Ok(TorchFile { pickle, values, found: vec![], kept, read, size, repeated: 0, checked: 0, damaged: vec![] })
     }
 
     /// Every dictionary of tensors in the file, also those inside others, and every pickled module.
@@ -98,6 +103,11 @@ impl<R: Read + Seek> TorchFile<R> {
             });
         }
         Ok(dictionaries)
+    }
+
+    /// The lists of class names in the file, beside its tensors.
+    pub(crate) fn class_lists(&self) -> Vec<ClassList> {
+        names::class_lists(&self.pickle)
     }
 
     /// The values of a tensor and the type that the file has them in.
@@ -144,6 +154,22 @@ impl<R: Read + Seek> TorchFile<R> {
         Ok((t, kind))
     }
 
+    /// What the checksums of the storages that were read say; `None` where they are right.
+    ///
+    /// # Errors
+    /// When some are right and others are wrong: these storages are damaged. torch can leave out all checksums of a file
+    /// (`torch.serialization.set_crc32_options(False)`), so that a file in which none is right gives a note.
+    pub(crate) fn verified(&self) -> Result<Option<String>, String> {
+        let Some(first) = self.damaged.first() else { return Ok(None) };
+        if self.damaged.len() < self.checked {
+            return Err(format!(
+                "damaged: the bytes of storage {first}{} have another checksum than when they were written; copy or download it again",
+                if self.damaged.len() > 1 { format!(" and {} more", self.damaged.len() - 1) } else { String::new() }
+            ));
+        }
+        Ok(Some("no checksum of its tensors is right: it was saved without checksums, or is damaged".into()))
+    }
+
     /// Counts which storages several of the tensors that will be read share, so that each is read once and freed early.
     pub(crate) fn will_read(&mut self, indices: &[usize]) {
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -171,7 +197,16 @@ impl<R: Read + Seek> TorchFile<R> {
                     return Err(format!("storage {key} has {} bytes, expected {bytes}", entry.size()));
                 }
                 data.reserve_exact(bytes);
-                entry.take(bytes as u64).read_to_end(&mut data).map_err(|e| format!("storage {key}: {e}"))?;
+                let whole = entry.size() == bytes as u64;
+                let mut entry = entry.take(bytes as u64 + 1);
+                (&mut entry).take(bytes as u64).read_to_end(&mut data).map_err(|e| format!("storage {key}: {e}"))?;
+                if whole && data.len() == bytes && bytes > 0 {
+                    // The archive's reader compares checksums when it meets the end.
+                    self.checked += 1;
+                    if entry.read(&mut [0]).is_err() {
+                        self.damaged.push(key.into());
+                    }
+                }
             }
             Values::Legacy { reader, storages } => {
                 let &(start, len) = storages.get(key).ok_or_else(|| format!("storage {key} is missing"))?;
