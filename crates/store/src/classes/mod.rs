@@ -2,6 +2,7 @@
 
 mod file;
 mod fold;
+mod forms;
 pub mod imagenet;
 mod matching;
 mod mismatch;
