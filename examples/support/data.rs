@@ -63,7 +63,7 @@ impl DataArgs {
 
     /// How pictures are decoded for a model of so many channels.
     pub fn decode(&self, channels: usize) -> Result<Decode> {
-        let plain = self.channels.is_none() && self.bit_depth == 8 && matches!(channels, 1 | 3);
+        let plain = self.channels.is_none() && self.bit_depth == 8 && channels == 3;
         let decode = Decode {
             limits: self.limits(),
             orientation: self.exif == Exif::Turn,
