@@ -10,7 +10,7 @@ mod support;
 use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
 use candlelight::models::weights::{self, pickle};
 use clap::{Parser, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -58,6 +58,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let extension = if matches!(args.format, Format::Pth) { "pth" } else { "safetensors" };
     let family = format!("{:?}", args.to).to_lowercase();
     let path = args.output.clone().unwrap_or_else(|| args.weights.with_extension(format!("{family}.{extension}")));
+    if same_file(&path, &args.weights) {
+        return Err(format!("--output {}: that is the file to convert; give another name", path.display()).into());
+    }
     match args.format {
         Format::Safetensors => weights::write_safetensors(&path, &tensors, None)?,
         Format::Pth => weights::write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other))
@@ -65,6 +68,11 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{}: {} tensors, from {from:?} names to {:?}", path.display(), tensors.len(), args.to);
     Ok(())
+}
+
+/// Whether two paths lead to one file that is there.
+fn same_file(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 fn main() -> ExitCode {

@@ -283,6 +283,7 @@ fn evaluate(path: &Path, task: &Classify<VitConfig>, how: Interpolation) -> Resu
     vision::same_classes(&said, task.classes(), task.config().classes)?;
     if said.is_empty() {
         vision::by_place(path, task.classes(), task.config().classes)?;
+        vision::not_followed(path)?;
     }
     let config = &task.config().model;
     let averaged = vision::load_trained(path, task.params(), config, how, false)?;

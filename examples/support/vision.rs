@@ -372,12 +372,41 @@ pub fn classifier(asked: &Asked, device: &Device) -> Result<Trained> {
         );
         beside = None;
     }
-    let names = Names::new(config.classes(), given.or(recorded).or(beside))?;
+    let inside = listed(path, config.classes())?;
+    let names = Names::new(config.classes(), given.or(recorded).or(inside).or(beside))?;
     // Of the model's name alone, not of the weights that are published under it: these are others.
     let usual = from.model.as_deref().map(registry::entry).transpose()?.map(|e| {
         candlelight::models::Published { weights: None, ..e.published }.preparation(e.config.image(), config.channels())
     });
     Ok(Trained { model, config, names, evaluation, preparation, usual: usual.unwrap_or_default() })
+}
+
+/// The one list of class names, among those that a file has beside its weights, with a name for each output.
+fn listed(path: &Path, outputs: usize) -> Result<Option<Setting<Vec<String>>>> {
+    let lists = weights::class_lists(path)?;
+    let (fit, other): (Vec<_>, Vec<_>) = lists.into_iter().partition(|l| l.names.len() == outputs);
+    if let ([], [first, ..]) = (fit.as_slice(), other.as_slice()) {
+        tracing::warn!(
+            "{}: `{}` lists {} classes for a model of {outputs} outputs and is not used",
+            path.display(),
+            first.key,
+            first.names.len()
+        );
+    }
+    match fit.as_slice() {
+        [] => Ok(None),
+        [only] => {
+            let origin = Origin::File(format!("`{}` in {}", only.key, path.display()));
+            Ok(Some(Setting::new(only.names.clone(), origin)))
+        }
+        [a, b, ..] => Err(format!(
+            "{}: `{}` and `{}` list other classes, or in another order: choose with --names FILE",
+            path.display(),
+            a.key,
+            b.key
+        )
+        .into()),
+    }
 }
 
 /// Refuses image sizes whose inputs alone would not fit into memory.
@@ -576,7 +605,8 @@ pub fn same_classes(checkpoint: &[String], data: &[String], known: usize) -> Res
 
 /// Refuses foreign weights whose classes are not the data's in the same order; training numbers classes as the data does.
 pub fn by_place(path: &Path, data: &[String], outputs: usize) -> Result<()> {
-    let known = Preparation::of_weights(path, None)?.preparation.classes.filter(|c| c.value.len() == outputs);
+    let beside = Preparation::of_weights(path, None)?.preparation.classes.filter(|c| c.value.len() == outputs);
+    let known = listed(path, outputs)?.or(beside);
     let matching = Names::new(outputs, known)?.matching(data).map_err(|e| format!("{}: {e}", path.display()))?;
     matching.notes.iter().for_each(|n| tracing::info!("{n}"));
     if !matching.is_identity() {
@@ -585,6 +615,22 @@ pub fn by_place(path: &Path, data: &[String], outputs: usize) -> Result<()> {
             path.display()
         )
         .into());
+    }
+    Ok(())
+}
+
+/// Warns where weights want images fitted in another way than MAE's evaluation does.
+pub fn not_followed(path: &Path) -> Result<()> {
+    let p = Preparation::of_weights(path, None)?.preparation;
+    let other = p.crop_pct.as_ref().is_some_and(|c| (c.value - 0.875).abs() > 1e-3)
+        || p.crop_mode.as_ref().is_some_and(|m| m.value != CropMode::Center)
+        || p.interpolation.as_ref().is_some_and(|i| i.value != Filter::Bicubic);
+    if other {
+        tracing::warn!(
+            "{} wants images {p}; this program evaluates as MAE does: bicubic, the centre of 0.875. The program `evaluate` does what the \
+             weights want",
+            path.display()
+        );
     }
     Ok(())
 }
