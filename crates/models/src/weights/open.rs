@@ -88,7 +88,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
         containers.push((path.to_path_buf(), container));
         dictionaries = found;
     }
-    let mut weights = opened(
+    opened(
         path,
         dictionaries,
         &mut |action| match action {
@@ -113,14 +113,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
             }
         },
         options,
-    )?;
-    for (file, container) in &containers {
-        if let Container::Torch(torch) = container {
-            let fail = |message| Error::File { path: file.clone(), message };
-            weights.notes.extend(torch.verified().map_err(fail)?);
-        }
-    }
-    Ok(weights)
+    )
 }
 
 /// The lists of class names that a PyTorch file has beside its tensors, the outermost first: `class_to_idx` of torchvision's folders,

@@ -27,9 +27,6 @@ pub(crate) struct TorchFile<R> {
     read: HashMap<Place, Tensor>,
     size: u64,
     repeated: u64,
-    /// Storages whose checksum was compared, and those of them whose bytes have another one.
-    checked: usize,
-    damaged: Vec<String>,
 }
 
 enum Values<R> {
@@ -79,7 +76,7 @@ impl<R: Read + Seek> TorchFile<R> {
             _ => open_legacy(reader, size)?,
         };
         let (kept, read) = (HashMap::new(), HashMap::new());
-        Ok(TorchFile { pickle, values, found: vec![], kept, read, size, repeated: 0, checked: 0, damaged: vec![] })
+        Ok(TorchFile { pickle, values, found: vec![], kept, read, size, repeated: 0 })
     }
 
     /// Every dictionary of tensors in the file, also those inside others, and every pickled module.
@@ -154,22 +151,6 @@ impl<R: Read + Seek> TorchFile<R> {
         Ok((t, kind))
     }
 
-    /// What the checksums of the storages that were read say; `None` where they are right.
-    ///
-    /// # Errors
-    /// When some are right and others are wrong: these storages are damaged. torch can leave out all checksums of a file
-    /// (`torch.serialization.set_crc32_options(False)`), so that a file in which none is right gives a note.
-    pub(crate) fn verified(&self) -> Result<Option<String>, String> {
-        let Some(first) = self.damaged.first() else { return Ok(None) };
-        if self.damaged.len() < self.checked {
-            return Err(format!(
-                "damaged: the bytes of storage {first}{} have another checksum than when they were written; copy or download it again",
-                if self.damaged.len() > 1 { format!(" and {} more", self.damaged.len() - 1) } else { String::new() }
-            ));
-        }
-        Ok(Some("no checksum of its tensors is right: it was saved without checksums, or is damaged".into()))
-    }
-
     /// Counts which storages several of the tensors that will be read share, so that each is read once and freed early.
     pub(crate) fn will_read(&mut self, indices: &[usize]) {
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -189,23 +170,18 @@ impl<R: Read + Seek> TorchFile<R> {
         let mut data = Vec::new();
         match &mut self.values {
             Values::Zip { zip, folder, .. } => {
-                let entry = zip
-                    .by_name(&format!("{folder}data/{key}"))
-                    .map_err(|e| zip_error(&e, &format!("storage {key}")))?;
+                let (entry, checksum) = member(zip, &format!("{folder}data/{key}"), &format!("storage {key}"))?;
                 // A storage cannot be larger than the file; memory is taken only for what is there.
-                if entry.size() < bytes as u64 || bytes as u64 > self.size {
-                    return Err(format!("storage {key} has {} bytes, expected {bytes}", entry.size()));
+                let size = entry.size();
+                if size < bytes as u64 || bytes as u64 > self.size {
+                    return Err(format!("storage {key} has {size} bytes, expected {bytes}"));
                 }
                 data.reserve_exact(bytes);
-                let whole = entry.size() == bytes as u64;
-                let mut entry = entry.take(bytes as u64 + 1);
-                (&mut entry).take(bytes as u64).read_to_end(&mut data).map_err(|e| format!("storage {key}: {e}"))?;
-                if whole && data.len() == bytes && bytes > 0 {
-                    // The archive's reader compares checksums when it meets the end.
-                    self.checked += 1;
-                    if entry.read(&mut [0]).is_err() {
-                        self.damaged.push(key.into());
-                    }
+                entry.take(bytes as u64).read_to_end(&mut data).map_err(|e| format!("storage {key}: {e}"))?;
+                if checksum.is_some_and(|sum| data.len() as u64 == size && crc32fast::hash(&data) != sum) {
+                    return Err(format!(
+                        "damaged: the bytes of storage {key} have another checksum than when they were written; copy or download it again"
+                    ));
                 }
             }
             Values::Legacy { reader, storages } => {
@@ -265,16 +241,26 @@ fn gathered(bytes: &[u8], size: usize, first: usize, dims: &[usize], strides: &[
     data
 }
 
-fn zip_error(e: &zip::result::ZipError, what: &str) -> String {
-    match e {
-        zip::result::ZipError::UnsupportedArchive(_) => {
-            format!(
-                "{what} is compressed or encrypted, which torch.save never does: unpack the archive and pack it again uncompressed (`zip -0`), or load and save it in Python"
-            )
-        }
+/// Opens a member of an archive, whose members lie there as they are, and tells the checksum that was written with it. torch can
+/// leave all checksums out (`torch.serialization.set_crc32_options(False)`); they are 0 then.
+fn member<'a, R: Read + Seek>(
+    zip: &'a mut zip::ZipArchive<BufReader<R>>,
+    name: &str,
+    what: &str,
+) -> Result<(zip::read::ZipFile<'a, BufReader<R>>, Option<u32>), String> {
+    let fail = |e: &zip::result::ZipError| match e {
         zip::result::ZipError::FileNotFound => format!("{what} is missing in the archive"),
         other => format!("{what}: {other}"),
+    };
+    let index = zip.index_for_name(name).ok_or_else(|| fail(&zip::result::ZipError::FileNotFound))?;
+    let entry = zip.by_index_raw(index).map_err(|e| fail(&e))?;
+    if entry.compression() != zip::CompressionMethod::Stored || entry.encrypted() {
+        return Err(format!(
+            "{what} is compressed or encrypted, which torch.save never does: unpack the archive and pack it again uncompressed (`zip -0`), or load and save it in Python"
+        ));
     }
+    let checksum = Some(entry.crc32()).filter(|sum| *sum != 0);
+    Ok((entry, checksum))
 }
 
 fn open_zip<R: Read + Seek>(file: BufReader<R>, size: u64) -> Result<(Pickle, Values<R>), String> {
@@ -291,14 +277,21 @@ fn open_zip<R: Read + Seek>(file: BufReader<R>, size: u64) -> Result<(Pickle, Va
         names.iter().find(|n| *n == "data.pkl" || n.ends_with("/data.pkl")).ok_or("a zip archive without data.pkl")?;
     let folder = pickle.strip_suffix("data.pkl").unwrap_or_default().to_string();
     let objects = {
-        let entry = zip.by_name(pickle).map_err(|e| zip_error(&e, pickle))?;
-        unpickle(&mut BufReader::new(entry))?
+        let (mut entry, checksum) = member(&mut zip, pickle, pickle)?;
+        let mut bytes = vec![];
+        entry.read_to_end(&mut bytes).map_err(|e| format!("{pickle}: {e}"))?;
+        if checksum.is_some_and(|sum| crc32fast::hash(&bytes) != sum) {
+            return Err(format!(
+                "damaged: {pickle} has another checksum than when it was written; copy or download it again"
+            ));
+        }
+        unpickle(&mut &bytes[..])?
     };
     let order = format!("{folder}byteorder");
     let mut big = false;
     if names.contains(&order) {
         let mut word = String::new();
-        let entry = zip.by_name(&order).map_err(|e| zip_error(&e, &order))?;
+        let entry = member(&mut zip, &order, &order)?.0;
         entry.take(16).read_to_string(&mut word).map_err(text)?;
         big = match word.trim() {
             "little" => false,
