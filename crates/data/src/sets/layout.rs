@@ -122,6 +122,7 @@ impl Reader<'_> {
             self.part(d, String::new());
         }
         self.foreign_classes();
+        self.about_parts(d);
         self.about_empty();
         self.about_one_class();
     }
@@ -153,6 +154,27 @@ impl Reader<'_> {
         self.numbers.values_mut().for_each(|n| *n = place[n]);
         for p in &mut self.out.parts {
             p.samples.iter_mut().for_each(|(_, c)| *c = c.map(|c| place[&c]));
+        }
+    }
+
+    /// Says where the folders that are read as classes all hold the same folders, as the parts of a cross-validation do.
+    fn about_parts(&mut self, d: usize) {
+        if !self.labels || self.out.parts.len() != 1 || !self.out.parts[0].name.is_empty() {
+            return;
+        }
+        let classes = self.full(d);
+        let below = |c: usize| self.full(c).iter().map(|&s| self.tree.base(s)).collect::<BTreeSet<String>>();
+        let Some(first) = classes.first().map(|&c| below(c)) else { return };
+        let same = classes.iter().all(|&c| self.images[c].is_empty() && below(c) == first);
+        if classes.len() > 1 && first.len() > 1 && same {
+            let listed = |names: &mut dyn Iterator<Item = String>| names.take(3).collect::<Vec<_>>().join("`, `");
+            self.out.notes.push(format!(
+                "the folders `{}` are read as classes, and all of them hold the same folders `{}`: if those are the \
+                 classes, name one part, such as {}",
+                listed(&mut classes.iter().map(|&c| self.tree.base(c))),
+                listed(&mut first.iter().cloned()),
+                self.tree.shown(classes[0])
+            ));
         }
     }
 

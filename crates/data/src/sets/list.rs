@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, file};
 use crate::sets::classes::{Texts, is_missing};
+use crate::sets::json_lines;
 use crate::sets::names::{EXTENSIONS, canonical_split, class_name, extension, text};
 use crate::sets::retry;
 use std::collections::HashMap;
@@ -99,7 +100,7 @@ pub(crate) struct List {
 
 /// Whether a path is called like a list.
 pub(crate) fn is_list(path: &Path) -> bool {
-    path.extension().is_some_and(|e| ["csv", "tsv", "txt", "lst"].iter().any(|x| e.eq_ignore_ascii_case(x)))
+    path.extension().is_some_and(|e| ["csv", "tsv", "txt", "lst", "jsonl"].iter().any(|x| e.eq_ignore_ascii_case(x)))
 }
 
 /// Reads a list. The separator, a header and the columns are told by the content.
@@ -117,8 +118,10 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
         _ => (None, content),
     };
     let skipped = u64::from(forced.is_some());
-    let delimiter = forced.map_or_else(|| delimiter(content, path), Separator::Byte);
-    let lines = split(content, delimiter, path)?;
+    let lines = match json_lines::lines(content).map_err(|m| file(path, m))? {
+        Some(lines) => lines,
+        None => split(content, forced.map_or_else(|| delimiter(content, path), Separator::Byte), path)?,
+    };
     let Some((_, first)) = lines.first() else {
         return Err(file(path, "the list is empty: expected `path,label` on each line"));
     };

@@ -84,7 +84,11 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
 
 fn at(rule: &Rule, name: &str) -> Option<PathBuf> {
     let mut path = if rule.strip == 0 {
-        rule.base.join(name)
+        // Lists such as Places365's begin their paths with the root of the data set, and not of the machine.
+        match name.strip_prefix('/') {
+            Some(below) if !Path::new(name).is_file() => rule.base.join(below),
+            _ => rule.base.join(name),
+        }
     } else {
         let parts: Vec<&str> = name.split('/').filter(|p| !p.is_empty()).collect();
         if parts.len() <= rule.strip {

@@ -9,6 +9,7 @@ mod files;
 mod folder;
 mod handles;
 mod idx;
+mod json_lines;
 mod layout;
 mod list;
 mod list_paths;

@@ -91,7 +91,8 @@ fn one_file(path: &Path, config: &OpenConfig) -> Result<Draft> {
         return Err(file(path, "one picture; expected a folder, a list or an archive of many"));
     }
     let tar = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(b"PK");
-    if is_list(path) && !tar {
+    let json = head.trim_ascii_start().starts_with(b"[") || head.trim_ascii_start().starts_with(b"{");
+    if (is_list(path) || json) && !tar {
         return lists(path, &[(String::new(), path.to_path_buf())], config);
     }
     archives::open(path, &[path.to_path_buf()], config)
@@ -261,7 +262,7 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
             .iter()
             .filter(|p| {
                 p.parent() == Some(root)
-                    && p.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
+                    && p.extension().is_some_and(|e| ["csv", "tsv", "jsonl"].iter().any(|x| e.eq_ignore_ascii_case(x)))
             })
             .collect();
         if let [only] = beside[..] {

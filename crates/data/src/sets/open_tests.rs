@@ -305,6 +305,24 @@ fn headers_of_lists_are_recognised_by_content() {
 }
 
 #[test]
+fn json_lines_are_lists_and_other_json_is_none() {
+    let root = Root::new().tree(&[("h/img", 4), ("k/f0/a", 1), ("k/f0/b", 1), ("k/f1/a", 1), ("k/f1/b", 1)]);
+    let line = |k: usize| format!("{{\"file_name\": \"img/{k}.png\", \"label\": {}}}\n", k % 2);
+    root.put("h/metadata.jsonl", (0..4).map(line).collect::<String>());
+    for name in ["h", "h/metadata.jsonl"] {
+        assert_eq!(labels(&root.read(name)), [Some(0), Some(1), Some(0), Some(1)], "{name}");
+    }
+    root.put("h/metadata.jsonl", "[{\"file_name\": \"img/0.png\"}]").put("h/coco.json", "{\"images\": []}");
+    root.refused("h/metadata.jsonl", &["one JSON document", "one JSON object on each line"]);
+    root.refused("h/coco.json", &["file_name"]);
+    root.put("h/metadata.jsonl", "").put("h/l.txt", "/0.png 0\n/1.png 1\n");
+    let c = root.read("h/l.txt");
+    assert_eq!(labels(&c), [Some(0), Some(1)]);
+    says(&c, &["paths are below", "img"]);
+    says(&root.read("k"), &["`f0`, `f1`", "the same folders `a`, `b`", "name one part"]);
+}
+
+#[test]
 fn labels_are_numbers_or_names_and_odd_ones_are_named_with_their_line() {
     let root = Root::new().tree(&[("l", 36)]);
     let csv = |f: &dyn Fn(i32) -> String| {
