@@ -53,7 +53,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             optimizer.step(&loss, 2e-3)?;
         }
         let forward = |images: &_| Ok(net.forward(&Tape::off().constant(images), false)?.tensor().clone());
-        let scores = metrics::evaluate(&test, 10, &params.device(), forward, |_| {})?.scores();
+        let scores = metrics::evaluate(&test, 10, &params.device(), forward, |_| Ok(()))?.scores();
         println!("epoch {epoch}: {:.2} % of {} test images", scores.top1, scores.samples);
     }
     Ok(())

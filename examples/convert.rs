@@ -8,7 +8,7 @@
 mod support;
 
 use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
-use candlelight::models::weights::{self, pickle};
+use candlelight::models::weights;
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,8 +63,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     match args.format {
         Format::Safetensors => weights::write_safetensors(&path, &tensors, None)?,
-        Format::Pth => weights::write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other))
-            .map_err(|e| format!("{}: {e}", path.display()))?,
+        Format::Pth => weights::write_pickle(&path, &tensors)?,
     }
     println!("{}: {} tensors, from {from:?} names to {:?}", path.display(), tensors.len(), args.to);
     Ok(())

@@ -12,11 +12,11 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init};
 use candlelight::data::{OpenConfig, open};
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
-use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
-use candlelight::engine::train::{Plan, Resume, Trainer};
+use candlelight::engine::train::{Plan, Resume, Session, Trainer};
 use candlelight::models::{Classifier, Model};
 use candlelight::prelude::*;
+use candlelight::store::RunFolder;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 use support::Result;
@@ -116,8 +116,13 @@ fn run() -> Result<ExitCode> {
     let mut trainer = Trainer::new(plan.check()?, task)?;
     let output = std::path::Path::new("./output_dir/custom_model");
     let resume = if std::env::args().any(|a| a == "--resume") { Resume::Auto } else { Resume::No };
-    let folder = RunDir::open(output, resume != Resume::No)?;
-    let outcome = trainer.run(&train, &folder, &Signals::install()?, &resume, output)?;
+    let folder = RunFolder::open(output, resume != Resume::No)?;
+    let outcome = Session::new(&train, &folder)
+        .resume(resume)
+        .signals(&Signals::install()?)
+        .events(output)
+        .progress()
+        .run(&mut trainer)?;
     let best = trainer.best().map(|b| format!("{:.2} % after {} epochs", b.score, b.epochs)).unwrap_or_default();
     Ok(finish(outcome, output, &train, &[("best", best)]))
 }

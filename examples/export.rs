@@ -7,7 +7,7 @@
 mod support;
 
 use candlelight::engine::pretrain;
-use candlelight::models::weights::{self, pickle};
+use candlelight::models::weights;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,8 +58,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let path = args.output.clone().unwrap_or_else(|| args.checkpoint.with_file_name(format!("{part}.{extension}")));
     match args.format {
         Format::Safetensors => weights::write_safetensors(&path, &tensors, None)?,
-        Format::Pth => weights::write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other))
-            .map_err(|e| format!("{}: {e}", path.display()))?,
+        Format::Pth => weights::write_pickle(&path, &tensors)?,
     }
     println!("{}: {} tensors", path.display(), tensors.len());
     Ok(())

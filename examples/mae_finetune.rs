@@ -10,16 +10,16 @@ mod support;
 use candlelight::data::{Dataset, OnBad, RandomErasing, Transform};
 use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
-use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
-use candlelight::engine::train::{Plan, Resume, Trainer};
+use candlelight::engine::train::{Plan, Resume, Session, Trainer};
 use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::{adapt, vit::Pool};
 use candlelight::optim::{EmaConfig, LayerDecay};
 use candlelight::prelude::*;
+use candlelight::store::RunFolder;
 use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
@@ -271,9 +271,14 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         return Ok((ExitCode::SUCCESS, Some(evaluate(&path, &task, args.pos_interpolation)?)));
     }
     let mut trainer = Trainer::new(plan.check()?, task)?;
-    let folder = RunDir::open(&v.output, common.resume() != Resume::No)?;
+    let folder = RunFolder::open(&v.output, common.resume() != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
-    let outcome = trainer.run(&loader, &folder, signals, &common.resume(), &log_dir)?;
+    let outcome = Session::new(&loader, &folder)
+        .resume(common.resume())
+        .signals(signals)
+        .events(&log_dir)
+        .progress()
+        .run(&mut trainer)?;
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 

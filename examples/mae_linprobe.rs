@@ -8,18 +8,19 @@
 mod support;
 
 use candlelight::data::{Dataset, OnBad};
+use candlelight::engine::Error;
 use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly, fingerprint};
-use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Batches;
-use candlelight::engine::train::{Resume, Trainer};
+use candlelight::engine::train::{Resume, Session, Trainer};
 use candlelight::models::freeze::Trained;
 use candlelight::models::posemb::Interpolation;
 use candlelight::models::vit::{Head, Pool};
 use candlelight::models::{Classifier, Model, adapt};
 use candlelight::prelude::*;
+use candlelight::store::RunFolder;
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -141,7 +142,7 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     tracing::info!("loading: {}", loader.plan());
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision = plan.precision;
-    let folder = if args.eval { None } else { Some(RunDir::open(&v.output, common.resume() != Resume::No)?) };
+    let folder = if args.eval { None } else { Some(RunFolder::open(&v.output, common.resume() != Resume::No)?) };
 
     // The images, and the pipelines that prepare them.
     let (batches, task): (Box<dyn Batches>, _) = if args.cache_features && !args.eval {
@@ -158,10 +159,13 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
                 return Ok(cached);
             }
             let n = loader.samples();
-            let shown = |done| eprintln!("{part} features [{done}/{n}]");
+            let mut shown = support::every(5, |done| eprintln!("{part} features [{done}/{n}]"));
             std::fs::create_dir_all(&v.output)?;
             // What an interrupted run has computed is taken over.
-            Ok(Features::extract_to(&path, &made_from, &vit, loader, &device, support::every(5, shown))?)
+            Ok(Features::extract_to(&path, &made_from, &vit, loader, &device, |done| {
+                shown(done);
+                if signals.caught().is_some() { signals.check() } else { Ok(()) }
+            })?)
         };
         tracing::info!("features are computed once, in f32, from images as in evaluation");
         let in_order = Loader::new(train.clone(), evaluation, all)?.decoding(data.decode);
@@ -190,7 +194,12 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     };
     let mut trainer = Trainer::new(plan.check()?, task)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
-    let outcome = trainer.run(&*batches, &folder, signals, &common.resume(), &log_dir)?;
+    let outcome = Session::new(&*batches, &folder)
+        .resume(common.resume())
+        .signals(signals)
+        .events(&log_dir)
+        .progress()
+        .run(&mut trainer)?;
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 
@@ -235,7 +244,16 @@ fn run(args: &Args) -> Result<ExitCode> {
         eval: args.eval,
         output,
     };
-    plan.run(|run| train(args, &model, &data, run, &signals))
+    plan.run(|run| {
+        let ended = train(args, &model, &data, run, &signals);
+        match (&ended, signals.caught()) {
+            (Err(e), Some(signal)) if matches!(e.downcast_ref(), Some(Error::Interrupted)) => {
+                println!("stopped by signal {signal}; the same command continues");
+                Ok((ExitCode::from(128 + signal as u8), None))
+            }
+            _ => ended,
+        }
+    })
 }
 
 fn main() -> ExitCode {

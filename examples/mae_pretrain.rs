@@ -9,11 +9,11 @@ mod support;
 
 use candlelight::data::{Dataset, LabelKind, Loader, LoaderConfig, Normalize, Pipeline};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
-use candlelight::engine::run_dir::RunDir;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
-use candlelight::engine::train::{Resume, Trainer};
+use candlelight::engine::train::{Resume, Session, Trainer};
 use candlelight::models::registry;
+use candlelight::store::RunFolder;
 use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
@@ -127,9 +127,14 @@ fn run(args: &Args) -> Result<ExitCode> {
     support::vision::count(trainer.task().params(), &device);
     tracing::info!("{} steps per epoch; writing to {}", loader.steps(), output.display());
     let resume = common.resume();
-    let folder = RunDir::open(&output, resume != Resume::No)?;
+    let folder = RunFolder::open(&output, resume != Resume::No)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| output.clone());
-    let outcome = trainer.run(&loader, &folder, &signals, &resume, &log_dir)?;
+    let outcome = Session::new(&loader, &folder)
+        .resume(resume)
+        .signals(&signals)
+        .events(&log_dir)
+        .progress()
+        .run(&mut trainer)?;
     Ok(finish(outcome, &output, &loader, &[("picture", output.join("reconstruction.png").display().to_string())]))
 }
 

@@ -12,11 +12,11 @@ use candlelight::autograd::tensor_from;
 use candlelight::data::{Decode, Image, LabelKind, Out, Picture, Transform, decode, encode_jpeg, encode_png};
 use candlelight::models::Classifier;
 use candlelight::models::posemb::Interpolation;
-use candlelight::models::weights::write_atomic;
 use candlelight::prelude::*;
+use candlelight::store::atomic::write_atomic;
 use clap::Parser;
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -306,9 +306,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
         let stem = path.file_stem().map_or("image".into(), |s| s.to_string_lossy().into_owned());
         let stem = unused(&mut taken, &stem);
-        let put = |at: PathBuf, bytes: &[u8]| {
-            write_atomic(&at, |f| f.write_all(bytes)).map_err(|e| format!("{}: {e}", at.display()))
-        };
+        let put = |at: PathBuf, bytes: &[u8]| write_atomic(&at, |f| f.write_all(bytes));
         if args.save_txt {
             let lines: String = guesses.iter().map(|g| format!("{:.2} {}\n", g.probability, g.name)).collect();
             std::fs::create_dir_all(folder.join("labels"))?;
@@ -328,7 +326,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     let write = |file: &str, text: String| -> Result<()> {
         let at = folder.join(file);
-        Ok(write_atomic(&at, |f| f.write_all(text.as_bytes())).map_err(|e| format!("{}: {e}", at.display()))?)
+        Ok(write_atomic(&at, |f| f.write_all(text.as_bytes()))?)
     };
     if args.save_json {
         write("predictions.json", serde_json::to_string_pretty(&done)? + "\n")?;

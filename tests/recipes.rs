@@ -8,14 +8,15 @@ use candlelight::data::{Batch, Mix, Normalize, Pixels, Stats, Subset};
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly};
 use candlelight::engine::task::Batches;
-use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
-use candlelight::engine::{checkpoint, run_dir::RunDir, signals::Signals};
+use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
+use candlelight::engine::checkpoint;
 use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::vit::{Head, Pool};
 use candlelight::models::{Classifier, adapt, weights};
 use candlelight::optim::{EmaConfig, LayerDecay, assign};
 use candlelight::prelude::*;
+use candlelight::store::RunFolder;
 use goldens::{Golden, close, golden, values};
 use std::collections::HashMap;
 use std::path::Path;
@@ -116,10 +117,10 @@ fn fifty(
         g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect();
     weights::load(&params, &theirs, true).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let run = RunDir::open(dir.path(), false).unwrap();
+    let run = RunFolder::open(dir.path(), false).unwrap();
     let mut trainer =
         Trainer::new(plan.check().unwrap(), Classify::new(config, params, Box::new(model)).unwrap()).unwrap();
-    let outcome = trainer.run(&fixed(g, soft), &run, &Signals::default(), &Resume::No, dir.path()).unwrap();
+    let outcome = Session::new(&fixed(g, soft), &run).events(dir.path()).run(&mut trainer).unwrap();
     let Outcome::Finished { checkpoint, .. } = outcome else { panic!("interrupted") };
     let text = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
     let loss = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["train_loss"].as_f64().unwrap() as f32;
@@ -316,8 +317,8 @@ fn go(
         train = train.collating(Arc::new(mix.clone()));
     }
     let task = Classify::new(config, params, Box::new(model))?.evaluating(loader(30, false), Precision::F32);
-    let run = RunDir::open(dir, resume != Resume::No)?;
-    Trainer::new(plan.check()?, task)?.run(&train, &run, &Signals::default(), &resume, dir)
+    let run = RunFolder::open(dir, resume != Resume::No)?;
+    Session::new(&train, &run).resume(resume).events(dir).run(&mut Trainer::new(plan.check()?, task)?)
 }
 
 fn short(epochs: usize) -> Plan {
@@ -372,16 +373,16 @@ fn cached_features_train_the_same_head() {
     let plan = Plan { save_every: 1, ..plan(3, 1.0, 0.0) };
     let heads = |data: &dyn Batches, held_out: Box<dyn Batches>, model: Box<dyn Classifier>, params: ParamStore| {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunDir::open(dir.path(), false).unwrap();
+        let run = RunFolder::open(dir.path(), false).unwrap();
         let task = Classify::new(config(), params, model).unwrap().evaluating_on(held_out, Precision::F32);
         let mut trainer = Trainer::new(plan.clone().check().unwrap(), task).unwrap();
-        trainer.run(data, &run, &Signals::default(), &Resume::No, dir.path()).unwrap();
+        Session::new(data, &run).run(&mut trainer).unwrap();
         let saved = candle_core::safetensors::load(checkpoint::list(dir.path()).pop().unwrap(), &Device::Cpu).unwrap();
         let scores = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
         (values(&saved["model.head.1.weight"]), values(&saved["model.head.0.running_var"]), scores)
     };
     let (params, model) = fresh();
-    let extracted = |n| Features::extract(&model, &in_order(n), &Device::Cpu, |_| {}).unwrap();
+    let extracted = |n| Features::extract(&model, &in_order(n), &Device::Cpu, |_| Ok(())).unwrap();
     let file = tempfile::tempdir().unwrap();
     let path = file.path().join("f.safetensors");
     extracted(48).save(&path, "here").unwrap();

@@ -3,9 +3,10 @@
 use candle_core::Device;
 use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, OnBad, Pipeline, Sample, Stream, Subset};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
-use candlelight::engine::train::{Outcome, Plan, Resume, Trainer};
-use candlelight::engine::{Error, checkpoint, run_dir::RunDir, signals::Signals};
+use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
+use candlelight::engine::{Error, checkpoint};
 use candlelight::prelude::*;
+use candlelight::store::RunFolder;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -84,8 +85,8 @@ fn go_showing(
 ) -> candlelight::engine::Result<Outcome> {
     let shown = Shown::new(shown, &config.model, 0.5, normalize())?;
     let mut run = Trainer::new(plan.clone().check()?, Pretrain::new(config, shown, plan.seed, &Device::Cpu)?)?;
-    let folder = RunDir::open(dir, resume != Resume::No)?;
-    run.run(loader, &folder, &Signals::default(), &resume, dir)
+    let folder = RunFolder::open(dir, resume != Resume::No)?;
+    Session::new(loader, &folder).resume(resume).events(dir).run(&mut run)
 }
 
 /// A run on data whose first batch may be missing, which shows images of another loader.
@@ -130,7 +131,7 @@ fn the_shipped_images_are_balanced_and_a_model_learns_them() {
     let png = std::fs::read(dir.path().join("reconstruction.png")).unwrap();
     assert!(png.starts_with(b"\x89PNG"));
     assert_eq!(checkpoint::list(dir.path()).len(), 2, "the newest two are kept");
-    RunDir::open(dir.path(), true).expect("the folder is free again");
+    RunFolder::open(dir.path(), true).expect("the folder is free again");
 }
 
 #[test]

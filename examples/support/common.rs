@@ -231,6 +231,13 @@ pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more:
             }
             ExitCode::SUCCESS
         }
+        Outcome::Complete { checkpoint } => {
+            println!(
+                "nothing left to train: {} is that of a finished run; raise --epochs to go on",
+                checkpoint.display()
+            );
+            ExitCode::SUCCESS
+        }
         Outcome::Interrupted { signal, checkpoint } => {
             println!("stopped by signal {signal}, saved {}; continue with --resume auto", checkpoint.display());
             ExitCode::from(128 + signal as u8)

@@ -1,15 +1,17 @@
 //! A checkpoint is one safetensors file. It holds the weights as tensors `model.*`, the optimizer's state as `optim.*`, averaged weights,
-//! where there are any, as `ema.*`, and in its metadata a JSON record with a crc32 of every tensor. It is written to a temporary file
-//! beside its place, synced and renamed. Resuming takes the newest file whose checksums are right.
+//! where there are any, as `ema.*`, and in its metadata a JSON record with a crc32 of every tensor. It is written and read tensor by
+//! tensor, to a temporary file beside its place that is synced and renamed. Resuming takes the newest file whose checksums are right.
 
 use crate::error::{Result, file};
-use candle_core::{Device, Tensor};
-use candlelight_models::weights::write_safetensors;
+use candle_core::{DType, Device, Tensor};
+use candlelight_store::CheckpointFolder;
+use candlelight_store::tensors::{self, Checksums, Entry, TensorFile};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The version of the layout that this code writes.
+/// The version of the layout that this code writes. Checkpoints of earlier versions load, those of later ones are refused.
 pub const FORMAT: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -20,54 +22,85 @@ struct Header {
     record: serde_json::Value,
 }
 
-/// A checkpoint in memory.
+/// An open checkpoint, whose checksums are right. Its tensors are read where they are asked for.
 #[derive(Debug)]
 pub struct Checkpoint<R> {
     /// Everything that is not a tensor: settings and position.
     pub record: R,
-    /// Tensors by their full names, such as `model.head.weight`.
-    pub tensors: HashMap<String, Tensor>,
+    path: PathBuf,
+    file: TensorFile<File>,
+    index: HashMap<String, usize>,
 }
 
 impl<R> Checkpoint<R> {
-    /// The tensors whose names begin with a prefix such as `model.`, sorted by name, with the prefix removed.
-    pub fn below(&self, prefix: &str) -> Vec<(String, Tensor)> {
-        let strip = |(n, t): (&String, &Tensor)| n.strip_prefix(prefix).map(|n| (n.to_string(), t.clone()));
-        let mut out: Vec<_> = self.tensors.iter().filter_map(strip).collect();
-        out.sort_by(|a, b| a.0.cmp(&b.0));
-        out
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-}
 
-fn crc(t: &Tensor) -> candle_core::Result<u32> {
-    let mut h = crc32fast::Hasher::new();
-    for v in t.flatten_all()?.to_vec1::<f32>()? {
-        h.update(&v.to_le_bytes());
+    /// The names that begin with a prefix such as `model.`, without it, in their order.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        let mut all: Vec<String> =
+            self.index.keys().filter_map(|n| Some(n.strip_prefix(prefix)?.to_string())).collect();
+        all.sort();
+        all
     }
-    Ok(h.finalize())
+
+    /// The dimensions of a tensor; `None` where there is none of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.index.get(name).map(|&i| &self.file.tensors()[i].1.shape[..])
+    }
+
+    /// Reads a tensor by its full name, such as `model.head.weight`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn tensor(&mut self, name: &str) -> Result<Option<Tensor>> {
+        let Some(&i) = self.index.get(name) else { return Ok(None) };
+        let (dtype, shape) = (self.file.tensors()[i].1.dtype.to_lowercase(), self.file.tensors()[i].1.shape.clone());
+        let dtype: DType =
+            dtype.parse().map_err(|_| file(&self.path, format!("{name} has the unknown type {dtype}")))?;
+        let bytes = self.file.bytes(i).map_err(|e| file(&self.path, e))?;
+        Ok(Some(Tensor::from_raw_buffer(&bytes, dtype, &shape, &Device::Cpu)?))
+    }
 }
 
 /// Writes a checkpoint of a `kind` ("mae_pretrain").
 ///
 /// # Errors
 /// When the disk is full or not writable; an earlier file of the same name is then as it was.
-pub fn save<R: Serialize>(path: &Path, kind: &str, record: &R, tensors: &[(String, Tensor)]) -> Result<()> {
-    let crc32 = tensors.iter().map(|(n, t)| Ok((n.clone(), crc(t)?))).collect::<Result<_>>()?;
+pub fn save<R: Serialize>(path: &Path, kind: &str, record: &R, tensors: &[Entry]) -> Result<()> {
     let record = serde_json::to_value(record).map_err(|e| file(path, e))?;
-    let header = Header { format: FORMAT, kind: kind.into(), crc32, record };
-    let text = serde_json::to_string(&header).map_err(|e| file(path, e))?;
-    let metadata = HashMap::from([("candlelight".to_string(), text)]);
-    Ok(write_safetensors(path, tensors, Some(metadata))?)
+    Ok(save_record(path, kind, &record, tensors)?)
 }
 
-/// Reads and verifies a checkpoint.
+/// The same with a record that is JSON already.
+pub(crate) fn save_record(
+    path: &Path,
+    kind: &str,
+    record: &serde_json::Value,
+    tensors: &[Entry],
+) -> candlelight_store::Result<()> {
+    let header = |crc32: &Checksums| {
+        let header = Header { format: FORMAT, kind: kind.into(), crc32: crc32.clone(), record: record.clone() };
+        BTreeMap::from([("candlelight".to_string(), serde_json::to_string(&header).unwrap_or_default())])
+    };
+    tensors::write(path, tensors, header)
+}
+
+fn opened(path: &Path) -> Result<TensorFile<File>> {
+    let f = File::open(path).map_err(|e| file(path, e))?;
+    let size = f.metadata().map_err(|e| file(path, e))?.len();
+    TensorFile::open(f, size).map_err(|e| unreadable(path, &e))
+}
+
+/// Opens and verifies a checkpoint.
 ///
 /// # Errors
 /// When the file is truncated, damaged, not one of ours, of another kind, or from a later version.
 pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R>> {
-    let bytes = std::fs::read(path).map_err(|e| file(path, e))?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| unreadable(path, &bytes, &e))?;
-    let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get("candlelight")) else {
+    let mut tensors = opened(path)?;
+    let Some(text) = tensors.metadata().get("candlelight") else {
         return Err(file(
             path,
             "not a checkpoint of a run: it has weights only, from which no run can be resumed; to start from weights give --finetune",
@@ -83,22 +116,27 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
     if header.kind != kind {
         return Err(file(path, format!("a checkpoint of `{}`, expected `{kind}`", header.kind)));
     }
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| file(path, e))?;
+    let record =
+        serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
+    let index: HashMap<String, usize> =
+        tensors.tensors().iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
     for (name, want) in &header.crc32 {
-        match tensors.get(name) {
-            Some(t) if crc(t)? == *want => {}
-            Some(_) => return Err(file(path, format!("{name} is damaged: its crc32 differs"))),
+        match index.get(name).map(|&i| tensors.checksum(i)) {
+            Some(Ok(sum)) if sum == *want => {}
+            Some(Ok(_)) => return Err(file(path, format!("{name} is damaged: its crc32 differs"))),
+            Some(Err(e)) => return Err(file(path, e)),
             None => return Err(file(path, format!("{name} is missing"))),
         }
     }
-    let record =
-        serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
-    Ok(Checkpoint { record, tensors })
+    Ok(Checkpoint { record, path: path.into(), file: tensors, index })
 }
 
 /// What a file is that should be a checkpoint and is no safetensors file.
-fn unreadable(path: &Path, bytes: &[u8], e: &dyn std::fmt::Display) -> crate::Error {
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
+fn unreadable(path: &Path, e: &str) -> crate::Error {
+    use std::io::Read;
+    let mut begin = [0; 4];
+    let read = File::open(path).and_then(|mut f| f.read(&mut begin)).unwrap_or(0);
+    if begin[..read].starts_with(b"PK\x03\x04") || begin[..read].starts_with(&[0x80, 2]) {
         return file(
             path,
             "a PyTorch file, from which no run of this program can be resumed; to start from its weights give --finetune",
@@ -107,14 +145,9 @@ fn unreadable(path: &Path, bytes: &[u8], e: &dyn std::fmt::Display) -> crate::Er
     file(path, format!("not a readable safetensors file ({e}): truncated?"))
 }
 
-/// The path of the checkpoint that is written after `step` steps.
-pub fn path(dir: &Path, step: usize) -> PathBuf {
-    dir.join(format!("checkpoint-{step:08}.safetensors"))
-}
-
 /// The path of the best weights so far.
 pub fn best(dir: &Path) -> PathBuf {
-    dir.join("best.safetensors")
+    CheckpointFolder::new(dir).best()
 }
 
 /// What a checkpoint says about itself.
@@ -135,21 +168,12 @@ pub struct Description {
 /// # Errors
 /// When it cannot be read, or its record is damaged.
 pub fn describe(path: &Path) -> Result<Option<Description>> {
-    use std::io::Read;
-    let mut f = std::fs::File::open(path).map_err(|e| file(path, e))?;
+    let f = File::open(path).map_err(|e| file(path, e))?;
     let size = f.metadata().map_err(|e| file(path, e))?.len();
-    let mut length = [0; 8];
-    if f.read_exact(&mut length).is_err() || u64::from_le_bytes(length) > size.min(100 << 20) {
-        return Ok(None);
-    }
-    let mut text = vec![0; u64::from_le_bytes(length) as usize];
-    if f.read_exact(&mut text).is_err() {
-        return Ok(None);
-    }
-    let ours = |v: serde_json::Value| Some(v.get("__metadata__")?.get("candlelight")?.as_str()?.to_string());
-    let Some(text) = serde_json::from_slice(&text).ok().and_then(ours) else { return Ok(None) };
+    let Ok(found) = TensorFile::open(f, size) else { return Ok(None) };
+    let Some(text) = found.metadata().get("candlelight") else { return Ok(None) };
     let damaged = |e: &dyn std::fmt::Display| file(path, format!("a damaged record: {e}"));
-    let header: Header = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
+    let header: Header = serde_json::from_str(text).map_err(|e| damaged(&e))?;
     let part = |name: &str| header.record.get(name).cloned().unwrap_or_default();
     Ok(Some(Description {
         kind: header.kind,
@@ -159,22 +183,15 @@ pub fn describe(path: &Path) -> Result<Option<Description>> {
     }))
 }
 
-/// The checkpoints of a folder, in the order of their steps.
+/// The checkpoints of a folder, the oldest first.
 pub fn list(dir: &Path) -> Vec<PathBuf> {
-    let is_ours = |p: &PathBuf| {
-        let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with("checkpoint-") && name.ends_with(".safetensors")
-    };
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-    let mut found: Vec<PathBuf> = entries.filter(is_ours).collect();
-    found.sort();
-    found
+    CheckpointFolder::new(dir).list()
 }
 
 /// The newest checkpoint whose checksums are right; a warning names each damaged one, which is skipped.
-pub fn newest<R: DeserializeOwned>(dir: &Path, kind: &str) -> Option<(PathBuf, Checkpoint<R>)> {
+pub fn newest<R: DeserializeOwned>(dir: &Path, kind: &str) -> Option<Checkpoint<R>> {
     list(dir).into_iter().rev().find_map(|p| match load(&p, kind) {
-        Ok(c) => Some((p, c)),
+        Ok(c) => Some(c),
         Err(e) => {
             tracing::warn!("checkpoint skipped: {e}");
             None
@@ -182,31 +199,17 @@ pub fn newest<R: DeserializeOwned>(dir: &Path, kind: &str) -> Option<(PathBuf, C
     })
 }
 
-/// The step in the name of a checkpoint.
-fn step_of(path: &Path) -> Option<usize> {
-    path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
-}
-
-/// Removes the oldest checkpoints, so that `keep` remain up to `written`, which always stays. Files of later steps, which another
-/// continuation of the run left, and files with other names are not touched.
-///
-/// # Errors
-/// When a file cannot be removed.
-pub fn prune(dir: &Path, keep: usize, written: &Path) -> Result<()> {
-    let earlier: Vec<PathBuf> =
-        list(dir).into_iter().filter(|p| step_of(p).is_some() && step_of(p) < step_of(written)).collect();
-    for old in &earlier[..earlier.len().saturating_sub(keep.saturating_sub(1))] {
-        std::fs::remove_file(old).map_err(|e| file(old, e))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
-    fn tensors() -> Vec<(String, Tensor)> {
-        vec![("model.w".into(), Tensor::new(&[1f32, 2.0, 3.0], &Device::Cpu).unwrap())]
+    fn tensors() -> Vec<Entry> {
+        vec![Entry::f32("model.w", &[3], Arc::new(vec![1.0, 2.0, 3.0]))]
+    }
+
+    fn path(dir: &Path, number: u64) -> PathBuf {
+        dir.join(format!("checkpoint-{number:08}.safetensors"))
     }
 
     #[test]
@@ -214,8 +217,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let p = path(dir.path(), 7);
         save(&p, "mae_pretrain", &42u32, &tensors()).unwrap();
-        let c: Checkpoint<u32> = load(&p, "mae_pretrain").unwrap();
-        assert_eq!((c.record, c.below("model.")[0].0.as_str()), (42, "w"));
+        let mut c: Checkpoint<u32> = load(&p, "mae_pretrain").unwrap();
+        assert_eq!((c.record, c.names("model."), c.shape("model.w")), (42, vec!["w".to_string()], Some(&[3][..])));
+        assert_eq!(c.tensor("model.w").unwrap().unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+        assert!(c.tensor("model.x").unwrap().is_none());
+        // Other programs read it, too.
+        let other = candle_core::safetensors::load(&p, &Device::Cpu).unwrap();
+        assert_eq!(other["model.w"].to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0]);
         assert!(load::<u32>(&p, "finetune").unwrap_err().to_string().contains("expected `finetune`"));
         let bytes = std::fs::read(&p).unwrap();
         let mut flipped = bytes.clone();
@@ -232,38 +240,25 @@ mod tests {
         later[at + format.len() - 1] = b'9';
         std::fs::write(&p, later).unwrap();
         assert!(load::<u32>(&p, "mae_pretrain").unwrap_err().to_string().contains("later version"));
+        std::fs::write(&p, b"PK\x03\x04 and more").unwrap();
+        assert!(load::<u32>(&p, "mae_pretrain").unwrap_err().to_string().contains("a PyTorch file"));
     }
 
     #[test]
-    fn the_newest_that_verifies_is_found_and_old_ones_are_pruned() {
+    fn the_newest_that_verifies_is_found() {
         let dir = tempfile::tempdir().unwrap();
         for step in [1, 2, 10] {
             save(&path(dir.path(), step), "k", &step, &tensors()).unwrap();
         }
         std::fs::write(path(dir.path(), 10), "cut off").unwrap();
-        assert_eq!(newest::<usize>(dir.path(), "k").unwrap().1.record, 2);
-        // Step 10 is damaged: saving step 3 must keep 3 and 2, whatever lies after it.
-        save(&path(dir.path(), 3), "k", &3usize, &tensors()).unwrap();
-        prune(dir.path(), 2, &path(dir.path(), 3)).unwrap();
-        assert_eq!(list(dir.path()), [2, 3, 10].map(|s| path(dir.path(), s)));
-        assert_eq!(newest::<usize>(dir.path(), "k").unwrap().1.record, 3);
-        assert!(newest::<usize>(&dir.path().join("nowhere"), "k").is_none());
+        assert_eq!(newest::<u64>(dir.path(), "k").unwrap().record, 2);
+        assert!(newest::<u64>(&dir.path().join("nowhere"), "k").is_none());
     }
 
     #[test]
-    fn a_full_or_read_only_disk_keeps_the_old_file() {
+    fn a_place_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let p = path(dir.path(), 1);
-        save(&p, "k", &1u32, &tensors()).unwrap();
         let e = save(&dir.path().join("nowhere/x.safetensors"), "k", &1u32, &tensors()).unwrap_err().to_string();
         assert!(e.contains("nowhere"), "{e}");
-        // A write that fails half way, as on a full disk.
-        let failed = candlelight_models::weights::write_atomic(&p, |f| {
-            std::io::Write::write_all(f, b"half")?;
-            Err(std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left on device"))
-        });
-        assert!(failed.is_err());
-        assert_eq!(load::<u32>(&p, "k").unwrap().record, 1);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file is left");
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::metrics::{self, Scores};
-use crate::task::{At, Batches, Findings, Moment, Task};
+use crate::signals::Signals;
+use crate::task::{At, Batches, Findings, Moment, Scalar, Task};
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
@@ -155,6 +156,10 @@ impl<M> Classify<M> {
     /// # Errors
     /// When there are none, or they cannot be read.
     pub fn evaluate(&self) -> Result<Scores> {
+        self.evaluate_until(&Signals::default())
+    }
+
+    fn evaluate_until(&self, signals: &Signals) -> Result<Scores> {
         let Some(data) = &self.held_out else { return Err(Error::Config("no held-out images to evaluate on".into())) };
         check_classes(self.config.classes, &**data)?;
         let forward = |images: &Tensor| -> Result<Tensor> {
@@ -162,7 +167,7 @@ impl<M> Classify<M> {
             Ok(self.model.forward(&tape.constant(images), None)?.tensor().clone())
         };
         let device: Device = self.params.device();
-        Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| {})?.scores())
+        Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| signals.check())?.scores())
     }
 
     /// The targets (B, K): those of the batch where it has any, else its labels, smoothed.
@@ -285,34 +290,33 @@ where
         })
     }
 
-    fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings> {
+    fn report(&mut self, now: &Moment<'_>) -> Result<Findings> {
         let last = vec![("n_parameters", self.params.count().1.into())];
         let due = now.finished || (now.whole && self.config.eval_every.is_some_and(|n| now.epochs % n == 0));
         if self.held_out.is_none() || !due {
             return Ok(Findings { last, ..Findings::default() });
         }
-        let scores = self.evaluate()?;
+        let scores = self.evaluate_until(now.signals)?;
         let mut log = vec![
             ("test_loss", scores.loss.into()),
             ("test_acc1", scores.top1.into()),
             ("test_acc5", scores.top5.into()),
         ];
         let x = now.epochs.saturating_sub(1) as i64; // MAE's axis: the epoch that ended
-        for (tag, v) in
+        let mut scalars: Vec<Scalar> =
             [("perf/test_acc1", scores.top1), ("perf/test_acc5", scores.top5), ("perf/test_loss", scores.loss)]
-        {
-            now.events.scalar(tag, x, v as f32)?;
-        }
+                .map(|(tag, v)| Scalar { tag, x, value: v as f32 })
+                .to_vec();
         let mut score = scores.top1;
         let mut averaged = String::new();
         if let Some(ema) = now.ema {
-            let e = ema.with(&self.params, || self.evaluate())?;
+            let e = ema.with(&self.params, || self.evaluate_until(now.signals))?;
             log.extend([
                 ("test_ema_loss", e.loss.into()),
                 ("test_ema_acc1", e.top1.into()),
                 ("test_ema_acc5", e.top5.into()),
             ]);
-            now.events.scalar("perf/test_ema_acc1", x, e.top1 as f32)?;
+            scalars.push(Scalar { tag: "perf/test_ema_acc1", x, value: e.top1 as f32 });
             averaged = format!(", averaged weights {:.2}", e.top1);
             // A run that averages its weights is run for the average, so the best weights are those with the best average.
             score = e.top1;
@@ -326,6 +330,6 @@ where
             scores.loss
         );
         self.scores = Some(scores);
-        Ok(Findings { log, last, score: Some(score) })
+        Ok(Findings { log, last, score: Some(score), scalars, images: vec![] })
     }
 }

@@ -28,6 +28,9 @@ pub enum Error {
         /// The checkpoint that was written.
         saved: PathBuf,
     },
+    /// A signal asked to stop in the middle of an evaluation.
+    #[error("interrupted by a signal")]
+    Interrupted,
     /// An error of the models.
     #[error(transparent)]
     Model(#[from] candlelight_models::Error),
@@ -46,6 +49,15 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<candlelight_store::Error> for Error {
+    fn from(e: candlelight_store::Error) -> Self {
+        match e {
+            candlelight_store::Error::File { path, message } => Error::File { path, message },
+            other => Error::Config(other.to_string()),
+        }
+    }
 }
 
 /// The result type of this crate.

@@ -12,7 +12,8 @@ use crate::task::Batches;
 use candle_core::Device;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_data::{Batch, Normalize, Pixels, Stats, order};
-use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model, weights};
+use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model};
+use candlelight_store::atomic::write_atomic;
 use file::Header;
 use partial::Partial;
 use rows::Rows;
@@ -41,7 +42,7 @@ impl Features {
     }
 
     /// Runs a model over the first epoch of `data`, which must be in order and should not be augmented, and keeps the features in memory.
-    /// `progress` gets the number of samples done. For data whose features do not fit in memory, or take long, there is
+    /// `progress` gets the number of samples done, and can end it with an error. For data whose features do not fit in memory, or take long, there is
     /// [`Features::extract_to`].
     ///
     /// # Errors
@@ -50,7 +51,7 @@ impl Features {
         model: &dyn FeatureExtractor,
         data: &dyn Batches,
         device: &Device,
-        mut progress: impl FnMut(usize),
+        mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let (mut values, mut labels) = (Vec::new(), vec![]);
         let n = data.samples().saturating_mul(model.width());
@@ -64,15 +65,14 @@ impl Features {
         compute(model, data, device, (0, None), |rows, batch| {
             values.extend(rows);
             labels.extend(&batch.labels);
-            progress(labels.len());
-            Ok(())
+            progress(labels.len())
         })?;
         Ok(Self::new(Rows::Memory { values, width: model.width() }, labels, data.classes().to_vec()))
     }
 
     /// Runs a model over the first epoch of `data`, which must be in order and should not be augmented, and writes the features to `path`
     /// while they are computed, in the memory of one batch. `made_from` says what they are made from, for [`Features::load`]. `progress`
-    /// gets the number of samples done.
+    /// gets the number of samples done, and can end it with an error.
     ///
     /// Until all are there, they lie in two files beside `path`, named `.NAME.partial` and `.NAME.partial.log`. If the program is killed,
     /// the next call with the same `made_from` and the same batches verifies what is there and continues behind it; files of anything
@@ -87,7 +87,7 @@ impl Features {
         model: &dyn FeatureExtractor,
         data: &dyn Batches,
         device: &Device,
-        mut progress: impl FnMut(usize),
+        mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let header = Header {
             samples: data.samples(),
@@ -99,12 +99,11 @@ impl Features {
         let (step, last) = partial.next();
         if step > 0 {
             tracing::info!("{}: {} samples are there already", path.display(), partial.samples());
-            progress(partial.samples());
+            progress(partial.samples())?;
         }
         compute(model, data, device, (step, last), |rows, batch| {
             partial.push(&rows, batch)?;
-            progress(partial.samples());
-            Ok(())
+            progress(partial.samples())
         })?;
         partial.finish()?;
         Self::load(path, made_from)?
@@ -136,9 +135,7 @@ impl Features {
             classes: self.classes.clone(),
         };
         let head = header.bytes(0).map_err(|e| bad_file(path, e))?;
-        weights::write_atomic(path, |out| {
-            use std::io::Write;
-            let mut out = std::io::BufWriter::new(out);
+        write_atomic(path, |out| {
             out.write_all(&head)?;
             let mut values = vec![];
             for first in (0..self.labels.len()).step_by(1024) {
@@ -150,9 +147,9 @@ impl Features {
             for label in &self.labels {
                 out.write_all(&label.to_le_bytes())?;
             }
-            out.flush()
-        })
-        .map_err(|e| bad_file(path, e))
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Opens what [`Features::save`] or [`Features::extract_to`] wrote. The vectors stay in the file and are read where they are needed.

@@ -13,7 +13,6 @@ mod plan;
 mod position;
 pub mod pretrain;
 mod progress;
-pub mod run_dir;
 pub mod signals;
 pub mod task;
 pub mod tensorboard;

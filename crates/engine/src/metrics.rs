@@ -116,23 +116,24 @@ impl Metrics {
     }
 }
 
-/// Runs `forward` (images (B, C, H, W) -> logits (B, classes)) over the first epoch of some data.
+/// Runs `forward` (images (B, C, H, W) -> logits (B, classes)) over the first epoch of some data. `progress` sees the numbers after each
+/// batch, and can end the evaluation with an error.
 ///
 /// # Errors
-/// When the data cannot be read, or the logits or labels do not fit.
+/// When the data cannot be read, or the logits or labels do not fit; the error of `progress`.
 pub fn evaluate(
     data: &dyn Batches,
     classes: usize,
     device: &Device,
     mut forward: impl FnMut(&Tensor) -> Result<Tensor>,
-    mut progress: impl FnMut(&Metrics),
+    mut progress: impl FnMut(&Metrics) -> Result<()>,
 ) -> Result<Metrics> {
     let mut metrics = Metrics::new(classes);
     for batch in data.epoch(0, 0) {
         let mut batch = batch?;
         let images = crate::batch::images(&mut batch, data.normalize(), device)?;
         metrics.add(&forward(&images)?.flatten_all()?.to_vec1()?, &batch.labels)?;
-        progress(&metrics);
+        progress(&metrics)?;
     }
     Ok(metrics)
 }

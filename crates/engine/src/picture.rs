@@ -4,6 +4,7 @@ use crate::error::{Result, file};
 use candle_core::Tensor;
 use candlelight_data::Normalize;
 use candlelight_models::{Mae, Mask};
+use candlelight_store::atomic::write_atomic;
 use std::path::Path;
 
 /// A picture in memory.
@@ -43,8 +44,7 @@ impl Picture {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let png = self.png().map_err(|e| file(path, e))?;
-        candlelight_models::weights::write_atomic(path, |f| std::io::Write::write_all(f, &png))
-            .map_err(|e| file(path, e))
+        Ok(write_atomic(path, |f| f.write_all(&png))?)
     }
 }
 

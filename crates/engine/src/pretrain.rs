@@ -3,7 +3,7 @@
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::picture::reconstructions;
-use crate::task::{At, Findings, Moment, Task};
+use crate::task::{At, Findings, Image, Moment, Task};
 use crate::train;
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Tape, Value};
@@ -93,15 +93,19 @@ impl Task for Pretrain {
         Ok(self.model.forward(&tape.constant(images), &mask)?.0)
     }
 
-    fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings> {
+    fn report(&mut self, now: &Moment<'_>) -> Result<Findings> {
         let every = self.config.picture_every;
+        let mut found = Findings::default();
         if now.finished || (now.whole && every > 0 && now.epochs % every == 0) {
             let picture = reconstructions(&self.model, &self.shown.images, &self.shown.mask, &self.shown.normalize)?;
-            picture.save(&now.dir.join("reconstruction.png"))?;
-            let png = picture.png().map_err(|e| crate::error::file(now.dir, e))?;
-            now.events.image("reconstruction", (now.epochs * 1000) as i64, picture.width, picture.height, &png)?;
+            let path = now.dir.join("reconstruction.png");
+            // The picture is no reason to end a run.
+            if let Err(e) = picture.save(&path) {
+                tracing::warn!("the picture is not written: {e}");
+            }
+            found.images.push(Image { tag: "reconstruction", x: (now.epochs * 1000) as i64, picture });
         }
-        Ok(Findings::default())
+        Ok(found)
     }
 }
 

@@ -3,7 +3,7 @@
 use candlelight_data::Stats;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,8 @@ impl Progress {
                 bar.set_position(line.done as u64);
                 bar.set_message(text);
             }
-            None => eprintln!("[{}/{}] {text}", line.done, self.total),
+            // A closed standard error is no reason to stop.
+            None => drop(writeln!(std::io::stderr(), "[{}/{}] {text}", line.done, self.total)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The two traits that the training loop works with: what is trained ([`Task`]), and where batches come from ([`Batches`]).
 
 use crate::error::Result;
-use crate::tensorboard::EventWriter;
+use crate::picture::Picture;
+use crate::signals::Signals;
 use candle_core::Tensor;
 use candlelight_autograd::{ParamStore, Tape, Value};
 use candlelight_data::{Batch, Loader, Normalize, Pipeline, Stats};
@@ -77,11 +78,12 @@ pub trait Task {
     /// When the batch does not fit the model.
     fn loss(&self, tape: &Tape, images: &Tensor, batch: &Batch, seed: u64, at: At) -> Result<Value>;
 
-    /// Reports after every epoch and at the end of the run, for example an evaluation.
+    /// Reports after every epoch and at the end of the run, for example an evaluation. The run is being saved meanwhile, so weights may
+    /// only be changed through [`Ema::with`]. What takes long asks [`Signals::check`] between its parts.
     ///
     /// # Errors
     /// The errors of what it does; the run is saved then.
-    fn report(&mut self, now: &mut Moment<'_>) -> Result<Findings>;
+    fn report(&mut self, now: &Moment<'_>) -> Result<Findings>;
 }
 
 /// The point between two epochs, or at the end of the run, at which a task reports.
@@ -95,8 +97,8 @@ pub struct Moment<'a> {
     pub finished: bool,
     /// The folder of the run.
     pub dir: &'a Path,
-    /// The writer of TensorBoard's events.
-    pub events: &'a mut EventWriter,
+    /// The signals that end what takes long.
+    pub signals: &'a Signals,
     /// The averaged weights, if the run keeps them.
     pub ema: Option<&'a Ema>,
 }
@@ -110,6 +112,32 @@ pub struct Findings {
     pub last: Vec<(&'static str, serde_json::Value)>,
     /// A score, where higher is better: the weights with the best score are kept. `None` gives no score.
     pub score: Option<f64>,
+    /// Numbers for those who see the run, such as TensorBoard.
+    pub scalars: Vec<Scalar>,
+    /// Pictures for them.
+    pub images: Vec<Image>,
+}
+
+/// A number of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scalar {
+    /// What it is, such as `perf/test_acc1`.
+    pub tag: &'static str,
+    /// Its place on the axis of steps.
+    pub x: i64,
+    /// The number.
+    pub value: f32,
+}
+
+/// A picture of a report.
+#[derive(Debug)]
+pub struct Image {
+    /// What it is.
+    pub tag: &'static str,
+    /// Its place on the axis of steps.
+    pub x: i64,
+    /// The picture.
+    pub picture: Picture,
 }
 
 /// A source of batches, such as a loader or features that were computed once.

@@ -37,6 +37,15 @@ fn hint(s: &[String]) -> String {
     if s.is_empty() { String::new() } else { format!(", did you mean {}?", s.join(" or ")) }
 }
 
+impl From<candlelight_store::Error> for Error {
+    fn from(e: candlelight_store::Error) -> Self {
+        match e {
+            candlelight_store::Error::File { path, message } => Error::File { path, message },
+            other => Error::Config(other.to_string()),
+        }
+    }
+}
+
 impl From<Error> for candle_core::Error {
     fn from(e: Error) -> Self {
         match e {

@@ -6,12 +6,35 @@ use crate::{Error, OptimizerConfig, Result};
 use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The tensors kept for one parameter between updates, on the device of the parameter; there are none before the first update.
 enum Slots {
     None,
-    Host(Vec<Vec<f32>>),
+    /// Shared with a save that is under way; alone with the optimizer at each update.
+    Host(Vec<Arc<Vec<f32>>>),
     Device(Vec<Tensor>),
+}
+
+/// The values of a [`Slot`].
+#[derive(Debug, Clone)]
+pub enum SlotValues {
+    /// In memory, row-major.
+    Host(Arc<Vec<f32>>),
+    /// On a device.
+    Device(Tensor),
+}
+
+/// One tensor of an optimizer's state, which shares its values with the optimizer. An update made while a slot is kept copies them first,
+/// so a program that wants no copy drops its slots before the next update.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// `NAME.SLOT`, such as `head.weight.m`.
+    pub name: String,
+    /// Its dimensions, those of the parameter.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub values: SlotValues,
 }
 
 struct Entry {
@@ -145,22 +168,41 @@ impl Optimizer {
     }
 
     /// The state by name, for a checkpoint: `NAME.SLOT`, such as `head.weight.m`, for every parameter; there is none before the first
-    /// update. Slots of a parameter that was never updated are zeros.
+    /// update. Slots of a parameter that was never updated are zeros. The tensors are copies; [`Optimizer::slots`] gives them without.
     ///
     /// # Errors
     /// The errors of candle.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let tensor = |s: Slot| -> Result<(String, Tensor)> {
+            Ok(match s.values {
+                SlotValues::Host(v) => (s.name, tensor_from(v.to_vec(), s.shape)?),
+                SlotValues::Device(t) => (s.name, t),
+            })
+        };
+        self.slots()?.into_iter().map(tensor).collect()
+    }
+
+    /// The state of [`Optimizer::state`] without a copy.
+    ///
+    /// # Errors
+    /// The errors of candle.
+    pub fn slots(&self) -> Result<Vec<Slot>> {
         let mut out = Vec::new();
         for e in &self.entries {
-            let tensors = match &e.slots {
+            let all: Vec<SlotValues> = match &e.slots {
                 Slots::None if self.updates == 0 => vec![],
-                Slots::None => vec![e.var.as_tensor().detach().zeros_like()?; self.method.slots().len()],
-                Slots::Host(v) => {
-                    v.iter().map(|v| Ok(tensor_from(v.clone(), e.var.dims())?)).collect::<Result<Vec<_>>>()?
+                Slots::None => {
+                    let zeros = e.var.as_tensor().detach().zeros_like()?;
+                    vec![SlotValues::Device(zeros); self.method.slots().len()]
                 }
-                Slots::Device(t) => t.clone(),
+                Slots::Host(v) => v.iter().cloned().map(SlotValues::Host).collect(),
+                Slots::Device(t) => t.iter().cloned().map(SlotValues::Device).collect(),
             };
-            out.extend(self.method.slots().iter().zip(tensors).map(|(slot, t)| (format!("{}.{slot}", e.name), t)));
+            out.extend(self.method.slots().iter().zip(all).map(|(slot, values)| Slot {
+                name: format!("{}.{slot}", e.name),
+                shape: e.var.dims().to_vec(),
+                values,
+            }));
         }
         Ok(out)
     }
@@ -170,35 +212,42 @@ impl Optimizer {
     /// # Errors
     /// When a tensor is missing or has another shape; then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
+        self.load_state_with(updates, |name| Ok(state.get(name).cloned()))
+    }
+
+    /// Takes over saved state that `read` gives by name, one tensor at a time, and the number of updates.
+    ///
+    /// # Errors
+    /// The errors of `read`, and when a tensor is missing or has another shape; then nothing is changed.
+    pub fn load_state_with<E: From<Error>>(
+        &mut self,
+        updates: u64,
+        mut read: impl FnMut(&str) -> Result<Option<Tensor>, E>,
+    ) -> Result<(), E> {
         let names = self.method.slots();
         let mut loaded = Vec::with_capacity(self.entries.len());
         for e in &self.entries {
-            let mut found = vec![];
+            let (mut host, mut device) = (vec![], vec![]);
             for slot in names {
                 let name = format!("{}.{slot}", e.name);
-                match state.get(&name) {
-                    Some(t) if t.dims() == e.var.dims() => found.push(t),
+                match read(&name)? {
+                    Some(t) if t.dims() == e.var.dims() => match e.var.device() {
+                        Device::Cpu => host.push(Arc::new(values(&t)?)),
+                        at => device.push(t.detach().to_device(at).map_err(Error::from)?),
+                    },
                     Some(t) => {
-                        return Err(Error::State(format!(
-                            "{name} has shape {:?}, expected {:?}",
-                            t.dims(),
-                            e.var.dims()
-                        )));
+                        let (found, expected) = (t.dims(), e.var.dims());
+                        return Err(Error::State(format!("{name} has shape {found:?}, expected {expected:?}")).into());
                     }
-                    None if updates > 0 => return Err(Error::State(format!("{name} is missing"))),
+                    None if updates > 0 => return Err(Error::State(format!("{name} is missing")).into()),
                     None => {}
                 }
             }
-            loaded.push(match e.var.device() {
-                _ if found.len() < names.len() || names.is_empty() => Slots::None,
-                Device::Cpu => {
-                    let values = |t: &&Tensor| Ok(t.flatten_all()?.to_vec1()?);
-                    Slots::Host(found.iter().map(values).collect::<Result<_>>()?)
-                }
-                device => {
-                    let there = |t: &&Tensor| Ok(t.detach().to_device(device)?);
-                    Slots::Device(found.iter().map(there).collect::<Result<_>>()?)
-                }
+            loaded.push(match (host.len(), device.len()) {
+                _ if names.is_empty() => Slots::None,
+                (n, _) if n == names.len() => Slots::Host(host),
+                (_, n) if n == names.len() => Slots::Device(device),
+                _ => Slots::None,
             });
         }
         self.entries.iter_mut().zip(loaded).for_each(|(e, slots)| e.slots = slots);
@@ -207,15 +256,20 @@ impl Optimizer {
     }
 }
 
+fn values(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.flatten_all()?.to_vec1()?)
+}
+
 fn on_host(method: &dyn Method, now: Now, e: &mut Entry, grad: &[f32]) -> Result<()> {
     let n = method.slots().len();
     let mut slots = match std::mem::replace(&mut e.slots, Slots::None) {
-        Slots::Host(slots) => slots,
+        // A save that still reads the old values keeps them.
+        Slots::Host(slots) => slots.into_iter().map(Arc::unwrap_or_clone).collect(),
         _ => vec![vec![0.0; grad.len()]; n],
     };
     let done = ParamStore::update(&e.var, |p| method.host(now, p, grad, &mut slots));
     if n > 0 {
-        e.slots = Slots::Host(slots);
+        e.slots = Slots::Host(slots.into_iter().map(Arc::new).collect());
     }
     done?
 }

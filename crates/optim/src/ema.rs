@@ -100,12 +100,36 @@ impl Ema {
     /// # Errors
     /// When a tensor is missing or has another shape; then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>, updates: u64) -> Result<()> {
-        let take = |(name, have): &(String, Var)| match state.get(name) {
-            Some(t) if t.dims() == have.dims() => Ok((name.clone(), Var::from_tensor(&t.to_device(have.device())?)?)),
-            Some(t) => Err(Error::State(format!("ema.{name} has shape {:?}, expected {:?}", t.dims(), have.dims()))),
-            None => Err(Error::State(format!("ema.{name} is missing"))),
+        self.load_state_with(updates, |name| Ok::<_, Error>(state.get(name).cloned()))
+    }
+
+    /// Takes over saved averages that `read` gives by name, one tensor at a time. It is asked twice for each, to check all before any is
+    /// changed.
+    ///
+    /// # Errors
+    /// The errors of `read`, and when a tensor is missing or has another shape; then nothing is changed.
+    pub fn load_state_with<E: From<Error>>(
+        &mut self,
+        updates: u64,
+        mut read: impl FnMut(&str) -> Result<Option<Tensor>, E>,
+    ) -> Result<(), E> {
+        let mut checked = |name: &str, have: &Var| -> Result<Tensor, E> {
+            match read(name)? {
+                Some(t) if t.dims() == have.dims() => Ok(t),
+                Some(t) => {
+                    let (found, expected) = (t.dims(), have.dims());
+                    Err(Error::State(format!("ema.{name} has shape {found:?}, expected {expected:?}")).into())
+                }
+                None => Err(Error::State(format!("ema.{name} is missing")).into()),
+            }
         };
-        self.values = self.values.iter().map(take).collect::<Result<_>>()?;
+        for (name, have) in &self.values {
+            checked(name, have)?;
+        }
+        for (name, have) in &self.values {
+            let t = checked(name, have)?;
+            t.to_device(have.device()).and_then(|t| have.set(&t)).map_err(Error::from)?;
+        }
         self.updates = updates;
         Ok(())
     }

@@ -15,7 +15,7 @@ mod sgd;
 pub use adamw::AdamWConfig;
 pub use candle::CandleAdamW;
 pub use config::OptimizerConfig;
-pub use driver::Optimizer;
+pub use driver::{Optimizer, Slot, SlotValues};
 pub use ema::{Ema, EmaConfig};
 pub use error::{Error, Result};
 pub use lars::LarsConfig;

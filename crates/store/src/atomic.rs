@@ -2,34 +2,67 @@
 
 use crate::error::{Error, Result};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Writes a file so that it is either the old one or the whole new one, whenever the program or the machine stops.
+/// A file that is being written and appears under its name when it is whole.
 ///
-/// `write` fills a temporary file of a random name in the same folder. It is synced, renamed over `path`, and then the folder is synced
-/// where the system can do that. After an error the temporary file is removed and `path` is as it was. A new file has the permissions
-/// that the process gives its files, a replaced one keeps its own.
+/// It is a temporary file `.NAME.RANDOM.tmp` in the same folder until [`Pending::commit`]; dropped before, it is removed. A new file has
+/// the permissions that the process gives its files, a replaced one keeps its own.
+#[derive(Debug)]
+pub struct Pending {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Pending {
+    /// Begins a file that will be at `path`. Through a link, the file that it points at is replaced and the link stays.
+    ///
+    /// # Errors
+    /// When the folder does not exist or cannot be written to.
+    pub fn create(path: &Path) -> Result<Self> {
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        let file = permitted(&mut builder, folder, &target).map_err(|e| unwritten(path, &e))?;
+        Ok(Pending { file, path: path.into(), target })
+    }
+
+    /// The file, to write to.
+    pub fn file(&mut self) -> &mut std::fs::File {
+        self.file.as_file_mut()
+    }
+
+    /// Syncs the file, renames it, and syncs the folder where the system can do that.
+    ///
+    /// # Errors
+    /// When the disk is full or the name cannot be replaced; the file there is as it was then.
+    pub fn commit(self) -> Result<()> {
+        let Pending { file, path, target } = self;
+        file.as_file().sync_all().map_err(|e| unwritten(&path, &e))?;
+        file.persist(&target).map_err(|e| unwritten(&path, &e.error))?;
+        crate::platform::sync_folder(target.parent().unwrap_or(Path::new(".")));
+        Ok(())
+    }
+}
+
+fn unwritten(path: &Path, e: &std::io::Error) -> Error {
+    Error::File { path: path.into(), message: format!("cannot be written: {e}") }
+}
+
+/// Writes a file so that it is either the old one or the whole new one, whenever the program or the machine stops; see [`Pending`].
 ///
 /// # Errors
 /// When `write` fails, the folder does not exist or cannot be written to, or the disk is full.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let fail = |e: std::io::Error| Error::File { path: path.into(), message: format!("cannot be written: {e}") };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Through a link, the file that it points at is replaced and the link stays.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let folder = target.parent().filter(|_| target != path).unwrap_or(folder);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".tmp");
-    let mut file = permitted(&mut builder, folder, &target).map_err(fail)?;
+    let mut pending = Pending::create(path)?;
     {
-        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
-        write(&mut buffered).and_then(|()| buffered.flush()).map_err(fail)?;
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, pending.file());
+        write(&mut buffered).and_then(|()| buffered.flush()).map_err(|e| unwritten(path, &e))?;
     }
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(&target).map_err(|e| fail(e.error))?;
-    // Some systems and file systems cannot open or sync a folder; the file itself is safe there as far as they promise it.
-    let _ = std::fs::File::open(folder).and_then(|d| d.sync_all());
-    Ok(())
+    pending.commit()
 }
 
 /// A temporary file with the permissions of the file it will replace, or those of any new file; tempfile's own are private.

@@ -52,12 +52,15 @@ fn model(calls: &Cell<usize>, at: usize) -> impl FeatureExtractor + '_ {
 
 fn extract(path: &Path, made_from: &str, data: &Loader, stop: usize) -> (Result<Features>, usize, Vec<usize>) {
     let (calls, mut shown) = (Cell::new(0), vec![]);
-    let got = Features::extract_to(path, made_from, &model(&calls, stop), data, &Device::Cpu, |n| shown.push(n));
+    let got = Features::extract_to(path, made_from, &model(&calls, stop), data, &Device::Cpu, |n| {
+        shown.push(n);
+        Ok(())
+    });
     (got, calls.get(), shown)
 }
 
 fn in_memory(data: &Loader) -> Features {
-    Features::extract(&model(&Cell::new(0), usize::MAX), data, &Device::Cpu, |_| {}).unwrap()
+    Features::extract(&model(&Cell::new(0), usize::MAX), data, &Device::Cpu, |_| Ok(())).unwrap()
 }
 
 fn batches(f: &Features, epoch: usize) -> Vec<Batch> {
@@ -175,6 +178,7 @@ fn one_process_computes_and_files_that_are_damaged_are_named() {
     let inner = |_: usize| {
         let e = extract(&path, "here", &data, usize::MAX).0.unwrap_err().to_string();
         assert!(e.contains("another process"), "{e}");
+        Ok(())
     };
     Features::extract_to(&path, "here", &model(&calls, usize::MAX), &data, &Device::Cpu, inner).unwrap();
     let whole = std::fs::read(&path).unwrap();

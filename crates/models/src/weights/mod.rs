@@ -14,10 +14,12 @@ mod prefixes;
 mod safetensors_file;
 mod sets;
 mod values;
+mod write;
 
 pub use load::{Report, load};
 pub use open::{ClassList, Weights, class_lists, open, read, unwrapped};
 pub use sets::{Options, Set};
+pub use write::{entry, write_pickle, write_safetensors};
 
 pub(crate) use load::{counted, shorten};
 pub(crate) use open::{Action, opened};
@@ -25,7 +27,6 @@ pub(crate) use open::{Action, opened};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use std::collections::HashMap;
 use std::path::Path;
 
 /// A builder over a memory-mapped safetensors file, of which only the tensors that a model asks for are read. Names are those of the
@@ -41,43 +42,6 @@ pub fn mapped(path: &Path) -> Result<VarBuilder<'static>> {
     let ours = file.tensors().iter().any(|(n, _)| n.starts_with("model."));
     let vb = VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu);
     Ok(if ours { vb.pp("model") } else { vb })
-}
-
-/// Writes tensors as safetensors to a temporary file beside `path`, syncs it and renames it.
-///
-/// # Errors
-/// When writing fails; `path` is then as it was.
-pub fn write_safetensors(
-    path: &Path,
-    tensors: &[(String, Tensor)],
-    metadata: Option<HashMap<String, String>>,
-) -> Result<()> {
-    let fail = |e: &dyn std::fmt::Display| Error::File { path: path.into(), message: e.to_string() };
-    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), metadata).map_err(|e| fail(&e))?;
-    write_atomic(path, |f| std::io::Write::write_all(f, &bytes)).map_err(|e| fail(&e))
-}
-
-/// Writes a file beside `path`, syncs it, renames it over `path` and syncs the folder: after a crash `path` holds the old
-/// bytes or the new, never a mixture.
-///
-/// # Errors
-/// The errors of the file system; the temporary file is removed then.
-pub fn write_atomic(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
-    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| std::io::Error::other("not a file name"))?;
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let attempt = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
-        write(&mut file)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    if attempt.is_err() {
-        // The result is ignored, because the error to report is the first one.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    attempt?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(folder)?.sync_all()
 }
 
 /// The model's part of the tensors of one of our checkpoints; any other tensors as they are. [`read`] gives that part by itself.
@@ -123,7 +87,7 @@ mod tests {
         let path = dir.path().join("w.bin");
         write_safetensors(&path, &tensors, None).unwrap();
         let st = read(&path).unwrap();
-        write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other)).unwrap();
+        write_pickle(&path, &tensors).unwrap();
         let pth = read(&path).unwrap();
         for back in [st, pth] {
             assert_eq!(back.len(), 2);
@@ -138,7 +102,7 @@ mod tests {
         write_safetensors(&path, &[("model.a.bias".into(), t(&[3]))], None).unwrap();
         assert_eq!(mapped(&path).unwrap().get(3, "a.bias").unwrap().dims(), [3]);
         assert!(mapped(&dir.path().join("none")).err().unwrap().to_string().contains("none"));
-        write_atomic(&path, |f| pickle::write(f, &tensors).map_err(std::io::Error::other)).unwrap();
+        write_pickle(&path, &tensors).unwrap();
         assert!(mapped(&path).is_err(), "a pickle cannot be mapped");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         let bytes = std::fs::read(&path).unwrap();

@@ -60,7 +60,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Weights> {
     let (mut containers, mut dictionaries) = (vec![], vec![]);
     if path.extension().is_some_and(|e| e == "json") {
         let mut entries = vec![];
-        let places = candlelight_store::shards::tensors(path).map_err(stored)?;
+        let places = candlelight_store::shards::tensors(path)?;
         let files: BTreeSet<String> = places.values().cloned().collect();
         let mut missing: BTreeSet<&String> = places.keys().collect();
         for (part, name) in files.into_iter().enumerate() {
@@ -129,13 +129,6 @@ pub fn class_lists(path: &Path) -> Result<Vec<ClassList>> {
         Container::Torch(file) => file.class_lists(),
         Container::Safetensors(_) => vec![],
     })
-}
-
-fn stored(e: candlelight_store::Error) -> Error {
-    match e {
-        candlelight_store::Error::File { path, message } => Error::File { path, message },
-        other => Error::Config(other.to_string()),
-    }
 }
 
 /// What is asked of the file that holds the tensors' values.

@@ -1,0 +1,455 @@
+//! A run in a folder: epochs, reports, saves, signals.
+
+use crate::checkpoint;
+use crate::error::{Error, Result};
+use crate::progress::{Line, Progress};
+use crate::signals::Signals;
+use crate::task::{Batches, Findings, Moment, Task};
+use crate::train::observe::Observers;
+use crate::train::trainer::Extent;
+use crate::train::{Best, Events, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
+use candlelight_store::{CheckpointFolder, RunFolder};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a failed save is left alone before the next attempt.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A run of a trainer over some data in a folder.
+///
+/// The run is saved before anything slow or doubtful happens, by a thread that reads weights and state while the next forward and backward
+/// pass run; the next update waits for it. A checkpoint that is not whole never stands under its name.
+pub struct Session<'a> {
+    data: &'a dyn Batches,
+    folder: &'a RunFolder,
+    signals: Signals,
+    resume: Resume,
+    events: Option<PathBuf>,
+    observers: Observers<'a>,
+    progress: bool,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a session in {}", self.folder.path().display())
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A new run on `data` in `folder`. It shows nothing, and no signal stops it.
+    pub fn new(data: &'a dyn Batches, folder: &'a RunFolder) -> Self {
+        let (events, observers) = (None, Observers::default());
+        Session { data, folder, signals: Signals::default(), resume: Resume::No, events, observers, progress: false }
+    }
+
+    /// The checkpoint to continue from.
+    #[must_use]
+    pub fn resume(self, resume: Resume) -> Self {
+        Session { resume, ..self }
+    }
+
+    /// The signals that stop the run or have it saved.
+    #[must_use]
+    pub fn signals(self, signals: &Signals) -> Self {
+        Session { signals: signals.clone(), ..self }
+    }
+
+    /// Writes events for TensorBoard into a folder.
+    #[must_use]
+    pub fn events(self, dir: &Path) -> Self {
+        Session { events: Some(dir.into()), ..self }
+    }
+
+    /// Adds one who sees the run go by.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Observer + 'a) -> Self {
+        self.observers.0.push(Box::new(observer));
+        self
+    }
+
+    /// Shows the progress on standard error: a bar on a terminal, plain lines elsewhere.
+    #[must_use]
+    pub fn progress(self) -> Self {
+        Session { progress: true, ..self }
+    }
+
+    /// Trains until the last epoch, `max_steps` or a signal.
+    ///
+    /// # Errors
+    /// When data cannot be read, too many updates are not finite, or the run cannot be saved at its end. Before that a failed save is a
+    /// warning, the older checkpoints stay, and it is tried again. After any other error the run is saved at its last update, if that can
+    /// be done.
+    pub fn run<T: Task>(mut self, trainer: &mut Trainer<T>) -> Result<Outcome> {
+        self.folder.notes().iter().for_each(|n| tracing::warn!("{n}"));
+        let start = trainer.start(self.data, self.folder, &self.resume)?;
+        if start.complete {
+            return match start.from {
+                Some(checkpoint) => Ok(Outcome::Complete { checkpoint }),
+                None => Err(Error::Config("nothing to train: max_steps is 0".into())),
+            };
+        }
+        if let Some(dir) = self.events.take() {
+            self.observers.0.push(Box::new(Events::new(&dir, T::LOSS)));
+        }
+        let steps = self.data.steps();
+        let done = trainer.position.done(steps);
+        let running = Running {
+            extent: Extent { steps, samples: self.data.samples() },
+            steps,
+            total: start.total,
+            progress: self.progress.then(|| Progress::new(done, start.total, trainer.plan.batch_size)),
+            checkpoints: self.folder.checkpoints(),
+            // A run that continues in its own folder stands where its checkpoint does.
+            saved: start.from.filter(|p| p.parent() == Some(self.folder.path())).map(|p| (trainer.position.clone(), p)),
+            in_flight: None,
+            failed: None,
+            log: true,
+            session: self,
+            trainer,
+        };
+        running.run()
+    }
+}
+
+/// A session under way.
+struct Running<'a, 't, T: Task> {
+    session: Session<'a>,
+    trainer: &'t mut Trainer<T>,
+    extent: Extent,
+    /// The number of steps per epoch.
+    steps: usize,
+    /// The number of steps of the whole run.
+    total: usize,
+    progress: Option<Progress>,
+    checkpoints: CheckpointFolder,
+    /// The position that was saved last, and where.
+    saved: Option<(crate::position::Position, PathBuf)>,
+    /// The position that is being saved.
+    in_flight: Option<crate::position::Position>,
+    /// When a save failed last.
+    failed: Option<Instant>,
+    /// Whether log.txt can be written.
+    log: bool,
+}
+
+/// How an epoch's steps ended.
+enum Steps {
+    Done,
+    Stopped(i32),
+}
+
+impl<T: Task> Running<'_, '_, T> {
+    fn run(mut self) -> Result<Outcome> {
+        if let Err(e) = self.session.folder.cut_log(self.trainer.position.epoch) {
+            self.without_log(&e.into());
+        }
+        let epochs = self.trainer.plan.epochs;
+        let mut loss = f64::NAN;
+        // An epoch whose steps are done but whose report is missing enters the loop once more, for the report alone.
+        while self.trainer.position.epoch < epochs
+            && (self.trainer.position.done(self.steps) < self.total || self.trainer.position.step == self.steps)
+        {
+            if let Steps::Stopped(signal) = self.epoch()? {
+                return Ok(Outcome::Interrupted { signal, checkpoint: self.save()? });
+            }
+            loss = self.trainer.position.means().0;
+            let finished = self.close()?;
+            if let (Some(signal), false) = (self.session.signals.caught(), finished) {
+                return Ok(Outcome::Interrupted { signal, checkpoint: self.save()? });
+            }
+        }
+        Ok(Outcome::Finished { loss, checkpoint: self.save()? })
+    }
+
+    /// Runs the remaining steps of an epoch.
+    fn epoch(&mut self) -> Result<Steps> {
+        let (epoch, steps) = (self.trainer.position.epoch, self.steps);
+        let data = self.session.data;
+        self.trainer.begin();
+        let mut came = 0;
+        for batch in data.epoch(epoch, self.trainer.position.step) {
+            let step = batch.map_err(Error::from).and_then(|b| self.trainer.step(b, data.normalize(), steps));
+            let step = match step {
+                Ok(step) => step,
+                Err(e) => {
+                    self.trainer.back();
+                    return Err(self.broken("a batch", e));
+                }
+            };
+            came += 1;
+            self.see(&step)?;
+            if step.boundary && self.trainer.position.done(steps) >= self.total {
+                return Ok(Steps::Done);
+            }
+            // At the end of an epoch, the run is saved and the report is made before a signal stops it.
+            if step.boundary && step.step < steps {
+                if let Some(signal) = self.session.signals.caught() {
+                    return Ok(Steps::Stopped(signal));
+                }
+                let again = self.failed.is_some_and(|at| at.elapsed() > AGAIN);
+                if self.session.signals.take_save() || again {
+                    self.save_behind();
+                }
+            }
+        }
+        // A stream can end before the steps that it announced. The epoch is over then, for asking again would give nothing again.
+        let have = self.trainer.position.step;
+        if have < steps {
+            if came == 0 && have == 0 {
+                let e = format!(
+                    "epoch {epoch} gave no batch, although {steps} were announced: no sample of the data can be read"
+                );
+                return Err(self.broken("the epoch", Error::Config(e)));
+            }
+            self.say(|| {
+                tracing::warn!(
+                    "epoch {epoch} ended after step {have} of {steps}: the data has fewer samples than it announced"
+                );
+            });
+            if let Some(skipped) = self.trainer.pass(steps)? {
+                self.skipped(epoch, steps, &skipped)?;
+            }
+        }
+        Ok(Steps::Done)
+    }
+
+    /// Shows a step to all who see it.
+    fn see(&mut self, step: &StepReport) -> Result<()> {
+        let saved = self.trainer.saved.take();
+        self.note(saved);
+        if let Some(skipped) = &step.skipped {
+            self.skipped(step.epoch, step.step, skipped)?;
+        }
+        let at = step.epoch as f64 + step.step as f64 / self.steps as f64;
+        let failed = self.session.observers.each(|o| o.step(step, at));
+        failed.iter().for_each(|f| self.say(|| tracing::warn!("{f}")));
+        let (epochs, done) = (self.trainer.plan.epochs, self.trainer.position.done(self.steps));
+        let &StepReport { epoch, loss, lr, .. } = step;
+        let line = Line { epoch, epochs, done, loss, lr, stats: self.session.data.stats() };
+        if let Some(p) = &mut self.progress {
+            p.step(&line, step.step == self.steps);
+        }
+        Ok(())
+    }
+
+    /// Tells of an update that was skipped because numbers were not finite; too many in a row end the run.
+    fn skipped(&mut self, epoch: usize, step: usize, skipped: &Skipped) -> Result<()> {
+        let (loss, count) = (skipped.loss, skipped.in_a_row);
+        let mut samples: Vec<String> = skipped.samples.iter().take(8).map(ToString::to_string).collect();
+        if skipped.samples.len() > samples.len() {
+            samples.push(format!("and {} more", skipped.samples.len() - samples.len()));
+        }
+        let samples = samples.join(", ");
+        self.say(|| tracing::warn!("loss {loss} at epoch {epoch} step {step}: update skipped (samples {samples})"));
+        if count >= self.trainer.plan.max_non_finite {
+            let saved = self.save()?;
+            return Err(Error::NonFinite { count, epoch, step, saved });
+        }
+        Ok(())
+    }
+
+    /// Does what follows the steps of an epoch: checkpoint, report, best weights, log. Returns whether the run is finished.
+    fn close(&mut self) -> Result<bool> {
+        let epoch = self.trainer.position.epoch;
+        let (loss, lr) = self.trainer.position.means();
+        let whole = self.trainer.position.step == self.steps;
+        let epochs = epoch + usize::from(whole);
+        let done = self.trainer.position.done(self.steps);
+        let finished = done >= self.total || epochs >= self.trainer.plan.epochs;
+        if finished || (whole && epochs % self.trainer.plan.save_every == 0) {
+            // Before the report: an evaluation can take long, and may fail.
+            self.save_behind();
+        }
+        let Some(found) = self.report(epochs, whole, finished)? else { return Ok(false) };
+        if whole {
+            self.trainer.end_epoch();
+        }
+        // A report inside an epoch does not count for the best weights: the uninterrupted run would not have made it.
+        if let (Some(score), true) = (found.score.filter(|s| s.is_finite()), whole)
+            && self.trainer.position.best.is_none_or(|b| score > b.score)
+        {
+            self.trainer.position.best = Some(Best { epochs, score });
+            self.save_best();
+        }
+        let line = whole.then(|| {
+            let mut line = serde_json::Map::new();
+            line.insert("train_lr".into(), lr.into());
+            line.insert("train_loss".into(), loss.into());
+            line.extend(found.log.iter().map(|(n, v)| ((*n).to_string(), v.clone())));
+            line.insert("epoch".into(), epoch.into());
+            line.extend(found.last.iter().map(|(n, v)| ((*n).to_string(), v.clone())));
+            serde_json::Value::from(line)
+        });
+        if let (Some(line), true) = (&line, self.log)
+            && let Err(e) = self.session.folder.log(line)
+        {
+            self.without_log(&e.into());
+        }
+        let failed = self.session.observers.each(|o| o.report(&found, line.as_ref()));
+        failed.iter().for_each(|f| self.say(|| tracing::warn!("{f}")));
+        Ok(finished)
+    }
+
+    /// Lets the task report. `None` where a signal interrupted it: the run is stopped or saved then, and the report is still owed.
+    fn report(&mut self, epochs: usize, whole: bool, finished: bool) -> Result<Option<Findings>> {
+        loop {
+            if self.trainer.ema.is_some() {
+                // The report puts the averaged weights in the place of those that are being saved.
+                self.settle();
+            }
+            let Trainer { task, ema, .. } = &mut *self.trainer;
+            let (dir, signals) = (self.session.folder.path(), &self.session.signals);
+            let now = Moment { epochs, whole, finished, dir, signals, ema: ema.as_ref() };
+            let found = match &self.progress {
+                Some(p) => p.quiet(|| task.report(&now)),
+                None => task.report(&now),
+            };
+            match found {
+                Ok(found) => return Ok(Some(found)),
+                Err(Error::Interrupted) if self.session.signals.caught().is_some() => return Ok(None),
+                Err(Error::Interrupted) => {
+                    self.session.signals.take_save();
+                    self.save()?;
+                }
+                // The resumed run makes this report again.
+                Err(e) => return Err(self.broken("the report", e)),
+            }
+        }
+    }
+
+    /// Writes a checkpoint of the present position and removes old ones, unless it is there already. Comes back when it is durable.
+    fn save(&mut self) -> Result<PathBuf> {
+        self.settle();
+        if let Some((position, path)) = &self.saved
+            && *position == self.trainer.position
+        {
+            return Ok(path.clone());
+        }
+        // The same weights at a later position, after a report, take the place of those before it.
+        let done = self.trainer.position.done(self.steps);
+        let replaced = self
+            .saved
+            .as_ref()
+            .filter(|(p, _)| p.done(self.steps) == done && p.updates == self.trainer.position.updates);
+        let path = replaced.map_or_else(|| self.checkpoints.next(done as u64), |(_, path)| path.clone());
+        let (record, entries) = (self.trainer.record(self.extent)?, self.trainer.entries(true)?);
+        write(&self.checkpoints, &path, T::KIND, &record, &entries, self.trainer.plan.keep)?;
+        self.saved = Some((self.trainer.position.clone(), path.clone()));
+        self.failed = None;
+        Ok(path)
+    }
+
+    /// Begins to write a checkpoint of the present position on a thread. What comes of it is noted later.
+    fn save_behind(&mut self) {
+        self.settle();
+        if self.saved.as_ref().is_some_and(|(p, _)| *p == self.trainer.position) {
+            return;
+        }
+        let made = self.trainer.record(self.extent).and_then(|r| Ok((r, self.trainer.entries(true)?)));
+        let (record, entries) = match made {
+            Ok(made) => made,
+            Err(e) => {
+                self.failed = Some(Instant::now());
+                return self.say(|| tracing::warn!("the run could not be saved: {e}"));
+            }
+        };
+        let (folder, keep) = (self.checkpoints.clone(), self.trainer.plan.keep);
+        let path = folder.next(self.trainer.position.done(self.steps) as u64);
+        self.in_flight = Some(self.trainer.position.clone());
+        let result = self.trainer.saver.start(move || {
+            write(&folder, &path, T::KIND, &record, &entries, keep)?;
+            Ok(path)
+        });
+        self.note(result);
+    }
+
+    /// Waits for the save in flight and notes what came of it.
+    fn settle(&mut self) {
+        self.trainer.settle();
+        let saved = self.trainer.saved.take();
+        self.note(saved);
+    }
+
+    fn note(&mut self, result: Option<candlelight_store::Result<PathBuf>>) {
+        match result {
+            None => {}
+            Some(Ok(path)) => {
+                self.failed = None;
+                self.saved = self.in_flight.take().map(|p| (p, path));
+            }
+            Some(Err(e)) => {
+                self.in_flight = None;
+                self.failed = Some(Instant::now());
+                let kept = match &self.saved {
+                    Some((_, path)) => format!("{} is still there", path.display()),
+                    None => "there is no checkpoint yet".into(),
+                };
+                let seconds = AGAIN.as_secs();
+                self.say(|| {
+                    tracing::warn!(
+                        "the run could not be saved: {e}; {kept}, training goes on, and it is tried again after {seconds} s: make room"
+                    );
+                });
+            }
+        }
+    }
+
+    /// Writes the weights, without the optimizer's state, as the best so far.
+    fn save_best(&mut self) {
+        let path = self.checkpoints.best();
+        let written = self
+            .trainer
+            .record(self.extent)
+            .and_then(|record| Ok(checkpoint::save_record(&path, T::KIND, &record, &self.trainer.entries(false)?)?));
+        if let Err(e) = written {
+            self.say(|| tracing::warn!("the best weights could not be saved: {e}"));
+        }
+    }
+
+    /// Saves the run after something failed; returns the error, whatever comes of the save.
+    fn broken(&mut self, what: &str, e: Error) -> Error {
+        match self.save() {
+            Ok(saved) => self.say(|| tracing::error!("{what} failed; saved {}", saved.display())),
+            Err(other) => self.say(|| tracing::error!("{what} failed, and the run could not be saved: {other}")),
+        }
+        e
+    }
+
+    fn without_log(&mut self, e: &Error) {
+        self.log = false;
+        self.say(|| tracing::warn!("the log cannot be written and is left out from here on: {e}"));
+    }
+
+    /// Says something without tearing the bar of the progress.
+    fn say(&self, f: impl FnOnce()) {
+        match &self.progress {
+            Some(p) => p.quiet(f),
+            None => f(),
+        }
+    }
+}
+
+/// Writes a checkpoint, at a second and third attempt where the first fails, and removes old ones.
+fn write(
+    folder: &CheckpointFolder,
+    path: &Path,
+    kind: &str,
+    record: &serde_json::Value,
+    entries: &[candlelight_store::tensors::Entry],
+    keep: usize,
+) -> candlelight_store::Result<()> {
+    let mut result = checkpoint::save_record(path, kind, record, entries);
+    for pause in [200, 1000] {
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(pause));
+        result = checkpoint::save_record(path, kind, record, entries);
+    }
+    result?;
+    if let Err(e) = folder.prune(keep) {
+        // The new one is there; an old one too many does no harm.
+        tracing::warn!("an old checkpoint could not be removed: {e}");
+    }
+    Ok(())
+}

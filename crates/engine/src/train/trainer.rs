@@ -1,0 +1,388 @@
+//! A task with its optimizer: one step after another, and what is saved of it.
+
+use crate::batch;
+use crate::checkpoint::{self, Checkpoint};
+use crate::error::{Error, Result};
+use crate::position::{Best, Position};
+use crate::task::{At, Task};
+use crate::train::{Checked, Plan};
+use candle_core::{Device, Tensor};
+use candlelight_autograd::{Gradients, STATISTICS, Tape};
+use candlelight_data::{Batch, Normalize, Pipeline};
+use candlelight_models::weights;
+use candlelight_optim::{Ema, Optimizer, SlotValues};
+use candlelight_sched::Schedule;
+use candlelight_store::Saver;
+use candlelight_store::tensors::Entry;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Everything in a checkpoint that is not a tensor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record<C> {
+    pub(super) plan: Plan,
+    pub(super) config: C,
+    pub(super) position: Position,
+    pub(super) classes: Vec<String>,
+    pub(super) evaluation: Option<Pipeline>,
+    /// The data that the position belongs to; the first checkpoints have none.
+    #[serde(default)]
+    pub(super) data: Extent,
+}
+
+/// How much data an epoch has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Extent {
+    /// Steps per epoch.
+    pub(super) steps: usize,
+    /// Samples per epoch.
+    pub(super) samples: usize,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The epoch, counted from 0.
+    pub epoch: usize,
+    /// The number of steps done in it.
+    pub step: usize,
+    /// The loss of the batch.
+    pub loss: f32,
+    /// The learning rate of the update that the batch belongs to.
+    pub lr: f64,
+    /// Whether an update ends with this step; with accumulation only every so many steps do that.
+    pub boundary: bool,
+    /// The update that was not made because numbers were not finite.
+    pub skipped: Option<Skipped>,
+}
+
+/// An update that was not made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Skipped {
+    /// The loss of its last batch; not a number where that had none.
+    pub loss: f32,
+    /// The numbers of the samples in its batches.
+    pub samples: Vec<usize>,
+    /// How many updates in a row were not made, this one included.
+    pub in_a_row: usize,
+}
+
+/// The batches of one update.
+struct Window {
+    /// The number of batches since the last update.
+    pending: usize,
+    /// Whether all of their losses were finite.
+    finite: bool,
+    /// The learning rate of the update.
+    lr: f64,
+    /// The samples of the batches.
+    samples: Vec<usize>,
+    /// The position after the last update.
+    updated: Position,
+}
+
+impl Window {
+    fn new(position: &Position) -> Self {
+        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], updated: position.clone() }
+    }
+}
+
+/// A task with its optimizer and its position in the run.
+pub struct Trainer<T: Task> {
+    pub(super) task: T,
+    pub(super) plan: Checked,
+    pub(super) device: Device,
+    optimizer: Optimizer,
+    pub(super) ema: Option<Ema>,
+    grads: Gradients,
+    pub(super) position: Position,
+    pub(super) classes: Vec<String>,
+    window: Window,
+    /// The save that reads weights and state while the next forward and backward pass run.
+    pub(super) saver: Saver<PathBuf>,
+    /// What came of a save that an update had to wait for.
+    pub(super) saved: Option<candlelight_store::Result<PathBuf>>,
+}
+
+impl<T: Task> std::fmt::Debug for Trainer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at epoch {}, step {}", T::KIND, self.position.epoch, self.position.step)
+    }
+}
+
+impl<T: Task> Trainer<T> {
+    /// A trainer at the start of a run. Parameters must be frozen before this call, because the optimizer takes those that train now.
+    ///
+    /// # Errors
+    /// When every parameter is frozen, or a setting is out of range.
+    pub fn new(plan: Checked, task: T) -> Result<Self> {
+        if task.params().count().1 == 0 {
+            return Err(Error::Config("every parameter is frozen: nothing would train".into()));
+        }
+        let position = Position::default();
+        Ok(Trainer {
+            device: task.params().device(),
+            optimizer: task.optimizer()?,
+            ema: task.ema()?,
+            grads: Gradients::new(task.params()),
+            window: Window::new(&position),
+            position,
+            classes: vec![],
+            saver: Saver::default(),
+            saved: None,
+            plan,
+            task,
+        })
+    }
+
+    /// The task.
+    pub fn task(&self) -> &T {
+        &self.task
+    }
+
+    /// The task, to evaluate with.
+    pub fn task_mut(&mut self) -> &mut T {
+        &mut self.task
+    }
+
+    /// The averaged weights, if the task keeps them.
+    pub fn ema(&self) -> Option<&Ema> {
+        self.ema.as_ref()
+    }
+
+    /// The best report so far.
+    pub fn best(&self) -> Option<Best> {
+        self.position.best
+    }
+
+    /// Makes one step: forward, backward and, where the batch is the last of an update, the update. An epoch has `steps` steps; a batch
+    /// that carries a later step than the next one says that those between have no batch. `normalize` turns bytes into values.
+    ///
+    /// A loss or gradients that are not finite change no weight; the report says so.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model. The position is then that of the last update.
+    pub fn step(&mut self, batch: Batch, normalize: &Normalize, steps: usize) -> Result<StepReport> {
+        let mut skipped = self.pass(batch.step.min(steps.saturating_sub(1)))?;
+        let (epoch, accum) = (self.position.epoch, self.plan.accum_iter);
+        if self.position.step % accum == 0 {
+            let at = epoch as f64 + self.position.step as f64 / steps as f64;
+            self.window.lr = self.plan.schedule.at(at, &self.plan.length(steps));
+        }
+        self.window.samples.extend(&batch.indices);
+        let loss = match self.accumulate(batch, normalize) {
+            Ok(loss) => loss,
+            Err(e) => {
+                self.back();
+                return Err(e);
+            }
+        };
+        let lr = self.window.lr;
+        self.window.pending += 1;
+        self.window.finite &= loss.is_finite();
+        self.position.add(loss, lr);
+        self.position.step += 1;
+        let boundary = self.position.step % accum == 0;
+        if boundary {
+            skipped = self.boundary(loss)?.or(skipped);
+        }
+        Ok(StepReport { epoch, step: self.position.step, loss, lr, boundary, skipped })
+    }
+
+    /// Ends the epoch: the next step is the first of the next one.
+    pub fn end_epoch(&mut self) {
+        self.position.next_epoch();
+        self.begin();
+    }
+
+    /// Forgets the batches since the last update: the weights are those of that update, so the position is that of it, too.
+    pub(super) fn back(&mut self) {
+        self.position = self.window.updated.clone();
+        self.begin();
+    }
+
+    /// Begins a new update.
+    pub(super) fn begin(&mut self) {
+        self.grads.zero();
+        self.window = Window { lr: self.window.lr, ..Window::new(&self.position) };
+    }
+
+    /// Runs the forward and the backward pass of one batch and adds its gradients to those of the update. Returns the loss.
+    fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
+        let images = batch::images(&mut batch, normalize, &self.device)?;
+        let at = At { epoch: self.position.epoch, step: self.position.step };
+        let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
+        let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
+        let value = loss.scalar()?;
+        if value.is_finite() {
+            // Gradients are final with the last micro-batch, and never where the update will be skipped.
+            let last = (self.position.step + 1) % self.plan.accum_iter == 0;
+            self.grads.accumulating(!(last && self.window.finite));
+            tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, &mut self.grads)?;
+        }
+        Ok(value)
+    }
+
+    /// Passes the steps before `to` that have no batch. An update that one of them would have completed is made without it.
+    pub(super) fn pass(&mut self, to: usize) -> Result<Option<Skipped>> {
+        let mut skipped = None;
+        while self.position.step < to {
+            self.position.step += 1;
+            if self.position.step % self.plan.accum_iter == 0 {
+                skipped = self.boundary(f32::NAN)?.or(skipped);
+            }
+        }
+        Ok(skipped)
+    }
+
+    /// Makes the update of the batches since the last one, unless there are none or a loss was not finite; `loss` is the last one.
+    fn boundary(&mut self, loss: f32) -> Result<Option<Skipped>> {
+        let mut skipped = None;
+        if self.window.pending > 0 && !(self.window.finite && self.update()?) {
+            self.position.skipped += 1;
+            self.position.bad_in_a_row += 1;
+            let samples = std::mem::take(&mut self.window.samples);
+            skipped = Some(Skipped { loss, samples, in_a_row: self.position.bad_in_a_row });
+        }
+        self.begin();
+        Ok(skipped)
+    }
+
+    /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
+    fn update(&mut self) -> Result<bool> {
+        // A finite loss can still have a gradient that is not; one such update would ruin every weight.
+        if !self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?.is_finite() {
+            return Ok(false);
+        }
+        // What is being saved must not change.
+        self.settle();
+        self.optimizer.update(&self.grads, self.window.lr)?;
+        if let Some(ema) = &mut self.ema {
+            ema.update(self.task.params())?;
+        }
+        self.position.updates += 1;
+        self.position.bad_in_a_row = 0;
+        Ok(true)
+    }
+
+    /// Waits for the save in flight.
+    pub(super) fn settle(&mut self) {
+        if let Some(result) = self.saver.wait() {
+            self.saved = Some(result);
+        }
+    }
+
+    /// What a checkpoint holds, without a copy; only the running statistics, which the forward pass changes, are copied.
+    pub(super) fn entries(&self, optimizer: bool) -> Result<Vec<Entry>> {
+        let mut out = vec![];
+        for (name, t) in self.task.params().state_dict() {
+            let statistic = STATISTICS.contains(&name.rsplit('.').next().unwrap_or(&name));
+            let t = if statistic { t.copy()? } else { t };
+            out.push(weights::entry(&format!("model.{name}"), &t)?);
+        }
+        for slot in if optimizer { self.optimizer.slots()? } else { vec![] } {
+            let name = format!("optim.{}", slot.name);
+            out.push(match slot.values {
+                SlotValues::Host(v) => Entry::f32(name, &slot.shape, v),
+                SlotValues::Device(t) => weights::entry(&name, &t)?,
+            });
+        }
+        for (name, t) in self.ema.iter().flat_map(Ema::state) {
+            out.push(weights::entry(&format!("ema.{name}"), &t)?);
+        }
+        Ok(out)
+    }
+
+    pub(super) fn record(&self, data: Extent) -> Result<serde_json::Value> {
+        let record = Record {
+            plan: Plan::clone(&self.plan),
+            config: self.task.config().clone(),
+            position: self.position.clone(),
+            classes: self.classes.clone(),
+            evaluation: self.task.evaluation(),
+            data,
+        };
+        serde_json::to_value(record).map_err(|e| Error::Config(format!("the settings cannot be written as JSON: {e}")))
+    }
+
+    /// Takes over the weights, the optimizer's state, the averaged weights and the position of a checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint holds another model, is damaged, or is not one of ours.
+    pub fn resume(&mut self, path: &Path) -> Result<()> {
+        self.take(&mut checkpoint::load(path, T::KIND)?)
+    }
+
+    pub(super) fn take(&mut self, c: &mut Checkpoint<Record<T::Config>>) -> Result<()> {
+        let path = c.path().to_path_buf();
+        let fail = |message: String| crate::error::file(&path, message);
+        if !self.task.same_model(&c.record.config) {
+            return Err(fail(format!("a checkpoint of another model, with the configuration {:?}", c.record.config)));
+        }
+        let same = Plan { max_steps: self.plan.max_steps, ..c.record.plan.clone() };
+        if same != *self.plan || c.record.config != *self.task.config() {
+            tracing::warn!(
+                "the configuration differs from the checkpoint's: the result will differ from that of an uninterrupted run"
+            );
+        }
+        self.settle();
+        let updates = c.record.position.updates;
+        let without = c.names("optim.").is_empty();
+        // Shapes first: after an error nothing is changed.
+        let model = self.task.params().state_dict();
+        for (name, have) in &model {
+            match c.shape(&format!("model.{name}")) {
+                Some(shape) if shape == have.dims() => {}
+                Some(shape) => {
+                    let have = have.dims();
+                    return Err(fail(format!("{name} has shape {shape:?}, the model {have:?}")));
+                }
+                None => return Err(fail(format!("{name} is missing"))),
+            }
+        }
+        if let Some(other) = c.names("model.").iter().find(|n| !model.iter().any(|(m, _)| m == *n)) {
+            return Err(fail(format!("{other} is no parameter of the model")));
+        }
+        if self.ema.is_some() && c.names("ema.").is_empty() {
+            return Err(fail("no averaged weights: the checkpoint was trained without an EMA".into()));
+        }
+        // Gradient descent without momentum has no state, so a missing state is only an error where the optimizer needs one.
+        match self.optimizer.load_state_with(updates, |name| c.tensor(&format!("optim.{name}"))) {
+            Err(_) if without => {
+                return Err(fail(
+                    "weights without an optimizer's state, which a run needs: resume from a checkpoint-*.safetensors"
+                        .into(),
+                ));
+            }
+            loaded => loaded?,
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.load_state_with(updates, |name| c.tensor(&format!("ema.{name}")))?;
+        }
+        for (name, _) in self.task.params().values() {
+            if let Some(t) = c.tensor(&format!("model.{name}"))? {
+                self.task.params().set(&name, &t)?;
+            }
+        }
+        self.position = c.record.position.clone();
+        self.classes = c.record.classes.clone();
+        self.begin();
+        Ok(())
+    }
+}
+
+/// The configuration and the parameters of a checkpoint.
+pub(crate) struct Saved<C> {
+    pub(crate) config: C,
+    pub(crate) tensors: Vec<(String, Tensor)>,
+}
+
+/// Reads the configuration and the parameters from a checkpoint of task `T`.
+pub(crate) fn read<T: Task>(path: &Path) -> Result<Saved<T::Config>> {
+    let mut c: Checkpoint<Record<T::Config>> = checkpoint::load(path, T::KIND)?;
+    let mut tensors = vec![];
+    for name in c.names("model.") {
+        tensors.extend(c.tensor(&format!("model.{name}"))?.map(|t| (name, t)));
+    }
+    Ok(Saved { config: c.record.config, tensors })
+}
