@@ -7,8 +7,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
 use candlelight::models::weights;
+use candlelight::models::weights::names::{Family, detect, from_timm, to_timm};
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

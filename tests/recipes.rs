@@ -5,11 +5,11 @@ mod goldens;
 
 use candle_core::{Device, Tensor};
 use candlelight::data::{Batch, Mix, Normalize, Pixels, Stats, Subset};
+use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::features::{Features, HeadOnly};
 use candlelight::engine::task::Batches;
 use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
-use candlelight::engine::checkpoint;
 use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::vit::{Head, Pool};

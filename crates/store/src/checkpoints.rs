@@ -34,7 +34,8 @@ impl CheckpointFolder {
     /// The checkpoints, the oldest first.
     pub fn list(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten().map(|e| e.path());
-        let mut found: Vec<(u64, PathBuf)> = entries.filter_map(|p| Some((Self::number(&p)?, p))).collect();
+        let mut found: Vec<(u64, PathBuf)> =
+            entries.filter_map(|p| Some((Self::number(&p)?, p))).filter(|(_, p)| p.is_file()).collect();
         found.sort();
         found.into_iter().map(|(_, p)| p).collect()
     }

@@ -1,0 +1,313 @@
+//! Runs that are stopped, moved and continued with other settings: nothing is lost, and nothing continues from the wrong place.
+
+use candle_core::Device;
+use candlelight::data::{Batch, Idx, Loader, LoaderConfig, Normalize, Pipeline, Stats, Subset};
+use candlelight::engine::checkpoint;
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
+use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
+use candlelight::engine::signals::Signals;
+use candlelight::engine::task::Batches;
+use candlelight::engine::train::{Observer, Outcome, Plan, Resume, Session, StepReport, Trainer};
+use candlelight::prelude::*;
+use candlelight::store::RunFolder;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+type Result<T> = candlelight::engine::Result<T>;
+
+fn normalize() -> Normalize {
+    Normalize { mean: vec![0.286], std: vec![0.353] }
+}
+
+/// The first `n` of the shipped images, in batches of `batch_size`.
+fn loader(n: usize, batch_size: usize) -> Loader {
+    let data = Idx::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train").unwrap();
+    let config = LoaderConfig {
+        batch_size,
+        size: (28, 28),
+        seed: 0,
+        shuffle: true,
+        drop_last: true,
+        workers: 1,
+        max_bad: 0.0,
+        memory: None,
+    };
+    let data = Subset::new(data, (0..n).collect()).unwrap();
+    Loader::new(Arc::new(data), Pipeline::mae_pretrain((28, 28), normalize()), config).unwrap()
+}
+
+fn plan(batch_size: usize, epochs: usize) -> Plan {
+    let schedule = CosineConfig { lr: 5e-3, min_lr: 0.0, warmup: Span::Epochs(0.5) }.into();
+    Plan { batch_size, epochs, schedule, keep: 9, ..Plan::default() }
+}
+
+fn pretraining() -> Trainer<Pretrain> {
+    pretraining_by(plan(8, 3))
+}
+
+fn pretraining_by(plan: Plan) -> Trainer<Pretrain> {
+    let model = MaeConfig {
+        patch: 14,
+        dim: 16,
+        depth: 1,
+        heads: 2,
+        decoder_dim: 8,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        ..registry::mae("mae_vit_demo_patch4").unwrap()
+    };
+    let config = PretrainConfig { model, mask_ratio: 0.5, weight_decay: 0.05, picture_every: 0 };
+    let shown = Shown::new(&loader(8, 8), &config.model, 0.5, normalize()).unwrap();
+    Trainer::new(plan.check().unwrap(), Pretrain::new(config, shown, 0, &Device::Cpu).unwrap()).unwrap()
+}
+
+/// Runs a plan on 48 images.
+fn go(dir: &Path, plan: Plan, resume: Resume) -> Result<Outcome> {
+    let (data, folder) = (loader(48, plan.batch_size), RunFolder::open(dir, resume != Resume::No)?);
+    Session::new(&data, &folder).resume(resume).run(&mut pretraining_by(plan))
+}
+
+fn names(dir: &Path) -> Vec<u64> {
+    let number = |p: &PathBuf| candlelight::store::CheckpointFolder::number(p).unwrap();
+    checkpoint::list(dir).iter().map(number).collect()
+}
+
+/// The epochs in log.txt.
+fn epochs(dir: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(dir.join("log.txt")).unwrap();
+    text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["epoch"].as_u64().unwrap()).collect()
+}
+
+fn last(dir: &Path) -> Vec<u8> {
+    std::fs::read(checkpoint::list(dir).last().unwrap()).unwrap()
+}
+
+#[test]
+fn the_newest_state_continues_whatever_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    go(dir.path(), plan(8, 3), Resume::No).unwrap();
+    assert_eq!(names(dir.path()), [6, 12, 18]);
+    // Half as many steps an epoch: smaller step counts, and yet newer checkpoints.
+    let outcome = go(dir.path(), plan(16, 5), Resume::Auto).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }));
+    assert_eq!((names(dir.path()), epochs(dir.path())), (vec![6, 12, 18, 19, 20], vec![0, 1, 2, 3, 4]));
+    // The next one goes on from there, and not from 18.
+    go(dir.path(), plan(16, 6), Resume::Auto).unwrap();
+    assert_eq!((names(dir.path()).pop(), epochs(dir.path()).len()), (Some(21), 6));
+    // A finished run is no error, and changes nothing.
+    let before = last(dir.path());
+    let outcome = go(dir.path(), plan(16, 6), Resume::Auto).unwrap();
+    assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
+    assert!(before == last(dir.path()) && names(dir.path()).len() == 6);
+    assert!(!dir.path().join("abandoned-1").exists());
+}
+
+#[test]
+fn an_older_checkpoint_sets_the_branch_after_it_aside() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(whole.path(), plan(8, 3), Resume::No).unwrap();
+    go(dir.path(), plan(8, 3), Resume::No).unwrap();
+    let old = checkpoint::list(dir.path()).remove(0);
+    let stop = Plan { max_steps: Some(9), ..plan(8, 3) };
+    go(dir.path(), stop, Resume::From(old)).unwrap();
+    assert_eq!((names(dir.path()), names(&dir.path().join("abandoned-1"))), (vec![6, 9], vec![12, 18]));
+    go(dir.path(), plan(8, 3), Resume::Auto).unwrap();
+    assert_eq!((names(dir.path()), epochs(dir.path())), (vec![6, 9, 12, 18], vec![0, 1, 2]));
+    assert!(last(dir.path()) == last(whole.path()), "the branch is the same run");
+    // Into the folder of another run.
+    let from = checkpoint::list(whole.path()).remove(1);
+    go(dir.path(), plan(8, 3), Resume::From(from)).unwrap();
+    assert_eq!((names(dir.path()), names(&dir.path().join("abandoned-2")).len()), (vec![12, 18], 4));
+}
+
+#[test]
+fn inside_an_epoch_the_place_follows_the_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    go(dir.path(), Plan { max_steps: Some(4), ..plan(8, 2) }, Resume::No).unwrap();
+    // 32 of 48 samples were seen: two of three steps of 16.
+    let (data, folder) = (loader(48, 16), RunFolder::open(dir.path(), true).unwrap());
+    let steps = Seen::default();
+    let mut trainer = pretraining_by(plan(16, 2));
+    Session::new(&data, &folder).resume(Resume::Auto).observe(steps.clone()).run(&mut trainer).unwrap();
+    assert_eq!(*steps.0.lock().unwrap(), [(0, 3), (1, 1), (1, 2), (1, 3)]);
+}
+
+#[derive(Clone, Default)]
+struct Seen(Arc<std::sync::Mutex<Vec<(usize, usize)>>>);
+
+impl Observer for Seen {
+    fn name(&self) -> &str {
+        "seen"
+    }
+    fn step(&mut self, step: &StepReport, at: f64) -> Result<()> {
+        assert!(at > step.epoch as f64 && at <= step.epoch as f64 + 1.0);
+        self.0.lock().unwrap().push((step.epoch, step.step));
+        Ok(())
+    }
+}
+
+struct Broken<'a>(&'a AtomicUsize);
+
+impl Observer for Broken<'_> {
+    fn name(&self) -> &str {
+        "broken"
+    }
+    fn step(&mut self, _: &StepReport, _: f64) -> Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(std::io::Error::other("no space left on device")).map_err(candle_core::Error::wrap)?
+    }
+}
+
+#[test]
+fn no_log_ends_a_run() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(whole.path(), plan(8, 3), Resume::No).unwrap();
+    // log.txt cannot be opened, and the events' folder cannot be made.
+    std::fs::create_dir(dir.path().join("log.txt")).unwrap();
+    std::fs::write(dir.path().join("events"), "").unwrap();
+    let (data, folder, calls) = (loader(48, 8), RunFolder::open(dir.path(), true).unwrap(), AtomicUsize::new(0));
+    let session = Session::new(&data, &folder).events(&dir.path().join("events")).observe(Broken(&calls));
+    assert!(matches!(session.run(&mut pretraining()).unwrap(), Outcome::Finished { .. }));
+    assert_eq!((calls.load(Ordering::Relaxed), names(dir.path())), (1, vec![6, 12, 18]));
+    assert!(last(dir.path()) == last(whole.path()));
+}
+
+#[test]
+fn a_save_that_fails_is_made_later_and_only_the_last_one_must_succeed() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(whole.path(), plan(8, 3), Resume::No).unwrap();
+    let at = |n: usize| dir.path().join(format!("checkpoint-{n:08}.safetensors/full"));
+    std::fs::create_dir_all(at(6)).unwrap();
+    assert!(matches!(go(dir.path(), plan(8, 3), Resume::No).unwrap(), Outcome::Finished { .. }));
+    assert_eq!((names(dir.path()), epochs(dir.path())), (vec![12, 18], vec![0, 1, 2]));
+    assert!(last(dir.path()) == last(whole.path()), "and training was not disturbed");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("checkpoint-00000018.safetensors/full")).unwrap();
+    let e = go(dir.path(), plan(8, 3), Resume::No).unwrap_err().to_string();
+    assert!(e.contains("checkpoint-00000018") && e.contains("cannot be written"), "{e}");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".tmp")), "{left:?}");
+}
+
+/// Held-out images whose evaluation a signal meets.
+struct Signalled(Loader, Signals, AtomicUsize, Option<i32>);
+
+impl Batches for Signalled {
+    fn steps(&self) -> usize {
+        self.0.steps()
+    }
+    fn samples(&self) -> usize {
+        self.0.samples()
+    }
+    fn classes(&self) -> &[String] {
+        Batches::classes(&self.0)
+    }
+    fn normalize(&self) -> &Normalize {
+        Batches::normalize(&self.0)
+    }
+    fn epoch<'a>(
+        &'a self,
+        epoch: usize,
+        start: usize,
+    ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
+        Box::new(Batches::epoch(&self.0, epoch, start).inspect(|_| {
+            if self.2.fetch_add(1, Ordering::Relaxed) == 1 {
+                match self.3 {
+                    Some(signal) => self.1.stop(signal),
+                    None => self.1.save(),
+                }
+            }
+        }))
+    }
+    fn stats(&self) -> &Stats {
+        Batches::stats(&self.0)
+    }
+}
+
+fn classifying(held_out: Box<dyn Batches>) -> Trainer<Classify<VitConfig>> {
+    let model =
+        VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, ..registry::vit("vit_demo_patch4").unwrap() };
+    let config = ClassifyConfig {
+        classes: 10,
+        loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+        optimizer: AdamWConfig::default().into(),
+        weight_decay: 0.05,
+        layer_decay: None,
+        trained: None,
+        ema: Some(candlelight::optim::EmaConfig { decay: 0.9, warmup: false }),
+        mix: None,
+        eval_every: Some(1),
+        model,
+    };
+    let params = ParamStore::new();
+    let vit = Vit::new(&config.model, params.builder(Key::new(0))).unwrap();
+    let task = Classify::new(config, params, Box::new(vit)).unwrap().evaluating_on(held_out, Precision::F32);
+    Trainer::new(plan(8, 2).check().unwrap(), task).unwrap()
+}
+
+#[test]
+fn a_signal_is_answered_inside_an_evaluation() {
+    let data = loader(48, 8);
+    let run = |dir: &Path, held_out: Box<dyn Batches>, signals: &Signals, resume: Resume| {
+        let folder = RunFolder::open(dir, resume != Resume::No).unwrap();
+        Session::new(&data, &folder).resume(resume).signals(signals).run(&mut classifying(held_out)).unwrap()
+    };
+    let quiet = Signals::default();
+    let whole = tempfile::tempdir().unwrap();
+    run(whole.path(), Box::new(loader(32, 8)), &quiet, Resume::No);
+    let same = |dir: &Path| {
+        assert!(last(dir) == last(whole.path()), "the checkpoint");
+        let read = |d: &Path, n: &str| std::fs::read(d.join(n)).unwrap();
+        for n in ["log.txt", "best.safetensors"] {
+            assert!(read(dir, n) == read(whole.path(), n), "{n}");
+        }
+    };
+    // Stopped in the second of four batches of the first evaluation: the epoch is saved, its report is made when the run goes on.
+    let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
+    let held_out = Signalled(loader(32, 8), signals.clone(), AtomicUsize::new(0), Some(15));
+    let outcome = run(dir.path(), Box::new(held_out), &signals, Resume::No);
+    let Outcome::Interrupted { signal: 15, checkpoint } = outcome else { panic!("{outcome:?}") };
+    assert!(checkpoint.ends_with("checkpoint-00000006.safetensors") && checkpoint.exists());
+    assert!(!dir.path().join("log.txt").exists(), "no report was made");
+    run(dir.path(), Box::new(loader(32, 8)), &quiet, Resume::Auto);
+    same(dir.path());
+    // Asked to save: the evaluation is made again, and the run goes on.
+    let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
+    let held_out = Signalled(loader(32, 8), signals.clone(), AtomicUsize::new(0), None);
+    let outcome = run(dir.path(), Box::new(held_out), &signals, Resume::No);
+    assert!(matches!(outcome, Outcome::Finished { .. }));
+    same(dir.path());
+    // In training: stopped after the first step, and saved on request.
+    let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
+    signals.save();
+    run(dir.path(), Box::new(loader(32, 8)), &signals, Resume::No);
+    assert_eq!(names(dir.path()), [1, 6, 12]);
+    same(dir.path());
+    let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
+    signals.stop(1);
+    assert!(matches!(run(dir.path(), Box::new(loader(32, 8)), &signals, Resume::No), Outcome::Interrupted { .. }));
+    assert_eq!(names(dir.path()), [1]);
+}
+
+#[test]
+fn steps_need_no_folder() {
+    let (data, mut trainer) = (loader(48, 8), pretraining());
+    let dir = tempfile::tempdir().unwrap();
+    go(dir.path(), Plan { max_steps: Some(8), ..plan(8, 3) }, Resume::No).unwrap();
+    let mut losses = vec![];
+    for epoch in 0..2 {
+        for batch in data.epoch(epoch, 0).take(if epoch == 0 { 6 } else { 2 }) {
+            losses.push(trainer.step(batch.unwrap(), Batches::normalize(&data), data.steps()).unwrap());
+        }
+        if epoch == 0 {
+            trainer.end_epoch();
+        }
+    }
+    assert_eq!((losses[7].epoch, losses[7].step, losses.iter().all(|l| l.boundary)), (1, 2, true));
+    let (_, params, _) = candlelight::engine::pretrain::load_model(&checkpoint::list(dir.path())[1]).unwrap();
+    let values = |p: &ParamStore| -> Vec<f32> {
+        p.values().iter().flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    };
+    assert_eq!(values(&params), values(candlelight::engine::task::Task::params(trainer.task())));
+}
