@@ -50,6 +50,7 @@ fn plan(epochs: usize, lr: f64, min_lr: f64) -> Plan {
         save_every: 50,
         keep: 2,
         max_non_finite: 3,
+        ..Plan::default()
     }
 }
 

@@ -290,6 +290,93 @@ fn a_signal_is_answered_inside_an_evaluation() {
     assert_eq!(names(dir.path()), [1]);
 }
 
+/// Batches of which some are spoilt: each as epoch, step and the factor of its pixels.
+struct Spoilt(Loader, Vec<(usize, usize, f32)>);
+
+impl Batches for Spoilt {
+    fn steps(&self) -> usize {
+        self.0.steps()
+    }
+    fn samples(&self) -> usize {
+        self.0.samples()
+    }
+    fn classes(&self) -> &[String] {
+        Batches::classes(&self.0)
+    }
+    fn normalize(&self) -> &Normalize {
+        Batches::normalize(&self.0)
+    }
+    fn epoch<'a>(
+        &'a self,
+        epoch: usize,
+        start: usize,
+    ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
+        Box::new(Batches::epoch(&self.0, epoch, start).map(move |batch| {
+            let mut batch = batch?;
+            if let Some((_, _, factor)) = self.1.iter().find(|(e, s, _)| (*e, *s) == (epoch, batch.step))
+                && let candlelight::data::Pixels::F32(v) = &mut batch.images
+            {
+                v.iter_mut().for_each(|v| *v *= factor);
+            }
+            Ok(batch)
+        }))
+    }
+    fn stats(&self) -> &Stats {
+        Batches::stats(&self.0)
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_follow_the_policy() {
+    use candlelight::engine::train::NonFinite;
+    let nan = |at: Vec<(usize, usize)>| Spoilt(loader(48, 8), at.into_iter().map(|(e, s)| (e, s, f32::NAN)).collect());
+    let run = |data: &dyn Batches, plan: Plan, dir: &Path| {
+        let (folder, seen) = (RunFolder::open(dir, true).unwrap(), Seen::default());
+        let outcome = Session::new(data, &folder).observe(seen.clone()).run(&mut pretraining_by(plan));
+        (outcome, Arc::try_unwrap(seen.0).unwrap().into_inner().unwrap())
+    };
+    let policy = |non_finite| Plan { non_finite, max_non_finite: 3, ..plan(8, 3) };
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, seen) = run(&nan(vec![(1, 2)]), policy(NonFinite::Skip), dir.path());
+    assert!(matches!(outcome.unwrap(), Outcome::Finished { loss, .. } if loss.is_finite()));
+    assert_eq!(seen.len(), 18);
+    let skipped = last(dir.path());
+    // Back to the end of the first epoch; the bad batch does not come again, and the weights are those of a run that skipped it.
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, seen) = run(&nan(vec![(1, 2)]), policy(NonFinite::Rewind), dir.path());
+    assert!(matches!(outcome.unwrap(), Outcome::Finished { .. }));
+    let second: Vec<usize> = seen.iter().filter(|s| s.0 == 1).map(|s| s.1).collect();
+    assert_eq!((second, epochs(dir.path())), (vec![1, 2, 3, 1, 2, 4, 5, 6], vec![0, 1, 2]));
+    let weights = |bytes: &[u8]| {
+        let all = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).unwrap();
+        all["model.patch_embed.proj.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(weights(&last(dir.path())), weights(&skipped));
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, seen) = run(&nan(vec![(1, 2)]), policy(NonFinite::Stop), dir.path());
+    let e = outcome.unwrap_err();
+    assert!(matches!(e, candlelight::engine::Error::NonFinite { count: 1, epoch: 1, step: 3, .. }), "{e}");
+    assert_eq!(seen.len(), 9);
+    // Without a checkpoint there is nothing to go back to; too many bad updates end the run.
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, seen) = run(&nan(vec![(0, 1)]), policy(NonFinite::Rewind), dir.path());
+    assert!(outcome.is_ok() && seen.len() == 18);
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, _) = run(&nan(vec![(1, 0), (1, 2), (1, 4), (2, 0)]), policy(NonFinite::Rewind), dir.path());
+    assert!(matches!(outcome.unwrap_err(), candlelight::engine::Error::NonFinite { count: 3, .. }));
+    // A spike is finite, and yet far above the losses before it.
+    let spoilt = || Spoilt(loader(48, 8), vec![(2, 4, 50.0)]);
+    let spiked = |spike| {
+        let dir = tempfile::tempdir().unwrap();
+        run(&spoilt(), Plan { spike, ..plan(8, 3) }, dir.path()).0.unwrap();
+        weights(&last(dir.path()))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    run(&nan(vec![(2, 4)]), plan(8, 3), dir.path()).0.unwrap();
+    assert_eq!(spiked(Some(8.0)), weights(&last(dir.path())), "its update is not made");
+    assert_ne!(spiked(None), weights(&last(dir.path())));
+}
+
 #[test]
 fn steps_need_no_folder() {
     let (data, mut trainer) = (loader(48, 8), pretraining());

@@ -62,6 +62,7 @@ fn plan(epochs: usize) -> Plan {
         save_every: 1,
         keep: 2,
         max_non_finite: 3,
+        ..Plan::default()
     }
 }
 

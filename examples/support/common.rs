@@ -4,7 +4,7 @@ use super::{device, device_name};
 use candle_core::Device;
 use candlelight::autograd::Precision;
 use candlelight::data::Loader;
-use candlelight::engine::train::{Outcome, Plan, Resume};
+use candlelight::engine::train::{NonFinite, Outcome, Plan, Resume};
 use candlelight::kernels::cpu;
 use candlelight::sched::{CosineConfig, Span, scaled_lr};
 use std::path::PathBuf;
@@ -90,6 +90,13 @@ pub struct Common {
     /// Epochs between checkpoints
     #[arg(long, help_heading = "Run")]
     pub save_every: Option<usize>,
+    /// What to do where the loss or the gradients are not finite: stop, skip the update, or rewind to the newest checkpoint and pass over
+    /// the batch
+    #[arg(long, value_name = "POLICY", default_value = "skip", help_heading = "Optimisation")]
+    pub non_finite: NonFinite,
+    /// Treat a loss so many standard deviations above the last 64 as one that is not finite [default: never]
+    #[arg(long, value_name = "DEVIATIONS", help_heading = "Optimisation")]
+    pub spike: Option<f64>,
     /// Number of checkpoints that are kept
     #[arg(long, default_value_t = 3, help_heading = "Run")]
     pub keep: usize,
@@ -173,6 +180,8 @@ impl Common {
             save_every: self.save_every.unwrap_or(preset.save_every),
             keep: self.keep,
             max_non_finite: 10,
+            non_finite: self.non_finite,
+            spike: self.spike,
         }
     }
 

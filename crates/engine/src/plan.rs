@@ -32,6 +32,37 @@ pub struct Plan {
     pub keep: usize,
     /// The number of updates in a row that may fail because numbers are not finite before the run ends.
     pub max_non_finite: usize,
+    /// What is done where numbers are not finite, or the loss is a spike.
+    pub non_finite: NonFinite,
+    /// How many standard deviations above the mean of the last 64 losses a loss must lie to be a spike, whose update is treated as one
+    /// that is not finite; `None` looks for none.
+    pub spike: Option<f64>,
+}
+
+/// What is done where the loss or the gradients of an update are not finite. No policy ever changes a weight by such an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// The run is saved and ends.
+    Stop,
+    /// The update is left out; after `max_non_finite` in a row the run is saved and ends.
+    #[default]
+    Skip,
+    /// The run goes back to its newest checkpoint and passes over the batches of the update when it comes to them again; after
+    /// `max_non_finite` such updates in the whole run it is saved and ends. Without a checkpoint the update is left out.
+    Rewind,
+}
+
+impl std::str::FromStr for NonFinite {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "stop" => Ok(NonFinite::Stop),
+            "skip" => Ok(NonFinite::Skip),
+            "rewind" => Ok(NonFinite::Rewind),
+            _ => Err(format!("`{s}` is none of stop, skip, rewind")),
+        }
+    }
 }
 
 impl Default for Plan {
@@ -49,6 +80,8 @@ impl Default for Plan {
             save_every: 1,
             keep: 2,
             max_non_finite: 10,
+            non_finite: NonFinite::default(),
+            spike: None,
         }
     }
 }
@@ -84,6 +117,11 @@ impl Plan {
             && (c.is_nan() || c <= 0.0)
         {
             return Err(Error::Config(format!("clip_grad is {c}, expected more than 0")));
+        }
+        if let Some(s) = self.spike
+            && (s.is_nan() || s <= 0.0)
+        {
+            return Err(Error::Config(format!("spike is {s}, expected more than 0 standard deviations")));
         }
         Ok(Checked(self))
     }
@@ -165,6 +203,7 @@ mod tests {
             (Plan { batch_size: 0, ..Plan::default() }, "batch_size"),
             (Plan { epochs: 0, ..Plan::default() }, "epochs"),
             (Plan { clip_grad: Some(0.0), ..Plan::default() }, "clip_grad"),
+            (Plan { spike: Some(-1.0), ..Plan::default() }, "spike"),
         ] {
             assert!(plan.check().unwrap_err().to_string().contains(word), "{word}");
         }

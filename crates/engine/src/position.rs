@@ -1,6 +1,7 @@
 //! The position of a run: how far it has come.
 
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 
 /// The best report so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -29,9 +30,43 @@ pub(crate) struct Position {
     /// The best report so far.
     #[serde(default)]
     pub(crate) best: Option<Best>,
+    /// The last losses, as bits, where spikes are looked for.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    recent: VecDeque<u32>,
+    /// The updates whose batches are passed over, each as epoch, first step and the step after the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) passed: Vec<(usize, usize, usize)>,
 }
 
+/// The losses by which a spike is told, and how many of them there must be.
+const RECENT: (usize, usize) = (64, 16);
+
 impl Position {
+    /// How many standard deviations a loss lies above the mean of the last ones, where there are enough of them; else it is remembered.
+    /// Spikes are not remembered.
+    pub(crate) fn spike(&mut self, loss: f32, limit: f64) -> Option<f64> {
+        let n = self.recent.len() as f64;
+        if self.recent.len() >= RECENT.1 {
+            let values = || self.recent.iter().map(|b| f64::from(f32::from_bits(*b)));
+            let mean = values().sum::<f64>() / n;
+            let deviation = (values().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+            let above = (f64::from(loss) - mean) / deviation.max(f64::MIN_POSITIVE);
+            if above > limit {
+                return Some(above);
+            }
+        }
+        self.recent.push_back(loss.to_bits());
+        if self.recent.len() > RECENT.0 {
+            self.recent.pop_front();
+        }
+        None
+    }
+
+    /// Whether the batch of a step of this epoch is passed over.
+    pub(crate) fn passes(&self, step: usize) -> bool {
+        self.passed.iter().any(|(epoch, from, to)| *epoch == self.epoch && (*from..*to).contains(&step))
+    }
+
     /// The number of steps done in the whole run.
     pub(crate) fn done(&self, steps_per_epoch: usize) -> usize {
         self.epoch * steps_per_epoch + self.step
@@ -51,7 +86,8 @@ impl Position {
     }
 
     pub(crate) fn next_epoch(&mut self) {
-        let &mut Position { epoch, updates, skipped, bad_in_a_row, best, .. } = self;
-        *self = Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, best, ..Default::default() };
+        let Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, .. } = std::mem::take(self);
+        *self =
+            Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, best, recent, passed, ..Default::default() };
     }
 }

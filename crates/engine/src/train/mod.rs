@@ -6,7 +6,7 @@ mod resume;
 mod session;
 mod trainer;
 
-pub use crate::plan::{Checked, Plan};
+pub use crate::plan::{Checked, NonFinite, Plan};
 pub use crate::position::Best;
 pub use observe::{Events, Observer};
 pub use session::Session;

@@ -7,7 +7,7 @@ use crate::signals::Signals;
 use crate::task::{Batches, Findings, Moment, Task};
 use crate::train::observe::Observers;
 use crate::train::trainer::Extent;
-use crate::train::{Best, Events, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
+use crate::train::{Best, Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
 use candlelight_store::{CheckpointFolder, RunFolder};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -136,6 +136,8 @@ struct Running<'a, 't, T: Task> {
 enum Steps {
     Done,
     Stopped(i32),
+    /// The run is back at its newest checkpoint.
+    Rewound,
 }
 
 impl<T: Task> Running<'_, '_, T> {
@@ -149,8 +151,10 @@ impl<T: Task> Running<'_, '_, T> {
         while self.trainer.position.epoch < epochs
             && (self.trainer.position.done(self.steps) < self.total || self.trainer.position.step == self.steps)
         {
-            if let Steps::Stopped(signal) = self.epoch()? {
-                return Ok(Outcome::Interrupted { signal, checkpoint: self.save()? });
+            match self.epoch()? {
+                Steps::Done => {}
+                Steps::Stopped(signal) => return Ok(Outcome::Interrupted { signal, checkpoint: self.save()? }),
+                Steps::Rewound => continue,
             }
             loss = self.trainer.position.means().0;
             let finished = self.close()?;
@@ -168,6 +172,18 @@ impl<T: Task> Running<'_, '_, T> {
         self.trainer.begin();
         let mut came = 0;
         for batch in data.epoch(epoch, self.trainer.position.step) {
+            if let Ok(b) = &batch
+                && self.trainer.position.passes(b.step)
+            {
+                came += 1;
+                let after = (b.step + 1).min(steps);
+                if let Some(skipped) = self.trainer.pass(after)?
+                    && self.skipped(&skipped)?
+                {
+                    return Ok(Steps::Rewound);
+                }
+                continue;
+            }
             let step = batch.map_err(Error::from).and_then(|b| self.trainer.step(b, data.normalize(), steps));
             let step = match step {
                 Ok(step) => step,
@@ -177,7 +193,9 @@ impl<T: Task> Running<'_, '_, T> {
                 }
             };
             came += 1;
-            self.see(&step)?;
+            if self.see(&step)? {
+                return Ok(Steps::Rewound);
+            }
             if step.boundary && self.trainer.position.done(steps) >= self.total {
                 return Ok(Steps::Done);
             }
@@ -206,20 +224,19 @@ impl<T: Task> Running<'_, '_, T> {
                     "epoch {epoch} ended after step {have} of {steps}: the data has fewer samples than it announced"
                 );
             });
-            if let Some(skipped) = self.trainer.pass(steps)? {
-                self.skipped(epoch, steps, &skipped)?;
+            if let Some(skipped) = self.trainer.pass(steps)?
+                && self.skipped(&skipped)?
+            {
+                return Ok(Steps::Rewound);
             }
         }
         Ok(Steps::Done)
     }
 
-    /// Shows a step to all who see it.
-    fn see(&mut self, step: &StepReport) -> Result<()> {
+    /// Shows a step to all who see it. Returns whether the run was brought back to a checkpoint.
+    fn see(&mut self, step: &StepReport) -> Result<bool> {
         let saved = self.trainer.saved.take();
         self.note(saved);
-        if let Some(skipped) = &step.skipped {
-            self.skipped(step.epoch, step.step, skipped)?;
-        }
         let at = step.epoch as f64 + step.step as f64 / self.steps as f64;
         let failed = self.session.observers.each(|o| o.step(step, at));
         failed.iter().for_each(|f| self.say(|| tracing::warn!("{f}")));
@@ -229,23 +246,52 @@ impl<T: Task> Running<'_, '_, T> {
         if let Some(p) = &mut self.progress {
             p.step(&line, step.step == self.steps);
         }
-        Ok(())
+        step.skipped.as_ref().map_or(Ok(false), |s| self.skipped(s))
     }
 
-    /// Tells of an update that was skipped because numbers were not finite; too many in a row end the run.
-    fn skipped(&mut self, epoch: usize, step: usize, skipped: &Skipped) -> Result<()> {
-        let (loss, count) = (skipped.loss, skipped.in_a_row);
+    /// Does what the plan says about an update whose numbers were not finite. Returns whether the run was brought back to a checkpoint.
+    fn skipped(&mut self, skipped: &Skipped) -> Result<bool> {
+        let (loss, (epoch, _, step)) = (skipped.loss, skipped.steps);
         let mut samples: Vec<String> = skipped.samples.iter().take(8).map(ToString::to_string).collect();
         if skipped.samples.len() > samples.len() {
             samples.push(format!("and {} more", skipped.samples.len() - samples.len()));
         }
-        let samples = samples.join(", ");
-        self.say(|| tracing::warn!("loss {loss} at epoch {epoch} step {step}: update skipped (samples {samples})"));
-        if count >= self.trainer.plan.max_non_finite {
+        let (samples, policy) = (samples.join(", "), self.trainer.plan.non_finite);
+        let why =
+            skipped.spike.map_or_else(String::new, |d| format!(" ({d:.1} standard deviations above the last ones)"));
+        self.say(|| {
+            tracing::warn!("loss {loss}{why} at epoch {epoch} step {step}: update skipped (samples {samples})");
+        });
+        let count = match policy {
+            NonFinite::Rewind => self.trainer.position.passed.len() + 1,
+            NonFinite::Stop | NonFinite::Skip => skipped.in_a_row,
+        };
+        if policy == NonFinite::Stop || count >= self.trainer.plan.max_non_finite {
             let saved = self.save()?;
             return Err(Error::NonFinite { count, epoch, step, saved });
         }
-        Ok(())
+        if policy == NonFinite::Rewind { self.rewind(skipped.steps) } else { Ok(false) }
+    }
+
+    /// Brings the run back to its newest checkpoint, from where it will pass over some steps.
+    fn rewind(&mut self, over: (usize, usize, usize)) -> Result<bool> {
+        self.settle();
+        let Some(mut c) = checkpoint::newest(self.session.folder.path(), T::KIND) else {
+            self.say(|| tracing::warn!("there is no checkpoint to go back to: the update is left out"));
+            return Ok(false);
+        };
+        let mut passed = std::mem::take(&mut self.trainer.position.passed);
+        passed.push(over);
+        self.trainer.take(&mut c)?;
+        self.trainer.position.passed = passed;
+        self.saved = None;
+        let (epoch, from, to) = over;
+        let path = c.path().display().to_string();
+        self.say(|| tracing::warn!("back at {path}; steps {from} to {to} of epoch {epoch} will be passed over"));
+        if let Err(e) = self.session.folder.cut_log(self.trainer.position.epoch) {
+            self.without_log(&e.into());
+        }
+        Ok(true)
     }
 
     /// Does what follows the steps of an epoch: checkpoint, report, best weights, log. Returns whether the run is finished.
@@ -345,6 +391,7 @@ impl<T: Task> Running<'_, '_, T> {
         if self.saved.as_ref().is_some_and(|(p, _)| *p == self.trainer.position) {
             return;
         }
+        let start = Instant::now();
         let made = self.trainer.record(self.extent).and_then(|r| Ok((r, self.trainer.entries(true)?)));
         let (record, entries) = match made {
             Ok(made) => made,
@@ -360,6 +407,7 @@ impl<T: Task> Running<'_, '_, T> {
             write(&folder, &path, T::KIND, &record, &entries, keep)?;
             Ok(path)
         });
+        self.trainer.stood = start.elapsed();
         self.note(result);
     }
 
@@ -375,6 +423,8 @@ impl<T: Task> Running<'_, '_, T> {
             None => {}
             Some(Ok(path)) => {
                 self.failed = None;
+                let stood = self.trainer.stood.as_secs_f64();
+                self.say(|| tracing::debug!("saved {}; training stood still for {stood:.3} s", path.display()));
                 self.saved = self.in_flight.take().map(|p| (p, path));
             }
             Some(Err(e)) => {

@@ -16,6 +16,7 @@ use candlelight_store::Saver;
 use candlelight_store::tensors::Entry;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Everything in a checkpoint that is not a tensor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,6 +66,10 @@ pub struct Skipped {
     pub samples: Vec<usize>,
     /// How many updates in a row were not made, this one included.
     pub in_a_row: usize,
+    /// Where the loss was finite, but a spike: how many standard deviations above the last ones it was.
+    pub spike: Option<f64>,
+    /// The epoch, the first step of the update, and the step after its last.
+    pub steps: (usize, usize, usize),
 }
 
 /// The batches of one update.
@@ -77,13 +82,15 @@ struct Window {
     lr: f64,
     /// The samples of the batches.
     samples: Vec<usize>,
+    /// The spike among their losses.
+    spike: Option<f64>,
     /// The position after the last update.
     updated: Position,
 }
 
 impl Window {
     fn new(position: &Position) -> Self {
-        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], updated: position.clone() }
+        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], spike: None, updated: position.clone() }
     }
 }
 
@@ -102,6 +109,8 @@ pub struct Trainer<T: Task> {
     pub(super) saver: Saver<PathBuf>,
     /// What came of a save that an update had to wait for.
     pub(super) saved: Option<candlelight_store::Result<PathBuf>>,
+    /// How long training has stood still for the save.
+    pub(super) stood: Duration,
 }
 
 impl<T: Task> std::fmt::Debug for Trainer<T> {
@@ -130,6 +139,7 @@ impl<T: Task> Trainer<T> {
             classes: vec![],
             saver: Saver::default(),
             saved: None,
+            stood: Duration::ZERO,
             plan,
             task,
         })
@@ -179,7 +189,7 @@ impl<T: Task> Trainer<T> {
         };
         let lr = self.window.lr;
         self.window.pending += 1;
-        self.window.finite &= loss.is_finite();
+        self.window.finite &= loss.is_finite() && self.window.spike.is_none();
         self.position.add(loss, lr);
         self.position.step += 1;
         let boundary = self.position.step % accum == 0;
@@ -214,7 +224,12 @@ impl<T: Task> Trainer<T> {
         let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
         let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
         let value = loss.scalar()?;
-        if value.is_finite() {
+        if let Some(limit) = self.plan.spike
+            && value.is_finite()
+        {
+            self.window.spike = self.position.spike(value, limit).or(self.window.spike);
+        }
+        if value.is_finite() && self.window.spike.is_none() {
             // Gradients are final with the last micro-batch, and never where the update will be skipped.
             let last = (self.position.step + 1) % self.plan.accum_iter == 0;
             self.grads.accumulating(!(last && self.window.finite));
@@ -242,7 +257,9 @@ impl<T: Task> Trainer<T> {
             self.position.skipped += 1;
             self.position.bad_in_a_row += 1;
             let samples = std::mem::take(&mut self.window.samples);
-            skipped = Some(Skipped { loss, samples, in_a_row: self.position.bad_in_a_row });
+            let steps = (self.position.epoch, self.window.updated.step, self.position.step);
+            skipped =
+                Some(Skipped { loss, samples, in_a_row: self.position.bad_in_a_row, spike: self.window.spike, steps });
         }
         self.begin();
         Ok(skipped)
@@ -267,8 +284,10 @@ impl<T: Task> Trainer<T> {
 
     /// Waits for the save in flight.
     pub(super) fn settle(&mut self) {
+        let start = Instant::now();
         if let Some(result) = self.saver.wait() {
             self.saved = Some(result);
+            self.stood += start.elapsed();
         }
     }
 
