@@ -190,6 +190,60 @@ fn a_save_that_fails_is_made_later_and_only_the_last_one_must_succeed() {
     assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".tmp")), "{left:?}");
 }
 
+/// Every file of the folder that stands under a checkpoint's name is whole, and no temporary file is left.
+fn sound(dir: &Path, what: &str) {
+    for path in checkpoint::list(dir) {
+        let loaded = checkpoint::load::<serde_json::Value>(&path, "mae_pretrain");
+        assert!(loaded.is_ok(), "{what}: {}", loaded.unwrap_err());
+    }
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.ends_with(".tmp"), "{what}: {name} is left");
+    }
+}
+
+#[test]
+fn whichever_file_operation_fails_no_state_is_bad() {
+    use candlelight::store::faults::{Fault, arm, disarm};
+    let plan = || Plan { keep: 1, ..plan(8, 3) };
+    let whole = tempfile::tempdir().unwrap();
+    arm(whole.path(), u64::MAX, Fault::Once);
+    go(whole.path(), plan(), Resume::No).unwrap();
+    let operations = disarm();
+    assert!((25..200).contains(&operations), "{operations}");
+    let (mut failed, mut finished) = (0, 0);
+    for fault in [Fault::Once, Fault::Forever] {
+        for n in 0..operations {
+            let what = format!("{fault:?}, operation {n}");
+            let dir = tempfile::tempdir().unwrap();
+            arm(dir.path(), n, fault);
+            let outcome = go(dir.path(), plan(), Resume::No);
+            disarm();
+            sound(dir.path(), &what);
+            match outcome {
+                // One failure disturbs nothing: it is tried again.
+                Ok(_) => {
+                    finished += 1;
+                    assert!(last(dir.path()) == last(whole.path()), "{what}");
+                }
+                Err(e) => {
+                    failed += 1;
+                    assert!(fault == Fault::Forever && e.to_string().contains("made to fail"), "{what}: {e}");
+                }
+            }
+            // There is room again: the run goes on from where it was saved.
+            let there = !checkpoint::list(dir.path()).is_empty();
+            go(dir.path(), plan(), Resume::Auto).unwrap();
+            sound(dir.path(), &what);
+            assert!(last(dir.path()) == last(whole.path()), "{what}, continued");
+            if fault == Fault::Once || !there {
+                assert_eq!(epochs(dir.path()), [0, 1, 2], "{what}");
+            }
+        }
+    }
+    assert!(failed > 5 && finished >= operations, "{failed} {finished}");
+}
+
 /// Held-out images whose evaluation a signal meets.
 struct Signalled(Loader, Signals, AtomicUsize, Option<i32>);
 

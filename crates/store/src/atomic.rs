@@ -1,7 +1,8 @@
 //! Files that appear whole or not at all.
 
 use crate::error::{Error, Result};
-use std::io::Write;
+use crate::faults;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// A file that is being written and appears under its name when it is whole.
@@ -26,13 +27,14 @@ impl Pending {
         let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".tmp");
+        faults::operation(path).map_err(|e| unwritten(path, &e))?;
         let file = permitted(&mut builder, folder, &target).map_err(|e| unwritten(path, &e))?;
         Ok(Pending { file, path: path.into(), target })
     }
 
     /// The file, to write to.
-    pub fn file(&mut self) -> &mut std::fs::File {
-        self.file.as_file_mut()
+    pub fn file(&mut self) -> impl Write + Seek + '_ {
+        faults::Counted { file: self.file.as_file_mut(), path: &self.path }
     }
 
     /// Syncs the file, renames it, and syncs the folder where the system can do that.
@@ -41,7 +43,8 @@ impl Pending {
     /// When the disk is full or the name cannot be replaced; the file there is as it was then.
     pub fn commit(self) -> Result<()> {
         let Pending { file, path, target } = self;
-        file.as_file().sync_all().map_err(|e| unwritten(&path, &e))?;
+        faults::operation(&path).and_then(|()| file.as_file().sync_all()).map_err(|e| unwritten(&path, &e))?;
+        faults::operation(&path).map_err(|e| unwritten(&path, &e))?;
         file.persist(&target).map_err(|e| unwritten(&path, &e.error))?;
         crate::platform::sync_folder(target.parent().unwrap_or(Path::new(".")));
         Ok(())

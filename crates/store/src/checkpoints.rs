@@ -1,6 +1,7 @@
 //! The checkpoints in the folder of a run.
 
 use crate::error::{Error, Result};
+use crate::faults;
 use std::path::{Path, PathBuf};
 
 /// A folder of checkpoints `checkpoint-NUMBER.safetensors`. The newest has the largest number, whatever settings have changed between
@@ -59,7 +60,7 @@ impl CheckpointFolder {
     pub fn prune(&self, keep: usize) -> Result<()> {
         let all = self.list();
         for old in &all[..all.len().saturating_sub(keep.max(1))] {
-            std::fs::remove_file(old).map_err(|e| file(old, &e))?;
+            faults::operation(old).and_then(|()| std::fs::remove_file(old)).map_err(|e| file(old, &e))?;
         }
         Ok(())
     }
@@ -103,7 +104,7 @@ impl CheckpointFolder {
     fn aside(&self) -> Result<PathBuf> {
         for n in 1.. {
             let folder = self.path.join(format!("abandoned-{n}"));
-            match std::fs::create_dir(&folder) {
+            match faults::operation(&folder).and_then(|()| std::fs::create_dir(&folder)) {
                 Ok(()) => return Ok(folder),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(file(&folder, &e)),
@@ -115,7 +116,7 @@ impl CheckpointFolder {
 
 fn move_into(path: &Path, folder: &Path) -> Result<()> {
     let to = folder.join(path.file_name().unwrap_or_default());
-    std::fs::rename(path, to).map_err(|e| file(path, &e))
+    faults::operation(path).and_then(|()| std::fs::rename(path, to)).map_err(|e| file(path, &e))
 }
 
 fn file(path: &Path, e: &std::io::Error) -> Error {

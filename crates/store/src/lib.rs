@@ -6,6 +6,8 @@ pub mod atomic;
 pub mod checkpoints;
 pub mod classes;
 mod error;
+#[doc(hidden)]
+pub mod faults;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod json;

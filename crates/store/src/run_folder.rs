@@ -3,6 +3,7 @@
 use crate::atomic::write_atomic;
 use crate::checkpoints::CheckpointFolder;
 use crate::error::{Error, Result};
+use crate::faults;
 use crate::platform::{self, Locked};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -79,15 +80,22 @@ impl RunFolder {
         CheckpointFolder::new(&self.path)
     }
 
-    /// Appends a JSON line to `log.txt`.
+    /// Appends a JSON line to `log.txt`. Half a line at its end, which a write that failed has left, is removed first.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn log(&self, line: &serde_json::Value) -> Result<()> {
         let path = self.path.join("log.txt");
         let write = || {
-            let mut f = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-            f.write_all(format!("{line}\n").as_bytes())?;
+            faults::operation(&path)?;
+            let mut f = File::options().create(true).read(true).append(true).open(&path)?;
+            let mut text = vec![];
+            f.read_to_end(&mut text)?;
+            let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+            if whole < text.len() {
+                f.set_len(whole as u64)?;
+            }
+            faults::Counted { file: &mut f, path: &path }.write_all(format!("{line}\n").as_bytes())?;
             f.sync_data()
         };
         write().map_err(|e| file(&path, e.to_string()))

@@ -147,7 +147,7 @@ pub fn write(path: &Path, entries: &[Entry], metadata: impl Fn(&Checksums) -> BT
     let mut text = header(&sums)?;
     text.resize(most, b' ');
     let finished = (|| {
-        let file = pending.file();
+        let mut file = pending.file();
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&(most as u64).to_le_bytes())?;
         file.write_all(&text)

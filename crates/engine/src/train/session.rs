@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
             saved: start.from.filter(|p| p.parent() == Some(self.folder.path())).map(|p| (trainer.position.clone(), p)),
             in_flight: None,
             failed: None,
-            log: true,
+            lines: vec![],
             session: self,
             trainer,
         };
@@ -128,8 +128,8 @@ struct Running<'a, 't, T: Task> {
     in_flight: Option<crate::position::Position>,
     /// When a save failed last.
     failed: Option<Instant>,
-    /// Whether log.txt can be written.
-    log: bool,
+    /// Lines of log.txt that could not be written yet.
+    lines: Vec<serde_json::Value>,
 }
 
 /// How an epoch's steps ended.
@@ -142,9 +142,19 @@ enum Steps {
 
 impl<T: Task> Running<'_, '_, T> {
     fn run(mut self) -> Result<Outcome> {
-        if let Err(e) = self.session.folder.cut_log(self.trainer.position.epoch) {
-            self.without_log(&e.into());
+        let outcome = self.epochs();
+        if !self.lines.is_empty() {
+            candlelight_store::faults::pause(Duration::from_secs(1));
+            self.log();
         }
+        for line in std::mem::take(&mut self.lines) {
+            self.say(|| tracing::warn!("could not be written to log.txt: {line}"));
+        }
+        outcome
+    }
+
+    fn epochs(&mut self) -> Result<Outcome> {
+        self.cut_log();
         let epochs = self.trainer.plan.epochs;
         let mut loss = f64::NAN;
         // An epoch whose steps are done but whose report is missing enters the loop once more, for the report alone.
@@ -288,9 +298,7 @@ impl<T: Task> Running<'_, '_, T> {
         let (epoch, from, to) = over;
         let path = c.path().display().to_string();
         self.say(|| tracing::warn!("back at {path}; steps {from} to {to} of epoch {epoch} will be passed over"));
-        if let Err(e) = self.session.folder.cut_log(self.trainer.position.epoch) {
-            self.without_log(&e.into());
-        }
+        self.cut_log();
         Ok(true)
     }
 
@@ -326,11 +334,8 @@ impl<T: Task> Running<'_, '_, T> {
             line.extend(found.last.iter().map(|(n, v)| ((*n).to_string(), v.clone())));
             serde_json::Value::from(line)
         });
-        if let (Some(line), true) = (&line, self.log)
-            && let Err(e) = self.session.folder.log(line)
-        {
-            self.without_log(&e.into());
-        }
+        self.lines.extend(line.clone());
+        self.log();
         let failed = self.session.observers.each(|o| o.report(&found, line.as_ref()));
         failed.iter().for_each(|f| self.say(|| tracing::warn!("{f}")));
         Ok(finished)
@@ -465,9 +470,28 @@ impl<T: Task> Running<'_, '_, T> {
         e
     }
 
-    fn without_log(&mut self, e: &Error) {
-        self.log = false;
-        self.say(|| tracing::warn!("the log cannot be written and is left out from here on: {e}"));
+    /// Writes the lines of log.txt that are due. Those that cannot be written are kept for the next time.
+    fn log(&mut self) {
+        while let Some(line) = self.lines.first() {
+            if let Err(e) = self.session.folder.log(line) {
+                if self.lines.len() == 1 {
+                    self.say(|| {
+                        tracing::warn!("the log cannot be written, and is tried again after the next epoch: {e}")
+                    });
+                }
+                return;
+            }
+            self.lines.remove(0);
+        }
+    }
+
+    /// Removes the lines of log.txt that the run will write again.
+    fn cut_log(&mut self) {
+        let epoch = self.trainer.position.epoch;
+        self.lines.retain(|l| l["epoch"].as_u64().is_some_and(|e| (e as usize) < epoch));
+        if let Err(e) = self.session.folder.cut_log(epoch) {
+            self.say(|| tracing::warn!("log.txt still has lines of epoch {epoch} and later ones: {e}"));
+        }
     }
 
     /// Says something without tearing the bar of the progress.
@@ -493,7 +517,7 @@ fn write(
         if result.is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(pause));
+        candlelight_store::faults::pause(Duration::from_millis(pause));
         result = checkpoint::save_record(path, kind, record, entries);
     }
     result?;
