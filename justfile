@@ -17,3 +17,7 @@ compare BASE:
 # A hundred thousand hostile inputs for each reader; CI tries 2,000.
 fuzz:
     CANDLELIGHT_FUZZ_RUNS=100000 cargo test --release --test fuzz -- --nocapture
+
+# Two hundred kills and fifty signals at random instants, ten thousand steps.
+campaign:
+    CANDLELIGHT_CAMPAIGN=200 RUST_TEST_THREADS=1 cargo test --release --test campaign --test runs -- --nocapture

@@ -24,7 +24,7 @@ use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::common::{Common, Preset};
+use support::common::{Common, Preset, replay};
 use support::runs::{self, Ended, Run};
 use support::{Result, vision};
 
@@ -271,14 +271,13 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
         return Ok((ExitCode::SUCCESS, Some(evaluate(&path, &task, args.pos_interpolation)?)));
     }
     let mut trainer = Trainer::new(plan.check()?, task)?;
-    let folder = RunFolder::open(&v.output, common.resume() != Resume::No)?;
+    let folder = RunFolder::open(&v.output, common.resume() != Resume::No || common.replay.is_some())?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
-    let outcome = Session::new(&loader, &folder)
-        .resume(common.resume())
-        .signals(signals)
-        .events(&log_dir)
-        .progress()
-        .run(&mut trainer)?;
+    let session = Session::new(&loader, &folder).resume(common.resume()).signals(signals).events(&log_dir).progress();
+    if let Some(step) = common.replay {
+        return Ok((replay(session, &mut trainer, step)?, None));
+    }
+    let outcome = session.run(&mut trainer)?;
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 

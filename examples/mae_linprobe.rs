@@ -24,7 +24,7 @@ use candlelight::store::RunFolder;
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::Arc;
-use support::common::{Common, Preset};
+use support::common::{Common, Preset, replay};
 use support::runs::{self, Ended, Run};
 use support::{Result, vision};
 
@@ -142,7 +142,11 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     tracing::info!("loading: {}", loader.plan());
     tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out.samples());
     let precision = plan.precision;
-    let folder = if args.eval { None } else { Some(RunFolder::open(&v.output, common.resume() != Resume::No)?) };
+    let folder = if args.eval {
+        None
+    } else {
+        Some(RunFolder::open(&v.output, common.resume() != Resume::No || common.replay.is_some())?)
+    };
 
     // The images, and the pipelines that prepare them.
     let (batches, task): (Box<dyn Batches>, _) = if args.cache_features && !args.eval {
@@ -194,12 +198,11 @@ fn train(args: &Args, model: &VitConfig, data: &vision::Data, v: &Run, signals: 
     };
     let mut trainer = Trainer::new(plan.check()?, task)?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| v.output.clone());
-    let outcome = Session::new(&*batches, &folder)
-        .resume(common.resume())
-        .signals(signals)
-        .events(&log_dir)
-        .progress()
-        .run(&mut trainer)?;
+    let session = Session::new(&*batches, &folder).resume(common.resume()).signals(signals).events(&log_dir).progress();
+    if let Some(step) = common.replay {
+        return Ok((replay(session, &mut trainer, step)?, None));
+    }
+    let outcome = session.run(&mut trainer)?;
     Ok(runs::ended(outcome, &trainer, &v.output, &loader))
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::Result;
-use support::common::{Common, Preset, finish};
+use support::common::{Common, Preset, finish, replay};
 
 /// Pretrain a masked autoencoder. Without --data_path a small one learns the images that come with the repository.
 #[derive(Parser, Debug)]
@@ -127,14 +127,13 @@ fn run(args: &Args) -> Result<ExitCode> {
     support::vision::count(trainer.task().params(), &device);
     tracing::info!("{} steps per epoch; writing to {}", loader.steps(), output.display());
     let resume = common.resume();
-    let folder = RunFolder::open(&output, resume != Resume::No)?;
+    let folder = RunFolder::open(&output, resume != Resume::No || common.replay.is_some())?;
     let log_dir = common.log_dir.clone().unwrap_or_else(|| output.clone());
-    let outcome = Session::new(&loader, &folder)
-        .resume(resume)
-        .signals(&signals)
-        .events(&log_dir)
-        .progress()
-        .run(&mut trainer)?;
+    let session = Session::new(&loader, &folder).resume(resume).signals(&signals).events(&log_dir).progress();
+    if let Some(step) = common.replay {
+        return replay(session, &mut trainer, step);
+    }
+    let outcome = session.run(&mut trainer)?;
     Ok(finish(outcome, &output, &loader, &[("picture", output.join("reconstruction.png").display().to_string())]))
 }
 

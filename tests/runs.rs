@@ -6,7 +6,7 @@ use candlelight::engine::checkpoint;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::signals::Signals;
-use candlelight::engine::task::Batches;
+use candlelight::engine::task::{Batches, Task};
 use candlelight::engine::train::{Observer, Outcome, Plan, Resume, Session, StepReport, Trainer};
 use candlelight::prelude::*;
 use candlelight::store::RunFolder;
@@ -147,6 +147,55 @@ impl Observer for Seen {
     }
 }
 
+/// The loss, the norm and the samples of every step, as they are.
+#[derive(Clone, Default)]
+struct Told(Arc<std::sync::Mutex<Vec<Step>>>);
+
+type Step = (u32, Option<u64>, Vec<usize>);
+
+fn told(step: &StepReport) -> Step {
+    (step.loss.to_bits(), step.norm.map(f64::to_bits), step.samples.clone())
+}
+
+impl Observer for Told {
+    fn name(&self) -> &str {
+        "told"
+    }
+    fn step(&mut self, step: &StepReport, _: f64) -> Result<()> {
+        self.0.lock().unwrap().push(told(step));
+        Ok(())
+    }
+}
+
+#[test]
+fn every_step_can_be_replayed() {
+    let (dir, seen) = (tempfile::tempdir().unwrap(), Told::default());
+    let (data, plan) = (loader(48, 8), || Plan { accum_iter: 2, keep: 1, ..plan(8, 3) });
+    let folder = RunFolder::open(dir.path(), false).unwrap();
+    let stop = Signals::default();
+    let session = Session::new(&data, &folder).observe(seen.clone()).signals(&stop).observe(Stop(stop.clone(), 10));
+    session.run(&mut pretraining_by(plan())).unwrap();
+    Session::new(&data, &folder).resume(Resume::Auto).observe(seen.clone()).run(&mut pretraining_by(plan())).unwrap();
+    // One checkpoint is left, at the end: every step is made from the seed. With more of them, from the nearest.
+    let seen = seen.0.lock().unwrap().clone();
+    assert_eq!(seen.len(), 18);
+    let branch = tempfile::tempdir().unwrap();
+    let more = RunFolder::open(branch.path(), false).unwrap();
+    Session::new(&data, &more).run(&mut pretraining_by(Plan { keep: 9, ..plan() })).unwrap();
+    for (i, want) in seen.iter().enumerate() {
+        for folder in [&folder, &more] {
+            let report = Session::new(&data, folder).replay(&mut pretraining_by(plan()), i + 1).unwrap();
+            assert_eq!(&told(&report), want, "step {}", i + 1);
+        }
+    }
+    assert_eq!(names(branch.path()), [6, 12, 18], "nothing is written");
+    let e = Session::new(&data, &more).replay(&mut pretraining_by(plan()), 19).unwrap_err().to_string();
+    assert!(e.contains("no step 19 in a run of 18"), "{e}");
+    let other = loader(40, 8);
+    let e = Session::new(&other, &more).replay(&mut pretraining_by(plan()), 9).unwrap_err().to_string();
+    assert!(e.contains("other data"), "{e}");
+}
+
 struct Broken<'a>(&'a AtomicUsize);
 
 impl Observer for Broken<'_> {
@@ -155,8 +204,118 @@ impl Observer for Broken<'_> {
     }
     fn step(&mut self, _: &StepReport, _: f64) -> Result<()> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Err(std::io::Error::other("no space left on device")).map_err(candle_core::Error::wrap)?
+        Err(candle_core::Error::wrap(std::io::Error::other("no space left on device")))?
     }
+}
+
+/// Sends a signal at a step, counted from 1 over the whole run.
+struct Stop(Signals, usize);
+
+impl Observer for Stop {
+    fn name(&self) -> &str {
+        "stop"
+    }
+    fn step(&mut self, _: &StepReport, _: f64) -> Result<()> {
+        self.1 -= 1;
+        if self.1 == 0 {
+            self.0.stop(15);
+        }
+        Ok(())
+    }
+}
+
+/// Stops a run of 12 steps after each of them and continues it; returns how often.
+fn at_every_step<T: Task>(data: &dyn Batches, make: impl Fn(Plan) -> Trainer<T>) -> usize {
+    let run = |dir: &Path, stop, resume: Resume| {
+        let (folder, signals) = (RunFolder::open(dir, resume != Resume::No).unwrap(), Signals::default());
+        let session = Session::new(data, &folder).resume(resume).signals(&signals);
+        session.observe(Stop(signals.clone(), stop)).run(&mut make(plan(8, 2))).unwrap()
+    };
+    let whole = tempfile::tempdir().unwrap();
+    run(whole.path(), 99, Resume::No);
+    let read = |d: &Path, n: &str| std::fs::read(d.join(n)).ok();
+    for stop in 1..=12 {
+        let dir = tempfile::tempdir().unwrap();
+        let stopped = run(dir.path(), stop, Resume::No);
+        assert!(matches!(stopped, Outcome::Interrupted { .. }) || stop == 12);
+        run(dir.path(), 99, Resume::Auto);
+        assert!(last(dir.path()) == last(whole.path()), "{}, stopped after step {stop}", T::KIND);
+        for n in ["log.txt", "best.safetensors"] {
+            assert!(read(dir.path(), n) == read(whole.path(), n), "{n} of {}, stopped after step {stop}", T::KIND);
+        }
+    }
+    12
+}
+
+#[test]
+fn every_step_of_every_recipe_is_a_place_to_stop() {
+    use candlelight::models::ModelConfig;
+    use candlelight::models::freeze::Trained;
+    use candlelight::models::vit::{Head, Pool};
+    let data = loader(48, 8);
+    let mut equal = at_every_step(&data, pretraining_by);
+    equal += at_every_step(&data, |plan| classifying_by(plan, Box::new(loader(32, 8))));
+    let built = |plan: Plan, model: ModelConfig, config: ClassifyConfig<ModelConfig>| {
+        let params = ParamStore::new();
+        let built = model.build(params.builder(Key::new(0))).unwrap();
+        let task = Classify::new(ClassifyConfig { model, ..config }, params, built).unwrap();
+        Trainer::new(plan.check().unwrap(), task.evaluating(loader(32, 8), Precision::F32)).unwrap()
+    };
+    let config = |model: ModelConfig| ClassifyConfig {
+        classes: 10,
+        loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+        optimizer: LarsConfig::default().into(),
+        weight_decay: 0.0,
+        layer_decay: None,
+        trained: Some(Trained::Head),
+        ema: None,
+        mix: None,
+        eval_every: Some(1),
+        model,
+    };
+    let demo = registry::vit("vit_demo_patch4").unwrap();
+    let probe: ModelConfig =
+        VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, pool: Pool::Token, head: Head::Probe, ..demo }
+            .into();
+    equal += at_every_step(&data, |plan| built(plan, probe.clone(), config(probe.clone())));
+    let resnet: ModelConfig = ResNetConfig {
+        depths: vec![1, 1],
+        widths: vec![8, 12],
+        classes: 10,
+        channels: 1,
+        image: (28, 28),
+        ..registry::resnet("resnet18").unwrap()
+    }
+    .into();
+    let sgd = SgdConfig { momentum: 0.9, nesterov: true };
+    equal += at_every_step(&data, |plan| {
+        built(plan, resnet.clone(), ClassifyConfig { optimizer: sgd.into(), trained: None, ..config(resnet.clone()) })
+    });
+    assert_eq!(equal, 48);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_steps() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
+    };
+    let steps = std::env::var("CANDLELIGHT_CAMPAIGN").map_or(1_000, |_| 10_000);
+    let (data, mut trainer, mut begin) = (loader(48, 8), pretraining_by(plan(8, 2_000)), 0.0);
+    for epoch in 0..steps / 6 {
+        for batch in data.epoch(epoch, 0) {
+            trainer.step(batch.unwrap(), Batches::normalize(&data), data.steps()).unwrap();
+        }
+        trainer.end_epoch();
+        if epoch == steps / 60 {
+            begin = resident();
+        }
+    }
+    let grown = (resident() - begin) / 1e6;
+    println!("{grown:.1} MB more after {steps} steps than after a tenth of them");
+    // Other tests of this process come and go meanwhile.
+    assert!(grown < 200.0, "{grown} MB");
 }
 
 #[test]
@@ -280,6 +439,10 @@ impl Batches for Signalled {
 }
 
 fn classifying(held_out: Box<dyn Batches>) -> Trainer<Classify<VitConfig>> {
+    classifying_by(plan(8, 2), held_out)
+}
+
+fn classifying_by(plan: Plan, held_out: Box<dyn Batches>) -> Trainer<Classify<VitConfig>> {
     let model =
         VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, ..registry::vit("vit_demo_patch4").unwrap() };
     let config = ClassifyConfig {
@@ -297,7 +460,7 @@ fn classifying(held_out: Box<dyn Batches>) -> Trainer<Classify<VitConfig>> {
     let params = ParamStore::new();
     let vit = Vit::new(&config.model, params.builder(Key::new(0))).unwrap();
     let task = Classify::new(config, params, Box::new(vit)).unwrap().evaluating_on(held_out, Precision::F32);
-    Trainer::new(plan(8, 2).check().unwrap(), task).unwrap()
+    Trainer::new(plan.check().unwrap(), task).unwrap()
 }
 
 #[test]
@@ -450,5 +613,5 @@ fn steps_need_no_folder() {
     let values = |p: &ParamStore| -> Vec<f32> {
         p.values().iter().flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
     };
-    assert_eq!(values(&params), values(candlelight::engine::task::Task::params(trainer.task())));
+    assert_eq!(values(&params), values(trainer.task().params()));
 }

@@ -4,7 +4,8 @@ use super::{device, device_name};
 use candle_core::Device;
 use candlelight::autograd::Precision;
 use candlelight::data::Loader;
-use candlelight::engine::train::{NonFinite, Outcome, Plan, Resume};
+use candlelight::engine::task::Task;
+use candlelight::engine::train::{NonFinite, Outcome, Plan, Resume, Session, Trainer};
 use candlelight::kernels::cpu;
 use candlelight::sched::{CosineConfig, Span, scaled_lr};
 use std::path::PathBuf;
@@ -94,6 +95,10 @@ pub struct Common {
     /// the batch
     #[arg(long, value_name = "POLICY", default_value = "skip", help_heading = "Optimisation")]
     pub non_finite: NonFinite,
+    /// Repeat this step of the run in --output_dir, counted from 1, with the same samples and bits; print it and write nothing. Give the
+    /// run's own flags
+    #[arg(long, value_name = "STEP", help_heading = "Run")]
+    pub replay: Option<usize>,
     /// Treat a loss so many standard deviations above the last 64 as one that is not finite [default: never]
     #[arg(long, value_name = "DEVIATIONS", help_heading = "Optimisation")]
     pub spike: Option<f64>,
@@ -223,6 +228,20 @@ impl Common {
         }
         Ok(device)
     }
+}
+
+/// Repeats a step of a run and prints it.
+pub fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) -> super::Result<ExitCode> {
+    let r = session.replay(trainer, step)?;
+    println!("step {step}: epoch {}, step {} in it, learning rate {:e}", r.epoch, r.step, r.lr);
+    println!("loss     {}", r.loss);
+    match r.norm {
+        Some(norm) => println!("norm     {norm}"),
+        None => println!("norm     none: no update ends with this step, or its loss is not finite"),
+    }
+    let samples: Vec<String> = r.samples.iter().map(ToString::to_string).collect();
+    println!("samples  {}", samples.join(" "));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints how a run ended.

@@ -2,11 +2,14 @@
 
 use serde_json::{Map, Value};
 
+/// A line's number and its cells.
+pub(crate) type Line = (u64, Vec<String>);
+
 /// The first line names the columns, with number 0; each further one has its number in the file. `None` where the content is no JSON.
 ///
 /// # Errors
 /// When it is JSON of another form, or a line is damaged.
-pub(crate) fn lines(content: &str) -> Result<Option<Vec<(u64, Vec<String>)>>, String> {
+pub(crate) fn lines(content: &str) -> Result<Option<Vec<Line>>, String> {
     let begin = content.trim_start();
     let numbered = || content.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let one = |l: &str| serde_json::from_str::<Map<String, Value>>(l);

@@ -2,6 +2,7 @@
 //! and how to stop, and can be stopped at any step and continued later with the same bits.
 
 mod observe;
+mod replay;
 mod resume;
 mod session;
 mod trainer;

@@ -20,8 +20,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// The run is saved before anything slow or doubtful happens, by a thread that reads weights and state while the next forward and backward
 /// pass run; the next update waits for it. A checkpoint that is not whole never stands under its name.
 pub struct Session<'a> {
-    data: &'a dyn Batches,
-    folder: &'a RunFolder,
+    pub(super) data: &'a dyn Batches,
+    pub(super) folder: &'a RunFolder,
     signals: Signals,
     resume: Resume,
     events: Option<PathBuf>,

@@ -51,8 +51,12 @@ pub struct StepReport {
     pub loss: f32,
     /// The learning rate of the update that the batch belongs to.
     pub lr: f64,
+    /// The numbers of the batch's samples.
+    pub samples: Vec<usize>,
     /// Whether an update ends with this step; with accumulation only every so many steps do that.
     pub boundary: bool,
+    /// The norm of the update's gradients before they were clipped, where one was made or its gradients were not finite.
+    pub norm: Option<f64>,
     /// The update that was not made because numbers were not finite.
     pub skipped: Option<Skipped>,
 }
@@ -105,6 +109,8 @@ pub struct Trainer<T: Task> {
     pub(super) position: Position,
     pub(super) classes: Vec<String>,
     window: Window,
+    /// The norm of the gradients of the last update.
+    norm: Option<f64>,
     /// The save that reads weights and state while the next forward and backward pass run.
     pub(super) saver: Saver<PathBuf>,
     /// What came of a save that an update had to wait for.
@@ -135,6 +141,7 @@ impl<T: Task> Trainer<T> {
             ema: task.ema()?,
             grads: Gradients::new(task.params()),
             window: Window::new(&position),
+            norm: None,
             position,
             classes: vec![],
             saver: Saver::default(),
@@ -179,7 +186,9 @@ impl<T: Task> Trainer<T> {
             let at = epoch as f64 + self.position.step as f64 / steps as f64;
             self.window.lr = self.plan.schedule.at(at, &self.plan.length(steps));
         }
-        self.window.samples.extend(&batch.indices);
+        let samples = batch.indices.clone();
+        self.window.samples.extend(&samples);
+        self.norm = None;
         let loss = match self.accumulate(batch, normalize) {
             Ok(loss) => loss,
             Err(e) => {
@@ -196,7 +205,7 @@ impl<T: Task> Trainer<T> {
         if boundary {
             skipped = self.boundary(loss)?.or(skipped);
         }
-        Ok(StepReport { epoch, step: self.position.step, loss, lr, boundary, skipped })
+        Ok(StepReport { epoch, step: self.position.step, loss, lr, samples, boundary, norm: self.norm, skipped })
     }
 
     /// Ends the epoch: the next step is the first of the next one.
@@ -268,7 +277,9 @@ impl<T: Task> Trainer<T> {
     /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
     fn update(&mut self) -> Result<bool> {
         // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-        if !self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?.is_finite() {
+        let norm = self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
+        self.norm = Some(norm);
+        if !norm.is_finite() {
             return Ok(false);
         }
         // What is being saved must not change.
