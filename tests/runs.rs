@@ -121,6 +121,50 @@ fn an_older_checkpoint_sets_the_branch_after_it_aside() {
     assert_eq!((names(dir.path()), names(&dir.path().join("abandoned-2")).len()), (vec![12, 18], 4));
 }
 
+/// Rewrites the newest checkpoint with another record.
+fn rewrite(dir: &Path, change: impl Fn(&mut serde_json::Map<String, serde_json::Value>)) {
+    let path = checkpoint::list(dir).pop().unwrap();
+    let mut c = checkpoint::load::<serde_json::Value>(&path, "mae_pretrain").unwrap();
+    let entries: Vec<_> = c
+        .names("")
+        .iter()
+        .map(|n| candlelight::models::weights::entry(n, &c.tensor(n).unwrap().unwrap()).unwrap())
+        .collect();
+    change(c.record.as_object_mut().unwrap());
+    checkpoint::save(&path, "mae_pretrain", &c.record, &entries).unwrap();
+}
+
+#[test]
+fn records_of_the_first_checkpoints_load() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(whole.path(), plan(8, 3), Resume::No).unwrap();
+    go(dir.path(), Plan { max_steps: Some(9), ..plan(8, 3) }, Resume::No).unwrap();
+    let first = |record: &mut serde_json::Map<String, serde_json::Value>| {
+        record.remove("data");
+        for name in ["best", "bad_in_a_row"] {
+            record["position"].as_object_mut().unwrap().remove(name);
+        }
+        for name in ["non_finite", "spike", "max_non_finite"] {
+            record["plan"].as_object_mut().unwrap().remove(name);
+        }
+    };
+    rewrite(dir.path(), first);
+    go(dir.path(), plan(8, 3), Resume::Auto).unwrap();
+    assert!(last(dir.path()) == last(whole.path()));
+    // They do not say how long their epochs were, so another batch size inside one is refused.
+    let dir = tempfile::tempdir().unwrap();
+    go(dir.path(), Plan { max_steps: Some(9), ..plan(8, 3) }, Resume::No).unwrap();
+    rewrite(dir.path(), first);
+    let accumulating = Plan { accum_iter: 2, ..plan(8, 3) };
+    let e = go(dir.path(), accumulating, Resume::Auto).unwrap_err().to_string();
+    assert!(e.contains("step 3 of its epoch") && e.contains("updates of 2"), "{e}");
+    // A record that does not fit is named.
+    rewrite(dir.path(), |record| drop(record.remove("position")));
+    let from = checkpoint::list(dir.path()).pop().unwrap();
+    let e = go(dir.path(), plan(8, 3), Resume::From(from)).unwrap_err().to_string();
+    assert!(e.contains("a record that does not fit") && e.contains("position"), "{e}");
+}
+
 #[test]
 fn inside_an_epoch_the_place_follows_the_samples() {
     let dir = tempfile::tempdir().unwrap();
@@ -403,10 +447,13 @@ fn whichever_file_operation_fails_no_state_is_bad() {
     assert!(failed > 5 && finished >= operations, "{failed} {finished}");
 }
 
-/// Held-out images whose evaluation a signal meets.
-struct Signalled(Loader, Signals, AtomicUsize, Option<i32>);
+/// What is done to each batch of an epoch.
+type Change = Box<dyn Fn(usize, &mut Batch) + Send + Sync>;
 
-impl Batches for Signalled {
+/// Images to whose batches something is done.
+struct Changed(Loader, Change);
+
+impl Batches for Changed {
     fn steps(&self) -> usize {
         self.0.steps()
     }
@@ -424,18 +471,42 @@ impl Batches for Signalled {
         epoch: usize,
         start: usize,
     ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
-        Box::new(Batches::epoch(&self.0, epoch, start).inspect(|_| {
-            if self.2.fetch_add(1, Ordering::Relaxed) == 1 {
-                match self.3 {
-                    Some(signal) => self.1.stop(signal),
-                    None => self.1.save(),
-                }
-            }
+        Box::new(Batches::epoch(&self.0, epoch, start).map(move |batch| {
+            let mut batch = batch?;
+            (self.1)(epoch, &mut batch);
+            Ok(batch)
         }))
     }
     fn stats(&self) -> &Stats {
         Batches::stats(&self.0)
     }
+}
+
+/// Held-out images whose evaluation a signal meets in its second batch, the first time.
+fn signalled(signals: &Signals, signal: Option<i32>) -> Box<dyn Batches> {
+    let (signals, seen) = (signals.clone(), AtomicUsize::new(0));
+    Box::new(Changed(
+        loader(32, 8),
+        Box::new(move |_, _| {
+            if seen.fetch_add(1, Ordering::Relaxed) == 1 {
+                signal.map_or_else(|| signals.save(), |s| signals.stop(s));
+            }
+        }),
+    ))
+}
+
+/// Batches of which some are spoilt: the pixels of each epoch and step are multiplied.
+fn spoilt(at: Vec<(usize, usize)>, factor: f32) -> Changed {
+    Changed(
+        loader(48, 8),
+        Box::new(move |epoch, batch| {
+            if at.contains(&(epoch, batch.step))
+                && let candlelight::data::Pixels::F32(v) = &mut batch.images
+            {
+                v.iter_mut().for_each(|v| *v *= factor);
+            }
+        }),
+    )
 }
 
 fn classifying(held_out: Box<dyn Batches>) -> Trainer<Classify<VitConfig>> {
@@ -482,8 +553,7 @@ fn a_signal_is_answered_inside_an_evaluation() {
     };
     // Stopped in the second of four batches of the first evaluation: the epoch is saved, its report is made when the run goes on.
     let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
-    let held_out = Signalled(loader(32, 8), signals.clone(), AtomicUsize::new(0), Some(15));
-    let outcome = run(dir.path(), Box::new(held_out), &signals, Resume::No);
+    let outcome = run(dir.path(), signalled(&signals, Some(15)), &signals, Resume::No);
     let Outcome::Interrupted { signal: 15, checkpoint } = outcome else { panic!("{outcome:?}") };
     assert!(checkpoint.ends_with("checkpoint-00000006.safetensors") && checkpoint.exists());
     assert!(!dir.path().join("log.txt").exists(), "no report was made");
@@ -491,8 +561,7 @@ fn a_signal_is_answered_inside_an_evaluation() {
     same(dir.path());
     // Asked to save: the evaluation is made again, and the run goes on.
     let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
-    let held_out = Signalled(loader(32, 8), signals.clone(), AtomicUsize::new(0), None);
-    let outcome = run(dir.path(), Box::new(held_out), &signals, Resume::No);
+    let outcome = run(dir.path(), signalled(&signals, None), &signals, Resume::No);
     assert!(matches!(outcome, Outcome::Finished { .. }));
     same(dir.path());
     // In training: stopped after the first step, and saved on request.
@@ -507,46 +576,10 @@ fn a_signal_is_answered_inside_an_evaluation() {
     assert_eq!(names(dir.path()), [1]);
 }
 
-/// Batches of which some are spoilt: each as epoch, step and the factor of its pixels.
-struct Spoilt(Loader, Vec<(usize, usize, f32)>);
-
-impl Batches for Spoilt {
-    fn steps(&self) -> usize {
-        self.0.steps()
-    }
-    fn samples(&self) -> usize {
-        self.0.samples()
-    }
-    fn classes(&self) -> &[String] {
-        Batches::classes(&self.0)
-    }
-    fn normalize(&self) -> &Normalize {
-        Batches::normalize(&self.0)
-    }
-    fn epoch<'a>(
-        &'a self,
-        epoch: usize,
-        start: usize,
-    ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
-        Box::new(Batches::epoch(&self.0, epoch, start).map(move |batch| {
-            let mut batch = batch?;
-            if let Some((_, _, factor)) = self.1.iter().find(|(e, s, _)| (*e, *s) == (epoch, batch.step))
-                && let candlelight::data::Pixels::F32(v) = &mut batch.images
-            {
-                v.iter_mut().for_each(|v| *v *= factor);
-            }
-            Ok(batch)
-        }))
-    }
-    fn stats(&self) -> &Stats {
-        Batches::stats(&self.0)
-    }
-}
-
 #[test]
 fn numbers_that_are_not_finite_follow_the_policy() {
     use candlelight::engine::train::NonFinite;
-    let nan = |at: Vec<(usize, usize)>| Spoilt(loader(48, 8), at.into_iter().map(|(e, s)| (e, s, f32::NAN)).collect());
+    let nan = |at| spoilt(at, f32::NAN);
     let run = |data: &dyn Batches, plan: Plan, dir: &Path| {
         let (folder, seen) = (RunFolder::open(dir, true).unwrap(), Seen::default());
         let outcome = Session::new(data, &folder).observe(seen.clone()).run(&mut pretraining_by(plan));
@@ -582,10 +615,9 @@ fn numbers_that_are_not_finite_follow_the_policy() {
     let (outcome, _) = run(&nan(vec![(1, 0), (1, 2), (1, 4), (2, 0)]), policy(NonFinite::Rewind), dir.path());
     assert!(matches!(outcome.unwrap_err(), candlelight::engine::Error::NonFinite { count: 3, .. }));
     // A spike is finite, and yet far above the losses before it.
-    let spoilt = || Spoilt(loader(48, 8), vec![(2, 4, 50.0)]);
     let spiked = |spike| {
         let dir = tempfile::tempdir().unwrap();
-        run(&spoilt(), Plan { spike, ..plan(8, 3) }, dir.path()).0.unwrap();
+        run(&spoilt(vec![(2, 4)], 50.0), Plan { spike, ..plan(8, 3) }, dir.path()).0.unwrap();
         weights(&last(dir.path()))
     };
     let dir = tempfile::tempdir().unwrap();

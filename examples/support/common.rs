@@ -261,7 +261,7 @@ pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more:
         }
         Outcome::Complete { checkpoint } => {
             println!(
-                "nothing left to train: {} is that of a finished run; raise --epochs to go on",
+                "nothing left to train: {} is the end of the run that was asked for; raise --epochs or --max_steps to go on",
                 checkpoint.display()
             );
             ExitCode::SUCCESS

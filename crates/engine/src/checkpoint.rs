@@ -89,7 +89,18 @@ pub(crate) fn save_record(
 }
 
 fn opened(path: &Path) -> Result<TensorFile<File>> {
-    let f = File::open(path).map_err(|e| file(path, e))?;
+    let newest = |dir: &Path| list(dir).pop().map_or("none".to_string(), |p| p.display().to_string());
+    if path.is_dir() {
+        let message = format!("a folder, expected a checkpoint; the newest in it: {}", newest(path));
+        return Err(file(path, message));
+    }
+    let f = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            file(path, format!("no such file; the newest checkpoint in its folder: {}", newest(dir)))
+        }
+        _ => file(path, e),
+    })?;
     let size = f.metadata().map_err(|e| file(path, e))?.len();
     TensorFile::open(f, size).map_err(|e| unreadable(path, &e))
 }
@@ -114,7 +125,11 @@ pub fn load<R: DeserializeOwned>(path: &Path, kind: &str) -> Result<Checkpoint<R
         ));
     }
     if header.kind != kind {
-        return Err(file(path, format!("a checkpoint of `{}`, expected `{kind}`", header.kind)));
+        let message = format!(
+            "a checkpoint of `{}`, expected `{kind}`: a run is resumed by the program that began it; to start from weights give --finetune",
+            header.kind
+        );
+        return Err(file(path, message));
     }
     let record =
         serde_json::from_value(header.record).map_err(|e| file(path, format!("a record that does not fit: {e}")))?;
@@ -142,7 +157,31 @@ fn unreadable(path: &Path, e: &str) -> crate::Error {
             "a PyTorch file, from which no run of this program can be resumed; to start from its weights give --finetune",
         );
     }
-    file(path, format!("not a readable safetensors file ({e}): truncated?"))
+    file(path, format!("cannot be read as a checkpoint: {e}"))
+}
+
+/// Where two configurations differ, as `name (theirs, here ours)`.
+pub(crate) fn differences(theirs: &serde_json::Value, ours: &serde_json::Value) -> String {
+    fn walk(name: &str, a: &serde_json::Value, b: &serde_json::Value, out: &mut Vec<String>) {
+        match (a.as_object(), b.as_object()) {
+            (Some(x), Some(y)) => {
+                let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
+                keys.sort();
+                keys.dedup();
+                for key in keys {
+                    let below = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                    walk(&below, a.get(key).unwrap_or_default(), b.get(key).unwrap_or_default(), out);
+                }
+            }
+            _ if a != b => out.push(format!("{name} {a} (here {b})")),
+            _ => {}
+        }
+    }
+    let mut out = vec![];
+    walk("", theirs, ours, &mut out);
+    let more = if out.len() > 6 { format!(" and {} more", out.len() - 6) } else { String::new() };
+    out.truncate(6);
+    format!("{}{more}", out.join(", "))
 }
 
 /// The path of the best weights so far.
@@ -225,6 +264,12 @@ mod tests {
         let other = candle_core::safetensors::load(&p, &Device::Cpu).unwrap();
         assert_eq!(other["model.w"].to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0]);
         assert!(load::<u32>(&p, "finetune").unwrap_err().to_string().contains("expected `finetune`"));
+        let e = load::<u32>(dir.path(), "k").unwrap_err().to_string();
+        assert!(e.contains("a folder") && e.contains("checkpoint-00000007"), "{e}");
+        let e = load::<u32>(&path(dir.path(), 8), "k").unwrap_err().to_string();
+        assert!(e.contains("no such file") && e.contains("checkpoint-00000007"), "{e}");
+        let value = |d: u32| serde_json::json!({"model": {"dim": d, "depth": 4}, "rate": 0.5});
+        assert_eq!(differences(&value(3), &value(4)), "model.dim 3 (here 4)");
         let bytes = std::fs::read(&p).unwrap();
         let mut flipped = bytes.clone();
         *flipped.last_mut().unwrap() ^= 1;

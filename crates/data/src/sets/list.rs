@@ -125,6 +125,7 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
     let Some((_, first)) = lines.first() else {
         return Err(file(path, "the list is empty: expected `path,label` on each line"));
     };
+    whole(path, &lines, skipped)?;
     let columns = columns(path, first, &lines, kind, &mut notes)?;
     let mut rows = vec![];
     for (line, cells) in &lines[usize::from(columns.header)..] {
@@ -142,8 +143,8 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
         }
         let label = label(&columns, cells, texts).map_err(|m| file(path, format!("line {line}: {m}")))?;
         let split = columns.split.map(|c| match cell(c).to_lowercase().as_str() {
-            "true" | "1" => "val".to_string(),
-            "false" | "0" => "train".to_string(),
+            "true" | "1" | "1.0" => "val".to_string(),
+            "false" | "0" | "0.0" => "train".to_string(),
             _ => canonical_split(cell(c)),
         });
         rows.push(Row { line, path: name.to_string(), label, split });
@@ -152,6 +153,27 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
         return Err(file(path, "no line names an image: expected `path,label` on each line"));
     }
     Ok(List { path: path.into(), rows, notes })
+}
+
+/// Refuses lines that are not what they look like: with more cells than the first, or with the end of a line inside quotes.
+fn whole(path: &Path, lines: &[(u64, Vec<String>)], skipped: u64) -> Result<()> {
+    let width = lines.first().map_or(0, |(_, cells)| cells.len());
+    for (line, cells) in lines {
+        let line = line + skipped;
+        if cells.iter().any(|c| c.contains('\n')) {
+            return Err(file(path, format!("line {line}: a quote (\") begins there and does not end on the line")));
+        }
+        if cells.len() > width && cells[width..].iter().any(|c| !c.is_empty()) {
+            return Err(file(
+                path,
+                format!(
+                    "line {line} has {} cells, the first line {width}: names that hold the separator stand in quotes",
+                    cells.len()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -200,11 +222,11 @@ fn delimiter(content: &str, path: &Path) -> Separator {
     let image = |c: &String| EXTENSIONS.contains(&extension(&c.replace('\\', "/")).as_str());
     let score = |separator: Separator| -> Option<(usize, usize)> {
         let lines = split(&head, separator, path).ok()?;
-        let cells = lines.last()?.1.len();
-        let same = lines.iter().filter(|(_, c)| c.len() == cells).count();
+        let count = |n: usize| lines.iter().filter(|(_, c)| c.len() == n).count();
+        let (same, cells) = lines.iter().map(|(_, c)| (count(c.len()), c.len())).max()?;
         let images = lines.iter().filter(|(_, c)| c.iter().any(image)).count();
         // A separator inside names divides some lines and not others.
-        (cells > 1 && same * 10 >= lines.len() * 9).then_some((images, same))
+        (cells > 1 && same * 3 >= lines.len() * 2).then_some((images, same))
     };
     let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let order = if tabs { [b'\t', b',', b';', b'|'] } else { [b',', b'\t', b';', b'|'] };
@@ -233,6 +255,8 @@ struct Columns {
     spaces: bool,
     /// Whether a cell may hold several labels.
     several: bool,
+    /// Whether cells are lists as Python writes them: `['cat', 'dog']`.
+    lists: bool,
 }
 
 fn columns(
@@ -266,16 +290,35 @@ fn columns(
         (None, Some(p)) => p,
         (None, None) => 0,
     };
+    if header && let Some(s) = known(&SPLITS).filter(|&s| s != c.path) {
+        let digits = |v: &str| v.parse::<f32>().is_ok();
+        if names[s] == "is_valid" && share(s, &|v| known_split(v) || digits(v)) {
+            c.split = Some(s);
+        } else if share(s, &digits) {
+            return Err(file(
+                path,
+                format!(
+                    "the column `{}` holds numbers, and it is not known which split each is: write train, val or test there, or call \
+                     the column is_valid if 1 means val and 0 train",
+                    first[s]
+                ),
+            ));
+        } else if share(s, &|v| canonical_split(v) != v || known_split(v)) {
+            c.split = Some(s);
+        }
+        if c.split.is_some() {
+            notes.push(format!("{}: the splits are the column `{}`", path.display(), first[s]));
+        }
+    }
     if kind == LabelKind::None {
         return Ok(c);
     }
-    if header {
-        c.split = known(&SPLITS).filter(|&s| s != c.path && share(s, &|v| canonical_split(v) != v || known_split(v)));
-    }
     // pandas writes the row numbers under an empty header.
     let index = |i: usize| header && (names[i..].first().is_some_and(|n| n.is_empty() || n.starts_with("unnamed")));
-    let others: Vec<usize> =
-        (0..width).filter(|&i| i != c.path && Some(i) != c.split && !(i < names.len() && index(i))).collect();
+    let filled = |i: usize| rest.is_empty() || rest.iter().any(|(_, r)| r.get(i).is_some_and(|v| !v.is_empty()));
+    let others: Vec<usize> = (0..width)
+        .filter(|&i| i != c.path && Some(i) != c.split && !(i < names.len() && index(i)) && filled(i))
+        .collect();
     let number = |v: &str| v.parse::<f32>().is_ok();
     let title = |i: usize| if header { first.get(i).cloned().unwrap_or_default() } else { format!("column {}", i + 1) };
     if kind == LabelKind::Numbers {
@@ -300,6 +343,9 @@ fn columns(
     match (named, &others[..]) {
         (Some(i), _) => c.label = Some(i),
         (None, []) => {}
+        (None, [only]) if !header && *only < c.path && numbers_lines(lines, *only) => {
+            notes.push(format!("{}: column {} numbers the lines and is no label", path.display(), only + 1));
+        }
         (None, [only]) => {
             c.label = Some(*only);
             if header {
@@ -331,14 +377,28 @@ fn columns(
         }
     }
     if let Some(i) = c.label {
-        c.spaces = header && names.get(i).is_some_and(|n| n == "tags");
-        c.several = c.spaces || body.iter().any(|(_, r)| r.get(i).is_some_and(|v| v.contains([';', '|'])));
+        let cells = || body.iter().filter_map(|(_, r)| r.get(i)).map(|v| v.trim()).filter(|v| !v.is_empty());
+        let whole = |v: &str| v.split_whitespace().all(|p| p.bytes().all(|b| b.is_ascii_digit()));
+        let numbers = cells().all(whole) && cells().any(|v| v.contains(char::is_whitespace));
+        c.lists = cells().next().is_some() && cells().all(|v| v.starts_with('[') && v.ends_with(']'));
+        c.spaces = numbers || (header && names.get(i).is_some_and(|n| n == "tags"));
+        c.several = c.lists || c.spaces || cells().any(|v| v.contains([';', '|']));
+        if c.lists || numbers {
+            let how = if c.lists { "lists in brackets" } else { "numbers divided by spaces" };
+            notes.push(format!("{}: the labels are {how}: several per image", path.display()));
+        }
     }
     Ok(c)
 }
 
+/// Whether a column counts the lines, as the first one of CUB's `images.txt` does.
+fn numbers_lines(lines: &[(u64, Vec<String>)], column: usize) -> bool {
+    let numbers: Option<Vec<u64>> = lines.iter().map(|(_, r)| r.get(column)?.trim().parse().ok()).collect();
+    numbers.is_some_and(|n| n.len() > 2 && n.windows(2).all(|w| w[1] == w[0] + 1))
+}
+
 fn known_split(v: &str) -> bool {
-    matches!(v.to_lowercase().as_str(), "train" | "val" | "test" | "true" | "false" | "0" | "1")
+    matches!(v.to_lowercase().as_str(), "train" | "val" | "test" | "true" | "false")
 }
 
 fn label(c: &Columns, cells: &[String], texts: &mut Texts) -> Result<RowLabel, String> {
@@ -364,6 +424,11 @@ fn label(c: &Columns, cells: &[String], texts: &mut Texts) -> Result<RowLabel, S
     let Some(i) = c.label else { return Ok(RowLabel::None) };
     if !c.several {
         return Ok(if is_missing(cell(i)) { RowLabel::None } else { RowLabel::One(texts.add(cell(i))) });
+    }
+    if c.lists {
+        let inner = cell(i).trim_start_matches('[').trim_end_matches(']');
+        let parts = inner.split(',').map(|p| p.trim().trim_matches(['\'', '"']));
+        return Ok(RowLabel::Many(parts.filter(|p| !p.is_empty()).map(|p| texts.add(p)).collect()));
     }
     let parts = cell(i).split(|x: char| x == ';' || x == '|' || (c.spaces && x.is_whitespace()));
     Ok(RowLabel::Many(parts.map(str::trim).filter(|p| !p.is_empty()).map(|p| texts.add(p)).collect()))

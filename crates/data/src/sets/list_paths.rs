@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::sets::list::{List, not_there};
-use crate::sets::names::EXTENSIONS;
+use crate::sets::names::{EXTENSIONS, split_name};
 use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
@@ -37,12 +37,30 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
     let mut rules = vec![usual.clone()];
     let mut best = (found(&usual), usual.clone());
     if best.0 < sample.len() {
-        rules = candidates(beside, root, &sample);
+        rules = candidates(list, beside, root, &sample);
+        let mut as_good = vec![];
         for rule in &rules {
             let n = found(rule);
             if n > best.0 {
                 best = (n, rule.clone());
+                as_good.clear();
+            } else if n == best.0 && n > 0 && rule.base != best.1.base {
+                as_good.push(rule.clone());
             }
+        }
+        // The list's own folder, the root and the folder of its split come first; between others nothing is guessed.
+        let first = &best.1.base;
+        if let Some(other) = as_good.first().filter(|_| first != beside && first != root && !is_split_of(list, first)) {
+            return Err(crate::error::file(
+                &list.path,
+                format!(
+                    "{} and {} both hold files of its names: write the paths from the list's folder on, such as {}/{}",
+                    first.display(),
+                    other.base.display(),
+                    first.file_name().unwrap_or_default().to_string_lossy(),
+                    sample[0]
+                ),
+            ));
         }
     }
     let rule = best.1;
@@ -65,7 +83,8 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
         there(at(&rule, name))
             .or_else(|| there(at(&rule, &name.nfc().collect::<String>())))
             .or_else(|| there(at(&rule, &name.nfd().collect::<String>())))
-            .or_else(|| rules.iter().find_map(|r| there(at(r, name))))
+            // Names with and without an extension, or with several.
+            .or_else(|| rules.iter().filter(|r| r.base == rule.base).find_map(|r| there(at(r, name))))
     };
     // Network file systems answer slowly, so several ask at once.
     let threads = std::thread::available_parallelism().map_or(4, usize::from).clamp(4, 16);
@@ -75,11 +94,51 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
             names.chunks(chunk).map(|c| scope.spawn(|| c.iter().map(one).collect::<Vec<_>>())).collect();
         parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
     });
+    let mut files = files;
+    elsewhere(list, &names, &mut files, &rules, &rule, notes);
     let missing: Vec<usize> = files.iter().enumerate().filter(|(_, f)| f.is_none()).map(|(i, _)| i).collect();
     if !missing.is_empty() || files.len() != list.rows.len() {
         return Err(not_there(list, &missing));
     }
     Ok(files.into_iter().flatten().collect())
+}
+
+/// Finds what is missing in other folders, where the images of one list are spread over several, as those of HAM10000 are. A folder that
+/// also holds files of names that were found holds something else, such as masks, and is not looked at.
+fn elsewhere(
+    list: &List,
+    names: &[String],
+    files: &mut [Option<PathBuf>],
+    rules: &[Rule],
+    rule: &Rule,
+    notes: &mut Vec<String>,
+) {
+    if files.iter().all(Option::is_some) {
+        return;
+    }
+    let there = |r: &Rule, name: &str| at(r, name).filter(|p| p.is_file());
+    for r in rules.iter().filter(|r| r.base != rule.base) {
+        let found: Vec<(usize, PathBuf)> =
+            (0..names.len()).filter(|&i| files[i].is_none()).filter_map(|i| Some((i, there(r, &names[i])?))).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let other = (0..names.len())
+            .filter(|&i| files[i].is_some())
+            .any(|i| there(r, &names[i]).is_some_and(|p| files[i].as_ref().is_some_and(|f| *f != p)));
+        if !other {
+            notes.push(format!("{}: {} of its files are below {}", list.path.display(), found.len(), r.base.display()));
+            found.into_iter().for_each(|(i, p)| files[i] = Some(p));
+        }
+    }
+}
+
+/// Whether a folder is called like the split that the list is called after.
+fn is_split_of(list: &List, folder: &Path) -> bool {
+    let split = |name: Option<&std::ffi::OsStr>| {
+        split_name(&name?.to_string_lossy()).filter(|s| s.rest.is_empty()).map(|s| s.split.to_string())
+    };
+    split(list.path.file_stem()).is_some_and(|s| Some(s) == split(folder.file_name()))
 }
 
 fn at(rule: &Rule, name: &str) -> Option<PathBuf> {
@@ -105,7 +164,7 @@ fn at(rule: &Rule, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn candidates(beside: &Path, root: &Path, sample: &[&String]) -> Vec<Rule> {
+fn candidates(list: &List, beside: &Path, root: &Path, sample: &[&String]) -> Vec<Rule> {
     let mut bases: Vec<PathBuf> = vec![beside.into()];
     let mut add = |p: PathBuf| {
         if p.is_dir() && !bases.contains(&p) {
@@ -117,7 +176,7 @@ fn candidates(beside: &Path, root: &Path, sample: &[&String]) -> Vec<Rule> {
     }
     if let Ok(entries) = std::fs::read_dir(beside) {
         let mut folders: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
-        folders.sort();
+        folders.sort_by_key(|f| (!is_split_of(list, f), f.clone()));
         folders.into_iter().take(50).for_each(&mut add);
     }
     if let Some(above) = beside.parent().filter(|p| !p.as_os_str().is_empty()) {

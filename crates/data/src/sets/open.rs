@@ -197,11 +197,28 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
         dirs
     };
     let idx_dirs = holding(&|n| idx::parsed(n).is_some());
+    let cifar_dirs = holding(&|n| cifar::recognises(n));
+    let other_kinds = || -> Result<()> {
+        let binary = if idx_dirs.is_empty() { &cifar_dirs } else { &idx_dirs };
+        let mut kinds: Vec<String> = binary.iter().map(|d| d.display().to_string()).collect();
+        let images = tree.dirs.iter().enumerate().find(|(d, dir)| {
+            !binary.contains(&dir.path) && (0..dir.files.len()).any(|f| tree.is_image((*d as u32, f as u32)))
+        });
+        kinds.extend(images.map(|(_, dir)| format!("{} with pictures", dir.path.display())));
+        match &kinds[..] {
+            [first, .., other] => Err(file(
+                root,
+                format!("holds several data sets, such as {first} and {other}: name the folder of the one to read"),
+            )),
+            _ => Ok(()),
+        }
+    };
     if !idx_dirs.is_empty() {
+        other_kinds()?;
         return idx::open(root, &idx_dirs, None, config.order);
     }
-    let cifar_dirs = holding(&|n| cifar::recognises(n));
     if let [dir, ..] = &cifar_dirs[..] {
+        other_kinds()?;
         return cifar::open(root, dir);
     }
     if let Some(dir) = tree.dirs.iter().find(|d| cifar::is_python(d.files.iter().map(|f| &*f.name))) {
@@ -222,7 +239,7 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
             "a Parquet file, which this program was built without: build it with the feature `parquet`",
         ));
     }
-    let named = split_lists(root, &paths);
+    let (named, doubled) = split_lists(root, &paths);
     let plain = folders(tree, config.labels != LabelKind::None, "class folders");
     let labelled = plain.parts.iter().any(|p| matches!(&p.samples, DraftSamples::Files { labels: Raw::One(_), .. }));
     let images = !plain.parts.is_empty()
@@ -233,7 +250,25 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
         .filter(|(_, p)| !labelled || !p.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")))
         .cloned()
         .collect();
+    // A list of one split does not stand for the class folders of the others.
+    let has = |draft: &Draft, split: &str| draft.parts.iter().any(|p| p.name == split);
+    let left: Vec<&str> = ["train", "val", "test"]
+        .into_iter()
+        .filter(|s| has(&plain, s) && !tables.iter().any(|(t, _)| t == s))
+        .collect();
+    let partly = labelled && !tables.is_empty() && !left.is_empty();
+    let tables = if partly { vec![] } else { tables };
     if !tables.is_empty() && (!images || config.labels != LabelKind::None || tables.iter().any(|(s, _)| s == "train")) {
+        if let Some((split, a, b)) = doubled.iter().find(|(_, a, _)| tables.iter().any(|(_, t)| t == a)) {
+            return Err(file(
+                root,
+                format!(
+                    "{} and {} are both lists of the split `{split}`: name the one to read, or join them",
+                    a.display(),
+                    b.display()
+                ),
+            ));
+        }
         match lists(root, &tables, config) {
             Ok(mut draft) => {
                 if labelled {
@@ -280,6 +315,15 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
         }
     }
     let mut draft = plain;
+    if partly {
+        for (split, path) in named.iter().filter(|(_, p)| !p.extension().is_some_and(|e| e == "txt")) {
+            draft.notes.push(format!(
+                "{}: a list of the split `{split}` alone, which is not read: the class folders hold {}; name the list itself to read it",
+                path.display(),
+                left.join(", ")
+            ));
+        }
+    }
     if labelled {
         listed_splits(&mut draft, root);
     }
@@ -318,14 +362,19 @@ fn listed_splits(draft: &mut Draft, tree_root: &Path) {
         let [only] = &lists[..] else { continue };
         let mut texts = Texts::default();
         let Ok(found) = list::read(only, LabelKind::Classes, &mut texts) else { continue };
-        let mut class_of = std::collections::HashMap::new();
+        let (mut class_of, mut twice) = (std::collections::HashMap::new(), std::collections::BTreeSet::new());
         for row in &found.rows {
             let name = row.path.replace('\\', "/");
             let name = name.rsplit('/').next().unwrap_or(&name).to_string();
             if let RowLabel::One(t) = row.label {
-                class_of.insert(name, class_name(texts.get(t)));
+                let class = class_name(texts.get(t));
+                if class_of.insert(name.clone(), class.clone()).is_some_and(|before| before != class) {
+                    part.problems.push(format!("{}: line {} gives {name} another label", only.display(), row.line));
+                    twice.insert(name);
+                }
             }
         }
+        twice.iter().for_each(|name| drop(class_of.remove(name)));
         let class = |i: usize| -> Option<u32> {
             let path = source.path(i);
             let name = path.file_name()?.to_string_lossy().into_owned();
@@ -352,25 +401,25 @@ fn interesting(path: &Path) -> bool {
 }
 
 /// The lists directly in a folder that are named after splits.
-fn split_lists(root: &Path, paths: &[PathBuf]) -> Vec<(String, PathBuf)> {
+fn split_lists(root: &Path, paths: &[PathBuf]) -> (Vec<(String, PathBuf)>, Vec<(String, PathBuf, PathBuf)>) {
     let mut all: Vec<(String, PathBuf)> = vec![];
+    let mut doubled = vec![];
     for p in paths.iter().filter(|p| p.parent() == Some(root) && is_list(p)) {
         let stem = p.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let Some(s) = split_name(&stem).filter(|s| s.rest.is_empty()) else { continue };
-        let better = |q: &PathBuf| {
-            let rank = |p: &PathBuf| {
-                p.extension().map_or(9, |e| ["csv", "tsv"].iter().position(|x| e.eq_ignore_ascii_case(x)).unwrap_or(2))
-            };
-            (rank(p), p) < (rank(q), q)
+        let rank = |p: &PathBuf| {
+            p.extension().map_or(9, |e| ["csv", "tsv"].iter().position(|x| e.eq_ignore_ascii_case(x)).unwrap_or(2))
         };
         match all.iter_mut().find(|(name, _)| name == s.split) {
-            Some((_, q)) if better(q) => *q = p.clone(),
+            // A table and a text of one split are two forms of one list; two tables are two lists.
+            Some((_, q)) if rank(p) == rank(q) => doubled.push((s.split.to_string(), q.clone(), p.clone())),
+            Some((_, q)) if rank(p) < rank(q) => *q = p.clone(),
             Some(_) => {}
             None => all.push((s.split.into(), p.clone())),
         }
     }
     all.sort_by_key(|(s, _)| split_place(s));
-    all
+    (all, doubled)
 }
 
 /// Opens lists, one per split, or one with a column of splits.
@@ -409,9 +458,26 @@ fn lists(root: &Path, files: &[(String, PathBuf)], config: &OpenConfig) -> Resul
             });
         }
     }
+    several_everywhere(&mut draft);
     draft.parts.sort_by_key(|p| split_place(&p.name));
     draft.naming = Naming::Written(given);
     Ok(draft)
+}
+
+/// Where images of one split may have several labels, those of the others may, too.
+fn several_everywhere(draft: &mut Draft) {
+    let many = |p: &DraftPart| matches!(&p.samples, DraftSamples::Files { labels: Raw::Many(_), .. });
+    if !draft.parts.iter().any(many) {
+        return;
+    }
+    for p in &mut draft.parts {
+        if let DraftSamples::Files { labels: labels @ Raw::One(_), .. } = &mut p.samples
+            && let Raw::One(all) = std::mem::replace(labels, Raw::None)
+        {
+            *labels = Raw::Many(all.into_iter().map(|t| t.into_iter().collect()).collect());
+            draft.notes.push(format!("{}: its images have one label each, where others may have several", p.place));
+        }
+    }
 }
 
 fn raw<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Raw {

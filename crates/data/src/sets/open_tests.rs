@@ -298,8 +298,8 @@ fn headers_of_lists_are_recognised_by_content() {
     assert_eq!(labels(&root.read("l/x.csv")), [Some(0), Some(1)], "one class per row");
     root.put("l/x.csv", "path,label,split\n0.png,0,train\n1.png,1,train\n2.png,0,validation\n");
     assert_eq!(splits(&root.read("l/x.csv")), [("train", 2, vec![1, 1]), ("val", 1, vec![1, 0])]);
-    root.put("l/x.csv", "\"1\n.png\",0\n,1\n");
-    root.refused("l/x.csv", &["line 3 names no path"]);
+    root.put("l/x.csv", "\"1.png\",0\n,1\n");
+    root.refused("l/x.csv", &["line 2 names no path"]);
     root.put("l/x.csv", "path,label\n");
     root.refused("l/x.csv", &["no line"]);
 }
@@ -485,4 +485,103 @@ fn links_to_files_of_another_class_are_said() {
     let c = root.read("");
     assert_eq!(c.parts()[0].counts, [2, 3]);
     says(&c, &["2 files have several labels"]);
+}
+
+#[test]
+fn files_of_a_list_are_those_of_its_own_folder_or_of_none() {
+    // The same names in every split, as with numbered files.
+    let root = Root::new().tree(&[("tv/train", 4), ("tv/val", 2), ("tie/a", 3), ("tie/b", 3)]);
+    let csv = |n: usize| format!("id,label\n{}", (0..n).map(|k| format!("{k},{}\n", k % 2)).collect::<String>());
+    root.put("tv/train.csv", csv(4)).put("tv/val.csv", csv(2)).put("tie/list.csv", csv(3));
+    let c = root.read("tv");
+    let place = |part: usize| c.parts()[part].data.name(0);
+    assert!(place(0).contains("train/0.png") && place(1).contains("val/0.png"), "{} {}", place(0), place(1));
+    root.refused("tie/list.csv", &["tie/a and", "tie/b both hold files of its names", "a/0"]);
+    // A picture that is missing is not replaced by one of its name that is something else.
+    let root = Root::new().tree(&[("g/images", 9), ("h/one", 3)]);
+    root.put("g/zz/9.png", sample_png(2, 3)).put("g/zz/8.png", sample_png(2, 3)).put("g/l.csv", csv(10));
+    root.refused("g/l.csv", &["1 of 10 files are not there", "line 11: 9"]);
+    // Images of one list in two folders without a name in common.
+    root.put("h/two/3.png", sample_png(2, 3)).put("h/l.csv", csv(4));
+    let c = root.read("h/l.csv");
+    assert_eq!(c.parts()[0].data.len(), 4);
+    says(&c, &["paths are below", "1 of its files are below", "two"]);
+}
+
+#[test]
+fn lines_are_whole_and_columns_are_what_they_say() {
+    let root = Root::new().tree(&[("l", 8)]);
+    let refused = |text: &str, words: &[&str]| {
+        root.put("l/x.csv", text).refused("l/x.csv", words);
+    };
+    let rows = |f: &dyn Fn(usize) -> String| (0..8).map(|k| format!("{k}.png,{}\n", f(k))).collect::<String>();
+    refused(
+        &format!("path,label\n{}0.png,crane, machine\n", rows(&|_| "cat".into())),
+        &["line 10 has 3 cells", "quotes"],
+    );
+    refused("path,label\n0.png,a\n1.png,\"cat\n2.png,b\n", &["line 3: a quote"]);
+    let split = |name: &str| format!("path,label,{name}\n{}", rows(&|k| format!("{},{}", k % 2, usize::from(k < 6))));
+    refused(&split("split"), &["column `split` holds numbers", "is_valid"]);
+    root.put("l/x.csv", split("is_valid"));
+    assert_eq!(splits(&root.read("l/x.csv")), [("train", 2, vec![1, 1]), ("val", 6, vec![3, 3])]);
+    says(&root.read("l/x.csv"), &["the splits are the column `is_valid`"]);
+    // Several labels in a cell.
+    let many = |data: &Collection| data.parts()[0].data.label(1).unwrap();
+    root.put("l/x.csv", format!("Id,Target\n{}", rows(&|k| if k == 1 { "0 2".into() } else { format!("{}", k % 3) })));
+    assert_eq!(many(&root.read("l/x.csv")), Label::Classes(vec![0, 2]));
+    says(&root.read("l/x.csv"), &["numbers divided by spaces"]);
+    root.put("l/x.csv", "path,labels\n0.png,\"['cat', 'dog']\"\n1.png,\"['dog']\"\n");
+    assert_eq!(many(&root.read("l/x.csv")), Label::Classes(vec![1]));
+    // A column without anything in it, and one that counts.
+    root.put("l/x.csv", "0.png,0,\n1.png,1,\n");
+    assert_eq!(labels(&root.read("l/x.csv")), [Some(0), Some(1)]);
+    root.put("l/x.txt", "1 0.png\n2 1.png\n3 2.png\n");
+    let c = root.read("l/x.txt");
+    assert_eq!((labels(&c), c.classes().len()), (vec![None; 3], 0));
+    says(&c, &["numbers the lines"]);
+}
+
+#[test]
+fn several_lists_and_several_data_sets_are_told_apart() {
+    let list = |n: usize| format!("id,label\n{}", (0..n).map(|k| format!("t/{k}.png,{}\n", k % 2)).collect::<String>());
+    let root = Root::new().tree(&[("a/t", 4)]);
+    root.put("a/train_1.csv", list(2)).put("a/train_2.csv", list(4));
+    root.refused("a", &["train_1.csv", "train_2.csv", "both lists of the split `train`"]);
+    // A list of the test images alone leaves the class folders what they are.
+    let root = Root::new().tree(&[("b/train/x", 2), ("b/train/y", 2), ("b/test", 3)]);
+    root.put("b/test.csv", "filename\ntest/0.png\n");
+    let c = root.read("b");
+    assert_eq!(splits(&c)[0], ("train", 4, vec![2, 2]));
+    says(&c, &["test.csv", "is not read"]);
+    let root = Root::new().tree(&[("c/x", 2), ("c/y", 2)]);
+    root.put("c/cache/train.bin", vec![1; 3074]);
+    root.refused("c", &["holds several data sets", "cache", "with pictures"]);
+    // One file with two labels has none.
+    let root = Root::new().tree(&[("d/train/x", 2), ("d/train/y", 2), ("d/val/images", 2)]);
+    root.put("d/val/val.txt", "0.png\tx\n1.png\tx\n0.png\ty\n");
+    let c = root.read("d");
+    assert_eq!(splits(&c)[1], ("val", 2, vec![1, 0]));
+    says(&c, &["line 3 gives 0.png another label"]);
+    // Several labels in one split are several in all.
+    let root = Root::new().tree(&[("e/t", 4)]);
+    root.put("e/train.csv", list(4).replace(",1", ",0|1")).put("e/val.csv", list(2));
+    let c = root.read("e");
+    assert!(c.parts().iter().all(|p| matches!(p.data.label(0).unwrap(), Label::Classes(_))));
+    says(&c, &["one label each"]);
+}
+
+#[test]
+fn the_photo_of_a_key_is_taken_and_not_its_arrays() {
+    let root = Root::new();
+    let png = sample_png(2, 3);
+    let all: Vec<(String, Vec<u8>)> = (0..2)
+        .flat_map(|k| {
+            [(format!("{k}.cls"), b"1".to_vec()), (format!("{k}.npy"), vec![0; 9]), (format!("{k}.png"), png.clone())]
+        })
+        .collect();
+    let entries: Vec<(&str, &[u8])> = all.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
+    root.put("w.tar", tar_of(&entries));
+    let c = root.read("w.tar");
+    assert!(c.parts()[0].data.name(0).ends_with("0.png"), "{}", c.parts()[0].data.name(0));
+    says(&c, &["2 keys have several pictures: the .png is taken, and not the .npy"]);
 }

@@ -100,6 +100,7 @@ pub(crate) fn read(
     texts: &mut Texts,
 ) -> Result<Shards> {
     let (mut found, mut notes) = (vec![], vec![]);
+    let mut several: (usize, Option<(String, String)>) = (0, None);
     for &a in which {
         let archive = &archives[a];
         let all = samples(archive);
@@ -109,9 +110,18 @@ pub(crate) fn read(
         }
         for s in all {
             // `seg.png` beside `jpg` is a mask and not the picture of its key.
-            let plain: Vec<usize> = s.images.iter().filter(|(e, _)| !e.contains('.')).map(|(_, i)| *i).collect();
+            let mut plain: Vec<(&str, usize)> =
+                s.images.iter().filter(|(e, _)| !e.contains('.')).map(|(e, i)| (e.as_str(), *i)).collect();
+            // Arrays and lossless copies beside the photo: the first of these is the picture, as WebDataset's `jpg;png` says.
+            let rank =
+                |e: &str| ["jpg", "jpeg", "png", "webp"].iter().position(|x| e.eq_ignore_ascii_case(x)).unwrap_or(4);
+            plain.sort_by_key(|(e, _)| (e.eq_ignore_ascii_case("npy"), rank(e)));
+            if let [(first, _), (other, _), ..] = plain[..] {
+                several.0 += 1;
+                several.1.get_or_insert_with(|| (first.to_lowercase(), other.to_lowercase()));
+            }
             let image = match (&plain[..], &s.images[..]) {
-                ([first, ..], _) => *first,
+                ([(_, first), ..], _) => *first,
                 ([], [(_, only)]) => *only,
                 ([], []) => continue,
                 ([], many) => {
@@ -130,6 +140,9 @@ pub(crate) fn read(
             };
             found.push((a, image, s));
         }
+    }
+    if let (n, Some((first, other))) = several {
+        notes.push(format!("{n} keys have several pictures: the .{first} is taken, and not the .{other}"));
     }
     let mut shards = Shards { images: found.iter().map(|(a, i, _)| (*a, *i)).collect(), labels: Raw::None, notes };
     if !labels {

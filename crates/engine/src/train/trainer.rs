@@ -347,7 +347,9 @@ impl<T: Task> Trainer<T> {
         let path = c.path().to_path_buf();
         let fail = |message: String| crate::error::file(&path, message);
         if !self.task.same_model(&c.record.config) {
-            return Err(fail(format!("a checkpoint of another model, with the configuration {:?}", c.record.config)));
+            let json = |config| serde_json::to_value(config).unwrap_or_default();
+            let other = checkpoint::differences(&json(&c.record.config), &json(self.task.config()));
+            return Err(fail(format!("a checkpoint of another model: {other}")));
         }
         let same = Plan { max_steps: self.plan.max_steps, ..c.record.plan.clone() };
         if same != *self.plan || c.record.config != *self.task.config() {
