@@ -100,7 +100,10 @@ pub(crate) fn open(root: &Path, paths: &[PathBuf], config: &OpenConfig) -> Resul
                 skipped.extend(a.skipped().clone());
                 notes.extend(a.notes().iter().cloned());
             }
-            Store::Zip(z) => skipped.extend(z.skipped().clone()),
+            Store::Zip(z) => {
+                skipped.extend(z.skipped().clone());
+                notes.extend(z.notes().iter().cloned());
+            }
         }
         // Of a hidden folder the folder is counted, not every file in it, as on disk.
         let mut hidden = BTreeSet::new();

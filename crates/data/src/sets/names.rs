@@ -238,6 +238,65 @@ pub(crate) fn decoded(bytes: &[u8]) -> String {
     detector.guess(None, chardetng::Utf8Detection::Deny).decode_without_bom_handling(bytes).0.into_owned()
 }
 
+/// The encoding of those names of an archive that are not UTF-8: one for all of them, so that a folder has one name in every path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NameCoding(&'static encoding_rs::Encoding);
+
+impl NameCoding {
+    /// The encoding that all these names look like; `None` where there are none.
+    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Self> {
+        let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Deny);
+        let mut any = false;
+        for name in names.clone() {
+            any = true;
+            detector.feed(name, false);
+            detector.feed(b"\n", false);
+        }
+        detector.feed(b"", true);
+        let coding = detector.guess(None, chardetng::Utf8Detection::Deny);
+        // Where some name is none of that encoding, each byte is a letter, so that no two names become one.
+        let fits = names.clone().all(|n| !coding.decode_without_bom_handling(n).1);
+        any.then_some(NameCoding(if fits { coding } else { encoding_rs::WINDOWS_1252 }))
+    }
+
+    /// Whether names in it can be UTF-8 by accident, as GBK's often are.
+    pub(crate) fn takes_all(self) -> bool {
+        !self.0.is_single_byte()
+    }
+
+    pub(crate) fn decode(self, name: &[u8]) -> String {
+        self.0.decode_without_bom_handling(name).0.into_owned()
+    }
+
+    /// What is said about it.
+    pub(crate) fn note(self, path: &std::path::Path, n: usize) -> String {
+        format!("{}: {n} names are not UTF-8; read as {}, which is a guess", path.display(), self.0.name())
+    }
+}
+
+/// The first of the 128 private characters that stand for the bytes of a name that is no UTF-8, until its encoding is known.
+const KEPT: u32 = 0xf780;
+
+/// A name of bytes as text that keeps its bytes; see [`bytes_of_kept`].
+pub(crate) fn kept(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(s) => s.to_string(),
+        Err(_) => {
+            let one = |b: u8| if b < 0x80 { Some(char::from(b)) } else { char::from_u32(KEPT + u32::from(b) - 0x80) };
+            name.iter().filter_map(|&b| one(b)).collect()
+        }
+    }
+}
+
+/// The bytes of a name that [`kept`] had to keep; `None` of one that was UTF-8.
+pub(crate) fn bytes_of_kept(name: &str) -> Option<Vec<u8>> {
+    let is = |c: char| (KEPT..KEPT + 128).contains(&(c as u32));
+    if !name.contains(is) || name.chars().any(|c| !c.is_ascii() && !is(c)) {
+        return None;
+    }
+    Some(name.chars().map(|c| if is(c) { (c as u32 - KEPT + 0x80) as u8 } else { c as u8 }).collect())
+}
+
 /// The names in a file of one name per line; lines of nothing are left out.
 ///
 /// # Errors

@@ -585,3 +585,33 @@ fn the_photo_of_a_key_is_taken_and_not_its_arrays() {
     assert!(c.parts()[0].data.name(0).ends_with("0.png"), "{}", c.parts()[0].data.name(0));
     says(&c, &["2 keys have several pictures: the .png is taken, and not the .npy"]);
 }
+
+#[test]
+fn names_of_an_archive_have_one_encoding() {
+    let root = Root::new();
+    let png = sample_png(2, 3);
+    // Names in GBK, some of files in ASCII.
+    let gbk = |s: &str| encoding_rs::GBK.encode(s).0.into_owned();
+    let names: Vec<Vec<u8>> =
+        ["猫", "大象"].iter().flat_map(|c| ["照片", "a", "图", "b"].map(|f| gbk(&format!("{c}/{f}.png")))).collect();
+    let tar: Vec<u8> = names
+        .iter()
+        .flat_map(|name| {
+            let mut e = entry(b'0', b"placeholder", b"", &png);
+            e[..100].fill(0);
+            e[..name.len()].copy_from_slice(name);
+            e[148..156].fill(b' ');
+            let sum: u64 = e[..512].iter().map(|b| u64::from(*b)).sum();
+            e[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            e
+        })
+        .chain(vec![0; 1024])
+        .collect();
+    root.put("d.tar", tar);
+    let c = root.read("d.tar");
+    assert_eq!(splits(&c), [("", 8, vec![4, 4])]);
+    let mut classes = c.classes().to_vec();
+    classes.sort();
+    assert_eq!(classes, ["大象", "猫"]);
+    says(&c, &["names are not UTF-8; read as GBK, which is a guess"]);
+}

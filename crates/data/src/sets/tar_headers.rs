@@ -3,7 +3,7 @@
 
 use crate::error::{Result, file};
 use crate::sets::handles::Source;
-use crate::sets::names::decoded;
+use crate::sets::names::{NameCoding, bytes_of_kept, decoded, kept};
 use crate::sets::skipped::Skipped;
 use std::collections::HashMap;
 use std::path::Path;
@@ -129,7 +129,7 @@ impl Part<'_> {
             }
             let target = pending.target.take().unwrap_or_else(|| until_zero(&block[157..257]).to_vec());
             let sparse = std::mem::take(&mut pending.sparse);
-            let name = decoded(&name);
+            let name = kept(&name);
             match kind {
                 b'0' | 0 | b'7' if !name.ends_with('/') => {
                     let name = self.inside(&name)?;
@@ -152,7 +152,7 @@ impl Part<'_> {
                     }
                 }
                 b'1' | b'2' => {
-                    links.push(Link { name: self.inside(&name)?, target: decoded(&target), symbolic: kind == b'2' })
+                    links.push(Link { name: self.inside(&name)?, target: kept(&target), symbolic: kind == b'2' })
                 }
                 b'0' | 0 | b'5' | b'7' => {}
                 b'S' => found.skipped.add("sparse files in an archive", &self.shown(&name)),
@@ -167,8 +167,33 @@ impl Part<'_> {
                 found.entries.len() - first
             ));
         }
+        self.name(found, first, &mut links);
         self.resolve(links, first, found);
         Ok(())
+    }
+
+    /// Gives names that are no UTF-8 their letters.
+    fn name(&self, found: &mut Found, first: usize, links: &mut [Link]) {
+        let n = self.prefix.len();
+        let entries = found.entries[first..].iter().map(|e| &e.name[n..]);
+        let linked = links.iter().flat_map(|l| [l.name.as_str(), l.target.as_str()]);
+        let all: Vec<Vec<u8>> = entries.chain(linked).filter_map(bytes_of_kept).collect();
+        let Some(coding) = NameCoding::of(all.iter().map(Vec::as_slice)) else { return };
+        let bytes = |name: &str| {
+            let other = || (coding.takes_all() && !name.is_ascii()).then(|| name.as_bytes().to_vec());
+            bytes_of_kept(name).or_else(other)
+        };
+        for e in &mut found.entries[first..] {
+            if let Some(bytes) = bytes(&e.name[n..]) {
+                e.name = format!("{}{}", self.prefix, coding.decode(&bytes));
+            }
+        }
+        for text in links.iter_mut().flat_map(|l| [&mut l.name, &mut l.target]) {
+            if let Some(bytes) = bytes(text) {
+                *text = coding.decode(&bytes);
+            }
+        }
+        found.notes.push(coding.note(self.path, all.len()));
     }
 
     /// What follows an end marker and is no header is said; without an end marker the archive is broken.

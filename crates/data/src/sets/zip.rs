@@ -2,7 +2,7 @@
 
 use crate::error::{Result, file};
 use crate::sets::handles::Source;
-use crate::sets::names::decoded;
+use crate::sets::names::NameCoding;
 use crate::sets::skipped::Skipped;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ pub(crate) struct Zip {
     source: Source,
     entries: Vec<Entry>,
     skipped: Skipped,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -37,10 +38,26 @@ impl Zip {
         let f = std::fs::File::open(path).map_err(|e| file(path, e))?;
         let mut zip = zip::ZipArchive::new(BufReader::new(f)).map_err(|e| fail(&e))?;
         let (mut entries, mut skipped) = (vec![], Skipped::default());
+        // Names are UTF-8, or in the encoding of the machine that wrote them.
+        let mut foreign = vec![];
         for i in 0..zip.len() {
             let e = zip.by_index_raw(i).map_err(|e| fail(&e))?;
-            // Names are UTF-8, or in the encoding of the machine that wrote them.
-            let name = decoded(e.name_raw()).replace('\\', "/");
+            if std::str::from_utf8(e.name_raw()).is_err() {
+                foreign.push(e.name_raw().to_vec());
+            }
+        }
+        let coding = NameCoding::of(foreign.iter().map(Vec::as_slice));
+        let notes = coding.map(|c| c.note(path, foreign.len())).into_iter().collect();
+        for i in 0..zip.len() {
+            let e = zip.by_index_raw(i).map_err(|e| fail(&e))?;
+            // A name of which the archive says that it is UTF-8 is shown by the reader as it is.
+            let said = e.name().is_ok_and(|n| n.as_bytes() == e.name_raw());
+            let name = match (std::str::from_utf8(e.name_raw()), coding) {
+                (Err(_), Some(coding)) => coding.decode(e.name_raw()),
+                (Ok(_), Some(coding)) if coding.takes_all() && !said => coding.decode(e.name_raw()),
+                _ => String::from_utf8_lossy(e.name_raw()).into_owned(),
+            };
+            let name = name.replace('\\', "/");
             if e.is_dir() || name.ends_with('/') {
                 continue;
             }
@@ -71,7 +88,7 @@ impl Zip {
             }
             entries.push(Entry { name, start, packed, size, deflated, crc });
         }
-        Ok(Zip { path: path.into(), source, entries, skipped })
+        Ok(Zip { path: path.into(), source, entries, skipped, notes })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,6 +101,10 @@ impl Zip {
 
     pub(crate) fn name(&self, i: usize) -> &str {
         &self.entries[i].name
+    }
+
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub(crate) fn skipped(&self) -> &Skipped {
