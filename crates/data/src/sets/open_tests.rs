@@ -584,6 +584,10 @@ fn the_photo_of_a_key_is_taken_and_not_its_arrays() {
     let c = root.read("w.tar");
     assert!(c.parts()[0].data.name(0).ends_with("0.png"), "{}", c.parts()[0].data.name(0));
     says(&c, &["2 keys have several pictures: the .png is taken, and not the .npy"]);
+    // Keys that come twice.
+    let twice: Vec<(&str, &[u8])> = [("0.png", &png[..]), ("0.cls", b"1"), ("0.png", &png), ("0.cls", b"2")].to_vec();
+    root.put("t.tar", tar_of(&twice));
+    says(&root.read("t.tar"), &["2 entries come again later"]);
 }
 
 #[test]

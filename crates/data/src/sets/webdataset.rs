@@ -30,8 +30,9 @@ fn keyed(name: &str) -> Option<(&str, &str)> {
     Some((&name[..base + dot], &name[base + dot + 1..]))
 }
 
-fn samples(archive: &Archive) -> Vec<Sample> {
-    let mut all: Vec<Sample> = vec![];
+/// The samples of an archive, and how many of its entries come again later under the same name.
+fn samples(archive: &Archive) -> (Vec<Sample>, usize) {
+    let (mut all, mut repeated): (Vec<Sample>, usize) = (vec![], 0);
     // The files of a key may lie apart from each other, but not in different archives of one file.
     let mut places: HashMap<(usize, &str), usize> = HashMap::new();
     for i in 0..archive.len() {
@@ -47,24 +48,26 @@ fn samples(archive: &Archive) -> Vec<Sample> {
         let s = &mut all[at];
         // Of a name that comes twice the last one counts, as when the archive is unpacked.
         match ending.to_ascii_lowercase().as_str() {
-            "cls" => s.cls = Some(i),
-            "json" => s.json = Some(i),
-            "txt" => s.txt = Some(i),
+            "cls" => repeated += usize::from(s.cls.replace(i).is_some()),
+            "json" => repeated += usize::from(s.json.replace(i).is_some()),
+            "txt" => repeated += usize::from(s.txt.replace(i).is_some()),
             other => {
                 let image = EXTENSIONS.contains(&extension(name).as_str());
                 if image {
+                    let before = s.images.len();
                     s.images.retain(|(e, _)| e != other);
+                    repeated += before - s.images.len();
                     s.images.push((other.to_string(), i));
                 }
             }
         }
     }
-    all
+    (all, repeated)
 }
 
 /// Whether an archive is a shard: it holds `.cls` files, or most of its images have a `.json` or `.txt` of their key beside them.
 pub(crate) fn recognises(archive: &Archive) -> bool {
-    let all = samples(archive);
+    let (all, _) = samples(archive);
     let images = all.iter().filter(|s| !s.images.is_empty()).count();
     let beside = all.iter().filter(|s| !s.images.is_empty() && (s.json.is_some() || s.txt.is_some())).count();
     all.iter().any(|s| s.cls.is_some()) || (images > 0 && beside * 2 > images)
@@ -103,7 +106,13 @@ pub(crate) fn read(
     let mut several: (usize, Option<(String, String)>) = (0, None);
     for &a in which {
         let archive = &archives[a];
-        let all = samples(archive);
+        let (all, repeated) = samples(archive);
+        if repeated > 0 {
+            notes.push(format!(
+                "{}: {repeated} entries come again later under the same name: the last ones are read, as when the archive is unpacked",
+                archive.path().display()
+            ));
+        }
         let alone = all.iter().filter(|s| s.images.is_empty() && s.cls.is_some()).count();
         if alone > 0 {
             notes.push(format!("{}: {alone} .cls files without an image of their key", archive.path().display()));

@@ -429,7 +429,7 @@ impl<T: Task> Running<'_, '_, T> {
             Some(Ok(path)) => {
                 self.failed = None;
                 let stood = self.trainer.stood.as_secs_f64();
-                self.say(|| tracing::debug!("saved {}; training stood still for {stood:.3} s", path.display()));
+                self.say(|| tracing::info!("saved {}; training stood still for {stood:.3} s", path.display()));
                 self.saved = self.in_flight.take().map(|p| (p, path));
             }
             Some(Err(e)) => {
