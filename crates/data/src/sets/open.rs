@@ -316,7 +316,7 @@ fn of_kind(root: &Path, tree: Tree, config: &OpenConfig) -> Result<Draft> {
     }
     let mut draft = plain;
     if partly {
-        for (split, path) in named.iter().filter(|(_, p)| !p.extension().is_some_and(|e| e == "txt")) {
+        for (split, path) in named.iter().filter(|(_, p)| p.extension().is_none_or(|e| e != "txt")) {
             draft.notes.push(format!(
                 "{}: a list of the split `{split}` alone, which is not read: the class folders hold {}; name the list itself to read it",
                 path.display(),
@@ -400,8 +400,11 @@ fn interesting(path: &Path) -> bool {
     is_list(path) || is_archive(&name) || name.ends_with(".parquet")
 }
 
-/// The lists directly in a folder that are named after splits.
-fn split_lists(root: &Path, paths: &[PathBuf]) -> (Vec<(String, PathBuf)>, Vec<(String, PathBuf, PathBuf)>) {
+/// A split of which there are two lists.
+type Doubled = (String, PathBuf, PathBuf);
+
+/// The lists directly in a folder that are named after splits, and those of which it has two.
+fn split_lists(root: &Path, paths: &[PathBuf]) -> (Vec<(String, PathBuf)>, Vec<Doubled>) {
     let mut all: Vec<(String, PathBuf)> = vec![];
     let mut doubled = vec![];
     for p in paths.iter().filter(|p| p.parent() == Some(root) && is_list(p)) {
