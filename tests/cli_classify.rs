@@ -338,6 +338,19 @@ fn a_checkpoint_is_evaluated_only_on_its_own_classes() {
     );
     let (code, text) = run(d, "embed", &["run/best.safetensors", "vit_demo_patch4", "blocks.0", "data/val/dog/40.png"]);
     assert!(code == Some(1) && !text.contains("panicked"), "another model's weights: {text}");
+    // Labels from 1 to 3 to train on, and some of them to evaluate on: 2 has no sample there, and 0 never had one.
+    let list = |rows: &[(&str, u32)]| rows.iter().map(|(p, l)| format!("data/{p}.png,{l}\n")).collect::<String>();
+    let train = [("train/cat/33", 1), ("train/cat/40", 1), ("train/dog/36", 2), ("train/dog/50", 3)];
+    let val = [("val/cat/30", 1), ("val/cat/50", 3)];
+    std::fs::create_dir(d.join("lists")).unwrap();
+    std::fs::write(d.join("lists/train.csv"), list(&train)).unwrap();
+    std::fs::write(d.join("lists/val.csv"), list(&val)).unwrap();
+    let args = ["--data_path", "lists", "--from_scratch", "--model", "vit_tiny_patch16", "--input_size", "32"];
+    let args = [&args[..], &["--batch_size", "2", "--epochs", "1", "--output_dir", "numbers"]].concat();
+    let (code, text) = run(d, "mae_finetune", &args);
+    assert!(code == Some(0) && text.contains("label 1 is class 0"), "{text}");
+    let (code, text) = run(d, "evaluate", &["lists/val.csv", "--weights", "numbers/best.safetensors"]);
+    assert!(code == Some(0) && text.contains("samples  2"), "{text}");
 }
 
 #[test]

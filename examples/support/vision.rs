@@ -569,10 +569,17 @@ pub fn numbered(data: &Collection, names: &Names) -> Result<Collection> {
         let map: Vec<u32> = (0..data.classes().len() as u32).collect();
         return Ok(data.renumbered(&map, &named_by_data(data.classes(), &map, labels))?);
     }
-    let found = names.matching(data.classes()).map_err(|e| format!("{}: {e}", data.path().display()))?;
+    // Of classes without a sample, such as numbers between those that a list names, the model need not know any.
+    let counted = |c: &usize| data.parts().iter().any(|p| p.counts.get(*c).is_some_and(|n| *n > 0));
+    let numbers = data.has_numbers() && (0..data.classes().len()).any(|c| counted(&c));
+    let used: Vec<usize> = (0..data.classes().len()).filter(|c| !numbers || counted(c)).collect();
+    let classes: Vec<String> = used.iter().map(|&c| data.classes()[c].clone()).collect();
+    let found = names.matching(&classes).map_err(|e| format!("{}: {e}", data.path().display()))?;
     found.notes.iter().for_each(|n| tracing::info!("{n}"));
-    let shown = if names.names().is_some() { labels } else { named_by_data(data.classes(), &found.outputs, labels) };
-    Ok(data.renumbered(&found.outputs, &shown)?)
+    let shown = if names.names().is_some() { labels } else { named_by_data(&classes, &found.outputs, labels) };
+    let mut map = vec![0; data.classes().len()];
+    used.iter().zip(&found.outputs).for_each(|(c, o)| map[*c] = *o);
+    Ok(data.renumbered(&map, &shown)?)
 }
 
 /// The names of outputs that only the data names.

@@ -1,12 +1,14 @@
 //! Data sets in tar and zip files: WebDataset shards, class folders inside archives, one archive per class.
 
 use crate::error::{Result, file};
+use crate::sets::class_folders::folders;
 use crate::sets::collection::{Draft, DraftPart, DraftSamples, Naming};
 use crate::sets::files::Source;
 use crate::sets::handles::foreign;
 use crate::sets::list::LabelKind;
+use crate::sets::listed;
 use crate::sets::names::{Says, SplitName, is_litter, says, split_name, split_place};
-use crate::sets::open::{OpenConfig, folders};
+use crate::sets::open::OpenConfig;
 use crate::sets::skipped::Skipped;
 use crate::sets::tar_index::{Archive, first_bytes};
 use crate::sets::tree::{Dir, Leaf, Store, Tree, of_entries, place};
@@ -156,7 +158,7 @@ fn distinct(splits: &[String]) -> Vec<String> {
 fn shards_of(root: &Path, tars: Vec<Archive>, splits: &[String], config: &OpenConfig) -> Result<Draft> {
     let mut draft = Draft::new(root, "WebDataset shards");
     let folder = tars.first().and_then(|a| a.path().parent().map(Path::to_path_buf)).unwrap_or_default();
-    let given = class_list(&folder, &mut draft.notes)?;
+    let given = class_list(&Tree::disk(&folder), &folder, &mut draft.notes)?;
     let mut found = vec![];
     for split in distinct(splits) {
         let which: Vec<usize> = (0..tars.len()).filter(|&i| splits[i] == split).collect();
@@ -246,7 +248,8 @@ fn inside(root: &Path, stores: Vec<Store>, splits: &[String], config: &OpenConfi
         (false, true) => "class folders in tar files",
         (false, false) => "images in tar files",
     };
-    let mut draft = folders(tree, config.labels != LabelKind::None && !unlabelled, kind);
+    let tree = Arc::new(tree);
+    let mut draft = if unlabelled { folders(&tree, false, kind) } else { listed::images(&tree, config, kind)? };
     draft.notes.splice(0..0, notes);
     Ok(draft)
 }

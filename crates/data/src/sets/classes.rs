@@ -76,6 +76,13 @@ pub(crate) fn by_folder(names: &[String], order: ClassOrder) -> Numbering {
     Numbering { classes: classes.clone(), of, ..Numbering::default() }
 }
 
+/// Numbers labels that are names of `classes`, in the order of these.
+pub(crate) fn by_column(texts: &Texts, classes: &[String]) -> Numbering {
+    let place: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let one = |t: &String| place.get(t.as_str()).copied().ok_or_else(|| format!("`{t}` is no column"));
+    Numbering { classes: classes.to_vec(), of: texts.all.iter().map(one).collect(), ..Numbering::default() }
+}
+
 /// Numbers the labels that lists and shards write. `given` are the names of a list of classes beside them.
 pub(crate) fn by_text(texts: &Texts, given: &[String], order: ClassOrder) -> Numbering {
     let present: Vec<usize> = (0..texts.all.len()).filter(|&i| !is_missing(&texts.all[i])).collect();

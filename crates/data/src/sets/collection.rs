@@ -1,7 +1,7 @@
 //! What a path holds: its splits, one list of classes for all of them, and what was guessed and passed over.
 
 use crate::error::{Error, Result, file};
-use crate::sets::classes::{Numbering, Texts, by_folder, by_text};
+use crate::sets::classes::{Numbering, Texts, by_column, by_folder, by_text};
 use crate::sets::dataset::{Dataset, Label};
 use crate::sets::files::{Files, Labels, Renumbered, Source};
 use crate::sets::names::{ClassOrder, canonical_split};
@@ -327,6 +327,8 @@ pub(crate) enum Naming {
     Folders,
     /// Labels written by people, with the names of a list of classes.
     Written(Vec<String>),
+    /// Labels that are these names, as columns have them.
+    Columns(Vec<String>),
 }
 
 /// Everything that was found, before classes are numbered.
@@ -376,6 +378,7 @@ impl Draft {
         let numbering = match &self.naming {
             Naming::Folders => by_folder(&self.folders, order),
             Naming::Written(given) => by_text(&self.texts, given, order),
+            Naming::Columns(names) => by_column(&self.texts, names),
         };
         let ready = self.parts.iter().find_map(|p| match &p.samples {
             DraftSamples::Ready(d) => Some(d.classes().to_vec()),

@@ -5,6 +5,7 @@ use crate::image::Image;
 use crate::sets::collection::{Draft, DraftPart, DraftSamples};
 use crate::sets::dataset::{Dataset, Label, Picture, Sample};
 use crate::sets::names::ClassOrder;
+use crate::sets::tree::Tree;
 use crate::sets::webdataset::class_list;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -115,7 +116,7 @@ pub(crate) fn open(root: &Path, dirs: &[PathBuf], only: Option<&Path>, order: Cl
         return Err(file(root, "no IDX file of a split that is known (train, t10k, test)"));
     }
     let folder = parts[0].2.parent().unwrap_or(Path::new(".")).to_path_buf();
-    let mut names = class_list(&folder, &mut draft.notes)?;
+    let mut names = class_list(&Tree::disk(&folder), &folder, &mut draft.notes)?;
     let (mut least, mut most) = (255, 0);
     for (_, d, _) in &parts {
         d.labels.iter().for_each(|l| (least, most) = (least.min(*l), most.max(*l)));
@@ -219,7 +220,7 @@ impl Idx {
         let images = images.ok_or_else(|| missing("images-idx3-ubyte"))?;
         let labels = labels.ok_or_else(|| missing("labels-idx1-ubyte"))?;
         let mut data = Self::read(&images, &labels)?;
-        let names = class_list(dir, &mut vec![])?;
+        let names = class_list(&Tree::disk(dir), dir, &mut vec![])?;
         if names.len() >= data.classes.len() {
             data.classes = names;
         }

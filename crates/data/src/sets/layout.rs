@@ -1,6 +1,6 @@
 //! Splits and class folders in a tree of files: the same rules for folders on disk and inside archives.
 
-use crate::sets::names::{SplitName, class_name, split_name, split_place};
+use crate::sets::names::{Says, SplitName, UNREAD, class_name, extension, says, split_name, split_place};
 use crate::sets::skipped::Skipped;
 use crate::sets::tree::{FileId, Tree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ pub(crate) struct Layout {
     /// Guesses and remarks, one line each.
     pub notes: Vec<String>,
     pub skipped: Skipped,
+    /// Splits of which it is not known what belongs to them, and why.
+    pub doubts: Vec<(String, String)>,
 }
 
 struct Reader<'a> {
@@ -62,10 +64,25 @@ pub(crate) fn layout(tree: &Tree, labels: bool) -> Layout {
     let mut images: Vec<Vec<u32>> = Vec::with_capacity(tree.dirs.len());
     for d in 0..tree.dirs.len() {
         let mut here = vec![];
+        // An array beside a picture of its name, such as a depth map, is no picture of its own.
+        let array = |name: &str| extension(name) == "npy";
+        let stem = |name: &'_ str| -> String { name.rsplit_once('.').map_or(name, |(s, _)| s).to_string() };
+        let names = || tree.dirs[d].files.iter().map(|f| &*f.name);
+        let both = names().any(array) && names().any(|n| !array(n) && says(n) == Says::Image);
+        let pictures: BTreeSet<String> = if both {
+            names().filter(|n| !array(n) && says(n) == Says::Image).map(stem).collect()
+        } else {
+            BTreeSet::new()
+        };
         for f in 0..tree.dirs[d].files.len() {
             let id = (d as u32, f as u32);
-            if tree.is_image(id) {
+            let name = &*tree.leaf(id).name;
+            if both && array(name) && pictures.contains(&stem(name)) {
+                out.skipped.add("arrays beside a picture of the same name", &tree.path(id).display());
+            } else if tree.is_image(id) {
                 here.push(f as u32);
+            } else if UNREAD.contains(&extension(name).as_str()) {
+                out.skipped.add("pictures of kinds that are not read", &tree.path(id).display());
             } else {
                 out.skipped.add("files that are no images", &tree.path(id).display());
             }
@@ -113,6 +130,7 @@ impl Reader<'_> {
             if !self.images[d].is_empty() {
                 self.out.skipped.add_many("images beside the splits", self.images[d].len(), [self.tree.shown(d)]);
             }
+            self.about_spellings(&splits);
             for (c, name) in splits {
                 self.part(c, name);
             }
@@ -175,6 +193,28 @@ impl Reader<'_> {
                 listed(&mut first.iter().cloned()),
                 self.tree.shown(classes[0])
             ));
+        }
+    }
+
+    /// Says which folders are splits by a name that is not the split's own, and which look like a split that another folder is.
+    fn about_spellings(&mut self, splits: &[(usize, String)]) {
+        for (c, name) in splits {
+            let base = self.tree.base(*c);
+            let Some(s) = split_name(&base) else { continue };
+            if s.split != name.as_str() {
+                let other = splits.iter().find(|(_, n)| n == s.split);
+                let Some((other, _)) = other.filter(|_| s.rest.is_empty()) else { continue };
+                let (place, other) = (self.tree.shown(*c), self.tree.base(*other));
+                // Of `train` and `train_extra` the first is meant; of `train_1` and `train_2` neither is more than the other.
+                let doubt = !split_name(&other).is_some_and(|o| o.plain);
+                let text = format!(
+                    "{place}: looks like the split `{}`, too, for which `{other}` is read: put them into one folder, or name the one to read",
+                    s.split
+                );
+                if doubt { self.out.doubts.push((s.split.into(), text)) } else { self.out.notes.push(text) }
+            } else if !base.to_lowercase().contains(s.split) {
+                self.out.notes.push(format!("{}: read as the split `{name}`", self.tree.shown(*c)));
+            }
         }
     }
 

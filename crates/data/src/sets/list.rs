@@ -4,7 +4,6 @@ use crate::error::{Error, Result, file};
 use crate::sets::classes::{Texts, is_missing};
 use crate::sets::json_lines;
 use crate::sets::names::{EXTENSIONS, canonical_split, class_name, extension, text};
-use crate::sets::retry;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -96,6 +95,8 @@ pub(crate) struct List {
     pub path: PathBuf,
     pub rows: Vec<Row>,
     pub notes: Vec<String>,
+    /// The classes, where each has a column of its own.
+    pub classes: Vec<String>,
 }
 
 /// Whether a path is called like a list.
@@ -103,13 +104,12 @@ pub(crate) fn is_list(path: &Path) -> bool {
     path.extension().is_some_and(|e| ["csv", "tsv", "txt", "lst", "jsonl"].iter().any(|x| e.eq_ignore_ascii_case(x)))
 }
 
-/// Reads a list. The separator, a header and the columns are told by the content.
+/// Reads a list of these bytes. The separator, a header and the columns are told by the content.
 ///
 /// # Errors
 /// When the file is no text, a line names no path, or it cannot be told which columns hold what; the error names the line.
-pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<List> {
-    let bytes = retry::read_below(path, 4 << 30)?;
-    let (content, guess) = text(path, &bytes)?;
+pub(crate) fn read(path: &Path, bytes: &[u8], kind: LabelKind, texts: &mut Texts) -> Result<List> {
+    let (content, guess) = text(path, bytes)?;
     let mut notes: Vec<String> = guess.into_iter().collect();
     let content = content.trim_start_matches(['\n', '\r']);
     // Excel's line that names the separator.
@@ -120,12 +120,14 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
     let skipped = u64::from(forced.is_some());
     let lines = match json_lines::lines(content).map_err(|m| file(path, m))? {
         Some(lines) => lines,
+        None if counted(content) => with_count(content, path)?,
         None => split(content, forced.map_or_else(|| delimiter(content, path), Separator::Byte), path)?,
     };
     let Some((_, first)) = lines.first() else {
         return Err(file(path, "the list is empty: expected `path,label` on each line"));
     };
     whole(path, &lines, skipped)?;
+    no_pixels(path, &lines)?;
     let columns = columns(path, first, &lines, kind, &mut notes)?;
     let mut rows = vec![];
     for (line, cells) in &lines[usize::from(columns.header)..] {
@@ -152,7 +154,49 @@ pub(crate) fn read(path: &Path, kind: LabelKind, texts: &mut Texts) -> Result<Li
     if rows.is_empty() {
         return Err(file(path, "no line names an image: expected `path,label` on each line"));
     }
-    Ok(List { path: path.into(), rows, notes })
+    let classes = if columns.numbers { vec![] } else { columns.each.into_iter().map(|(_, name)| name).collect() };
+    Ok(List { path: path.into(), rows, notes, classes })
+}
+
+/// Whether the first line counts the lines after those of a header, as CelebA's lists do.
+fn counted(content: &str) -> bool {
+    let mut lines = content.lines();
+    let first = lines.next().and_then(|l| l.trim().parse::<usize>().ok());
+    first.is_some_and(|n| n > 0 && lines.filter(|l| !l.trim().is_empty()).count() == n + 1)
+}
+
+/// The lines after the count, with spaces between the cells; the header names every column but that of the images.
+fn with_count(content: &str, path: &Path) -> Result<Vec<(u64, Vec<String>)>> {
+    let cells = |l: &str| l.split_whitespace().map(Into::into).collect::<Vec<String>>();
+    let numbered = content.lines().enumerate().skip(1).filter(|(_, l)| !l.trim().is_empty());
+    let mut lines: Vec<(u64, Vec<String>)> = numbered.map(|(i, l)| (i as u64 + 1, cells(l))).collect();
+    if let [(_, header), (_, first), ..] = &mut lines[..]
+        && header.len() + 1 == first.len()
+    {
+        header.insert(0, "image".into());
+    }
+    match lines.iter().find(|(_, c)| c.len() != lines[0].1.len()) {
+        Some((line, c)) => {
+            Err(file(path, format!("line {line} has {} cells, the header {}", c.len(), lines[0].1.len())))
+        }
+        None => Ok(lines),
+    }
+}
+
+/// Refuses tables that hold the pixels themselves.
+fn no_pixels(path: &Path, lines: &[(u64, Vec<String>)]) -> Result<()> {
+    const MANY: usize = 100;
+    let number = |s: &&str| s.parse::<f32>().is_ok();
+    let row = lines.iter().take(3).map(|(_, c)| c).next_back();
+    let long = |c: &String| c.len() > 2 * MANY && c.split_whitespace().filter(number).count() > MANY;
+    let wide = row.is_some_and(|c| c.len() > MANY && c.iter().all(|v| number(&v.as_str())));
+    if wide || row.is_some_and(|c| c.iter().any(long)) {
+        return Err(file(
+            path,
+            "a table of pixels, and not of the files of images: expected `path,label` on each line; write each row as a picture first",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses lines that are not what they look like: with more cells than the first, or with the end of a line inside quotes.
@@ -316,7 +360,9 @@ fn columns(
     // pandas writes the row numbers under an empty header.
     let index = |i: usize| header && (names[i..].first().is_some_and(|n| n.is_empty() || n.starts_with("unnamed")));
     let filled = |i: usize| rest.is_empty() || rest.iter().any(|(_, r)| r.get(i).is_some_and(|v| !v.is_empty()));
-    let others: Vec<usize> = (0..width)
+    // Lists for MXNet begin with a number for each image, and end with its path.
+    let mxnet = !header && c.path + 1 == width && width > 2 && path.extension().is_some_and(|e| e == "lst");
+    let others: Vec<usize> = (usize::from(mxnet)..width)
         .filter(|&i| i != c.path && Some(i) != c.split && !(i < names.len() && index(i)) && filled(i))
         .collect();
     let number = |v: &str| v.parse::<f32>().is_ok();
@@ -339,7 +385,7 @@ fn columns(
     } else {
         None
     };
-    let zero_one = |v: &str| matches!(v, "0" | "1" | "0.0" | "1.0");
+    let zero_one = |v: &str| matches!(v, "0" | "1" | "0.0" | "1.0" | "-1");
     match (named, &others[..]) {
         (Some(i), _) => c.label = Some(i),
         (None, []) => {}
@@ -354,7 +400,9 @@ fn columns(
         }
         (None, many) if header && many.iter().all(|&i| share(i, &zero_one)) => {
             c.each = many.iter().map(|&i| (i, class_name(&title(i)))).collect();
-            notes.push(format!("{}: the classes are the {} columns of 0 and 1", path.display(), c.each.len()));
+            let minus = rest.iter().any(|(_, r)| many.iter().any(|&i| r.get(i).is_some_and(|v| v == "-1")));
+            let off = if minus { "-1" } else { "0" };
+            notes.push(format!("{}: the classes are the {} columns of {off} and 1", path.display(), c.each.len()));
         }
         (None, many) if !header && many.iter().filter(|&&i| !share(i, &number)).count() == 1 => {
             // Names among numbers, such as the boxes that Tiny ImageNet's list has behind the class.
@@ -376,6 +424,14 @@ fn columns(
             ));
         }
     }
+    let unread: Vec<String> = others.iter().filter(|&&i| header && Some(i) != c.label).map(|&i| title(i)).collect();
+    if let (Some(i), false) = (c.label, unread.is_empty()) {
+        let (shown, more) = (
+            unread.iter().take(8).cloned().collect::<Vec<_>>().join("`, `"),
+            if unread.len() > 8 { ", ..." } else { "" },
+        );
+        notes.push(format!("{}: the labels are the column `{}`; not read: `{shown}`{more}", path.display(), title(i)));
+    }
     if let Some(i) = c.label {
         let cells = || body.iter().filter_map(|(_, r)| r.get(i)).map(|v| v.trim()).filter(|v| !v.is_empty());
         let whole = |v: &str| v.split_whitespace().all(|p| p.bytes().all(|b| b.is_ascii_digit()));
@@ -391,10 +447,13 @@ fn columns(
     Ok(c)
 }
 
-/// Whether a column counts the lines, as the first one of CUB's `images.txt` does.
+/// Whether a column counts the lines, as the first one of CUB's `images.txt` does, or has another number on each of many.
 fn numbers_lines(lines: &[(u64, Vec<String>)], column: usize) -> bool {
     let numbers: Option<Vec<u64>> = lines.iter().map(|(_, r)| r.get(column)?.trim().parse().ok()).collect();
-    numbers.is_some_and(|n| n.len() > 2 && n.windows(2).all(|w| w[1] == w[0] + 1))
+    numbers.is_some_and(|n| {
+        let distinct = n.iter().collect::<std::collections::BTreeSet<_>>().len() == n.len();
+        n.len() > 2 && (n.windows(2).all(|w| w[1] == w[0] + 1) || (n.len() >= 10 && distinct))
+    })
 }
 
 fn known_split(v: &str) -> bool {
@@ -415,8 +474,8 @@ fn label(c: &Columns, cells: &[String], texts: &mut Texts) -> Result<RowLabel, S
         for (i, name) in &c.each {
             match cell(*i) {
                 "1" | "1.0" => on.push(texts.add(name)),
-                "0" | "0.0" | "" => {}
-                other => return Err(format!("`{other}` in `{name}` is neither 0 nor 1")),
+                "0" | "0.0" | "-1" | "" => {}
+                other => return Err(format!("`{other}` in `{name}` is neither 1 nor 0 or -1")),
             }
         }
         return Ok(RowLabel::Many(on));

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::sets::list::{List, not_there};
 use crate::sets::names::{EXTENSIONS, split_name};
+use crate::sets::tree::Tree;
 use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
@@ -23,9 +24,10 @@ const LOOKED: usize = 40;
 ///
 /// # Errors
 /// When files are missing; the error names lines.
-pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+pub(crate) fn resolve(list: &List, tree: &Tree, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    let root = tree.root.as_path();
     let beside = list.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let slashed = list.rows.iter().any(|r| r.path.contains('\\')) && !beside.join(&list.rows[0].path).is_file();
+    let slashed = list.rows.iter().any(|r| r.path.contains('\\')) && !tree.is_file(&beside.join(&list.rows[0].path));
     let names: Vec<String> =
         list.rows.iter().map(|r| if slashed { r.path.replace('\\', "/") } else { r.path.clone() }).collect();
     if slashed {
@@ -33,11 +35,11 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
     }
     let usual = Rule { base: beside.into(), strip: 0, extension: "" };
     let sample: Vec<&String> = names.iter().step_by(names.len().div_ceil(LOOKED).max(1)).collect();
-    let found = |r: &Rule| sample.iter().filter(|n| at(r, n).is_some_and(|p| p.is_file())).count();
+    let found = |r: &Rule| sample.iter().filter(|n| at(tree, r, n).is_some_and(|p| tree.is_file(&p))).count();
     let mut rules = vec![usual.clone()];
     let mut best = (found(&usual), usual.clone());
     if best.0 < sample.len() {
-        rules = candidates(list, beside, root, &sample);
+        rules = candidates(list, beside, tree, &sample);
         let mut as_good = vec![];
         for rule in &rules {
             let n = found(rule);
@@ -79,12 +81,12 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
         notes.push(format!("{}: {}", list.path.display(), said.join(", ")));
     }
     let one = |name: &String| -> Option<PathBuf> {
-        let there = |p: Option<PathBuf>| p.filter(|p| p.is_file());
-        there(at(&rule, name))
-            .or_else(|| there(at(&rule, &name.nfc().collect::<String>())))
-            .or_else(|| there(at(&rule, &name.nfd().collect::<String>())))
+        let there = |p: Option<PathBuf>| p.filter(|p| tree.is_file(p));
+        there(at(tree, &rule, name))
+            .or_else(|| there(at(tree, &rule, &name.nfc().collect::<String>())))
+            .or_else(|| there(at(tree, &rule, &name.nfd().collect::<String>())))
             // Names with and without an extension, or with several.
-            .or_else(|| rules.iter().filter(|r| r.base == rule.base).find_map(|r| there(at(r, name))))
+            .or_else(|| rules.iter().filter(|r| r.base == rule.base).find_map(|r| there(at(tree, r, name))))
     };
     // Network file systems answer slowly, so several ask at once.
     let threads = std::thread::available_parallelism().map_or(4, usize::from).clamp(4, 16);
@@ -95,7 +97,7 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
         parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
     });
     let mut files = files;
-    elsewhere(list, &names, &mut files, &rules, &rule, notes);
+    elsewhere(list, tree, &names, &mut files, &rules, &rule, notes);
     let missing: Vec<usize> = files.iter().enumerate().filter(|(_, f)| f.is_none()).map(|(i, _)| i).collect();
     if !missing.is_empty() || files.len() != list.rows.len() {
         return Err(not_there(list, &missing));
@@ -107,6 +109,7 @@ pub(crate) fn resolve(list: &List, root: &Path, notes: &mut Vec<String>) -> Resu
 /// also holds files of names that were found holds something else, such as masks, and is not looked at.
 fn elsewhere(
     list: &List,
+    tree: &Tree,
     names: &[String],
     files: &mut [Option<PathBuf>],
     rules: &[Rule],
@@ -116,7 +119,7 @@ fn elsewhere(
     if files.iter().all(Option::is_some) {
         return;
     }
-    let there = |r: &Rule, name: &str| at(r, name).filter(|p| p.is_file());
+    let there = |r: &Rule, name: &str| at(tree, r, name).filter(|p| tree.is_file(p));
     for r in rules.iter().filter(|r| r.base != rule.base) {
         let found: Vec<(usize, PathBuf)> =
             (0..names.len()).filter(|&i| files[i].is_none()).filter_map(|i| Some((i, there(r, &names[i])?))).collect();
@@ -141,11 +144,11 @@ fn is_split_of(list: &List, folder: &Path) -> bool {
     split(list.path.file_stem()).is_some_and(|s| Some(s) == split(folder.file_name()))
 }
 
-fn at(rule: &Rule, name: &str) -> Option<PathBuf> {
+fn at(tree: &Tree, rule: &Rule, name: &str) -> Option<PathBuf> {
     let mut path = if rule.strip == 0 {
         // Lists such as Places365's begin their paths with the root of the data set, and not of the machine.
         match name.strip_prefix('/') {
-            Some(below) if !Path::new(name).is_file() => rule.base.join(below),
+            Some(below) if !tree.is_file(Path::new(name)) => rule.base.join(below),
             _ => rule.base.join(name),
         }
     } else {
@@ -164,23 +167,25 @@ fn at(rule: &Rule, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn candidates(list: &List, beside: &Path, root: &Path, sample: &[&String]) -> Vec<Rule> {
+fn candidates(list: &List, beside: &Path, tree: &Tree, sample: &[&String]) -> Vec<Rule> {
     let mut bases: Vec<PathBuf> = vec![beside.into()];
     let mut add = |p: PathBuf| {
-        if p.is_dir() && !bases.contains(&p) {
+        if tree.is_dir(&p) && !bases.contains(&p) {
             bases.push(p);
         }
     };
-    if root.is_dir() {
-        add(root.into());
-    }
-    if let Ok(entries) = std::fs::read_dir(beside) {
-        let mut folders: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    add(tree.root.clone());
+    // Folders beside the list, and those of the root for lists in a folder of lists.
+    for folder in [beside, &tree.root] {
+        let mut folders = tree.folders_in(folder);
         folders.sort_by_key(|f| (!is_split_of(list, f), f.clone()));
         folders.into_iter().take(50).for_each(&mut add);
     }
-    if let Some(above) = beside.parent().filter(|p| !p.as_os_str().is_empty()) {
-        add(above.into());
+    // Above `lists` is `.`, whose path is empty here.
+    match beside.parent() {
+        Some(above) if !above.as_os_str().is_empty() => add(above.into()),
+        Some(_) if beside != Path::new(".") => add(".".into()),
+        _ => {}
     }
     let parts = sample.iter().map(|n| n.split('/').filter(|p| !p.is_empty()).count()).min().unwrap_or(1);
     // With an extension nothing is added to it, unless the dot is part of a name.

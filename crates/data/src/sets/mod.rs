@@ -2,10 +2,13 @@
 
 mod archives;
 mod cifar;
+mod class_folders;
 mod classes;
 mod collection;
+mod cub;
 mod dataset;
 mod files;
+mod flat;
 mod folder;
 mod handles;
 mod idx;
@@ -13,6 +16,7 @@ mod json_lines;
 mod layout;
 mod list;
 mod list_paths;
+mod listed;
 mod names;
 mod open;
 #[cfg(feature = "parquet")]
@@ -24,6 +28,7 @@ mod split;
 mod tar_headers;
 mod tar_index;
 mod tree;
+mod tree_paths;
 mod webdataset;
 mod zip;
 

@@ -17,6 +17,12 @@ const OTHER: [&str; 31] = [
     "sh", "log", "mat", "h5", "hdf5", "npz", "pkl", "pickle", "pt", "pth", "tar", "tgz", "gz", "zip", "index", "cls",
 ];
 
+/// Extensions of pictures that are not read.
+pub(crate) const UNREAD: [&str; 18] = [
+    "heic", "heif", "avif", "jxl", "jp2", "j2k", "psd", "svg", "ico", "exr", "hdr", "tga", "cr2", "nef", "arw", "dng",
+    "dcm", "nii",
+];
+
 /// The extension of a file name in lower case; empty where there is none.
 pub(crate) fn extension(name: &str) -> String {
     let base = name.rsplit('/').next().unwrap_or(name);
@@ -196,7 +202,11 @@ pub(crate) fn class_name(name: &str) -> String {
 /// # Errors
 /// When the bytes are no text.
 pub(crate) fn text(path: &std::path::Path, bytes: &[u8]) -> Result<(String, Option<String>)> {
-    let clean = |s: String| s.trim_start_matches('\u{feff}').to_string();
+    let clean = |s: String| {
+        let s = s.trim_start_matches('\u{feff}');
+        // Lines of the old Macintosh end with a carriage return alone.
+        if s.contains('\n') { s.to_string() } else { s.replace('\r', "\n") }
+    };
     if let Ok(s) = std::str::from_utf8(bytes)
         && !s.contains('\0')
     {

@@ -7,15 +7,15 @@ use crate::sets::dataset::Label;
 use crate::sets::tar_index::tests::{entry, tar_of};
 use crate::sets::zip::tests::zip_of;
 
-struct Root(tempfile::TempDir);
+pub(crate) struct Root(pub(crate) tempfile::TempDir);
 
 impl Root {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Root(tempfile::tempdir().unwrap())
     }
 
     /// So many pictures in each folder.
-    fn tree(self, spec: &[(&str, usize)]) -> Self {
+    pub(crate) fn tree(self, spec: &[(&str, usize)]) -> Self {
         for (folder, n) in spec {
             for k in 0..*n {
                 self.put(&format!("{folder}/{k}.png"), sample_png(2 + k as u32, 3));
@@ -24,46 +24,46 @@ impl Root {
         self
     }
 
-    fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Self {
         let path = self.0.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
         self
     }
 
-    fn folder(&self, name: &str) -> &Self {
+    pub(crate) fn folder(&self, name: &str) -> &Self {
         std::fs::create_dir_all(self.0.path().join(name)).unwrap();
         self
     }
 
-    fn open(&self, name: &str) -> Result<Collection> {
+    pub(crate) fn open(&self, name: &str) -> Result<Collection> {
         open(&self.0.path().join(name), &OpenConfig::default())
     }
 
-    fn read(&self, name: &str) -> Collection {
+    pub(crate) fn read(&self, name: &str) -> Collection {
         self.open(name).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The text of the error.
     #[track_caller]
-    fn refused(&self, name: &str, words: &[&str]) {
+    pub(crate) fn refused(&self, name: &str, words: &[&str]) {
         let e = self.open(name).map(|c| c.to_string()).unwrap_err().to_string();
         words.iter().for_each(|w| assert!(e.contains(w), "no `{w}` in: {e}"));
     }
 }
 
 /// (split, samples, samples of each class)
-fn splits(c: &Collection) -> Vec<(&str, usize, Vec<usize>)> {
+pub(crate) fn splits(c: &Collection) -> Vec<(&str, usize, Vec<usize>)> {
     c.parts().iter().map(|p| (p.name.as_str(), p.data.len(), p.counts.clone())).collect()
 }
 
 #[track_caller]
-fn says(c: &Collection, words: &[&str]) {
+pub(crate) fn says(c: &Collection, words: &[&str]) {
     let text = c.to_string();
     words.iter().for_each(|w| assert!(text.contains(w), "no `{w}` in: {text}"));
 }
 
-fn labels(c: &Collection) -> Vec<Option<u32>> {
+pub(crate) fn labels(c: &Collection) -> Vec<Option<u32>> {
     let data = &c.parts()[0].data;
     (0..data.len()).map(|i| data.label(i).unwrap().class()).collect()
 }

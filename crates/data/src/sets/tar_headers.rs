@@ -214,7 +214,8 @@ impl Part<'_> {
 
     /// A name without `./`, which must not lead outside.
     fn inside(&self, name: &str) -> Result<String> {
-        let outside = name.starts_with('/') || name.split('/').any(|p| p == "..");
+        // Absolute names lose their first `/`, as when the archive is unpacked.
+        let outside = name.split('/').any(|p| p == "..");
         let parts: Vec<&str> = name.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
         if outside || parts.is_empty() {
             return Err(file(self.path, format!("the entry \"{name}\" points outside the archive")));

@@ -3,8 +3,9 @@
 use crate::error::{Result, file};
 use crate::sets::classes::{Texts, is_missing, whole};
 use crate::sets::collection::Raw;
-use crate::sets::names::{EXTENSIONS, class_name, extension, is_litter, read_names};
+use crate::sets::names::{EXTENSIONS, class_name, extension, is_litter, text};
 use crate::sets::tar_index::Archive;
+use crate::sets::tree::Tree;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -239,11 +240,17 @@ fn source(archives: &[Archive], found: &[(usize, usize, Sample)], given: &[Strin
 ///
 /// # Errors
 /// When the file cannot be read.
-pub(crate) fn class_list(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<String>> {
+pub(crate) fn class_list(tree: &Tree, folder: &Path, notes: &mut Vec<String>) -> Result<Vec<String>> {
     for name in ["classes.txt", "class_names.txt"] {
         let path = folder.join(name);
-        if path.is_file() {
-            let (names, guess) = read_names(&path)?;
+        if tree.is_file(&path) {
+            let (text, guess) = text(&path, &tree.read_path(&path, 1 << 28)?)?;
+            let lines: Vec<String> = text.lines().map(class_name).filter(|l| !l.is_empty()).collect();
+            let numbered = without_numbers(&lines);
+            if numbered.is_some() {
+                notes.push(format!("{}: the numbers before the names count the lines", path.display()));
+            }
+            let names = numbered.unwrap_or(lines);
             let mut sorted = names.clone();
             sorted.sort_unstable();
             if let Some(pair) = sorted.windows(2).find(|p| p[0] == p[1]) {
@@ -255,6 +262,19 @@ pub(crate) fn class_list(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<S
         }
     }
     Ok(vec![])
+}
+
+/// The names of lines such as `0 cat`, `1: dog`, where every line begins with its number, from 0 or 1 on.
+fn without_numbers(lines: &[String]) -> Option<Vec<String>> {
+    let cut = |first: usize| -> Option<Vec<String>> {
+        let one = |(i, l): (usize, &String)| {
+            let rest = l.strip_prefix(&(i + first).to_string())?;
+            let name = rest.trim_start_matches([' ', '\t', ',', ':', ';', '.', ')']);
+            (name.len() < rest.len() && !name.is_empty()).then(|| class_name(name.trim_matches('"')))
+        };
+        lines.iter().enumerate().map(one).collect()
+    };
+    if lines.len() < 2 { None } else { cut(0).or_else(|| cut(1)) }
 }
 
 /// Writes WebDataset shards: `NAME-000000.tar`, ..., each with about `shard_bytes`, and `classes.txt`.

@@ -47,7 +47,14 @@ impl Zip {
             }
         }
         let coding = NameCoding::of(foreign.iter().map(Vec::as_slice));
-        let notes = coding.map(|c| c.note(path, foreign.len())).into_iter().collect();
+        let mut notes: Vec<String> = coding.map(|c| c.note(path, foreign.len())).into_iter().collect();
+        let repeated = in_directory(&source).unwrap_or(0).saturating_sub(zip.len() as u64);
+        if repeated > 0 {
+            notes.push(format!(
+                "{}: {repeated} entries come again later under the same name: the last ones are read, as when the archive is unpacked",
+                path.display()
+            ));
+        }
         for i in 0..zip.len() {
             let e = zip.by_index_raw(i).map_err(|e| fail(&e))?;
             // A name of which the archive says that it is UTF-8 is shown by the reader as it is.
@@ -61,7 +68,9 @@ impl Zip {
             if e.is_dir() || name.ends_with('/') {
                 continue;
             }
-            if name.starts_with('/') || name.split('/').any(|p| p == "..") {
+            // Absolute names lose their first `/`, as when the archive is unpacked.
+            let name = name.trim_start_matches('/').to_string();
+            if name.split('/').any(|p| p == "..") {
                 return Err(file(path, format!("the entry \"{name}\" points outside the archive")));
             }
             if e.is_symlink() {
@@ -150,6 +159,18 @@ impl Zip {
             _ => Ok(bytes),
         }
     }
+}
+
+/// How many entries the directory at the end of a zip file counts; the reader has those of one name once. `None` for archives of more than
+/// 65,534, whose count is elsewhere.
+fn in_directory(source: &Source) -> Option<u64> {
+    const END: usize = 22;
+    let length = (source.len() as usize).min(END + 65_535);
+    let mut tail = vec![0; length];
+    source.read_at(&mut tail, source.len() - length as u64).ok()?;
+    let at = tail.windows(4).rposition(|w| w == b"PK\x05\x06").filter(|at| at + END <= length)?;
+    let count = u16::from_le_bytes([tail[at + 10], tail[at + 11]]);
+    (count != u16::MAX).then_some(u64::from(count))
 }
 
 /// The number of a compression method in the format's specification.
