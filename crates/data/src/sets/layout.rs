@@ -114,8 +114,7 @@ impl Reader<'_> {
         // A root one level too high: everything lies in one folder, which has splits or a name that says nothing.
         while let (true, [c]) = (self.images[d].is_empty(), &self.full(d)[..]) {
             let c = *c;
-            let wrapped =
-                split_name(&self.tree.base(c)).is_none() && (self.splits(c).is_some() || self.says_nothing(c));
+            let wrapped = split_name(&self.tree.base(c)).is_none() && (self.leads_to_splits(c) || self.says_nothing(c));
             if self.splits(d).is_some() || !wrapped {
                 break;
             }
@@ -222,6 +221,33 @@ impl Reader<'_> {
         GENERIC.contains(&self.tree.base(d).to_lowercase().as_str())
     }
 
+    /// Whether the folders of `c` are splits, or it holds one folder alone of which this is true.
+    fn leads_to_splits(&self, mut c: usize) -> bool {
+        loop {
+            match (self.splits(c), &self.full(c)[..]) {
+                (Some(_), _) => return true,
+                (None, [only]) if self.images[c].is_empty() => c = *only,
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether folders are parts of one whole, such as `images_001` and `images_002`, and no classes.
+    fn are_parts(&self, folders: &[usize]) -> bool {
+        const PARTS: [&str; 14] = [
+            "part", "parts", "images", "image", "imgs", "batch", "chunk", "shard", "piece", "archive", "volume", "vol",
+            "disc", "folder",
+        ];
+        let before = |&d: &usize| -> Option<String> {
+            let name = self.tree.base(d).to_lowercase();
+            let bare = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            (bare.len() < name.len()).then(|| bare.trim_end_matches(['-', '_', ' ', '.']).to_string())
+        };
+        let Some(first) = folders.first().and_then(before) else { return false };
+        let word = first.rsplit(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+        folders.len() > 1 && PARTS.contains(&word) && folders.iter().all(|d| before(d).as_deref() == Some(&first))
+    }
+
     /// The splits that the folders of `d` are, each with its name; `None` where they are no splits.
     fn splits(&self, d: usize) -> Option<Vec<(usize, String)>> {
         let children = self.tree.children(d);
@@ -316,7 +342,13 @@ impl Reader<'_> {
         }
         let mut samples = vec![];
         let kids = self.full(d);
-        if !self.labels || kids.is_empty() {
+        let parts = self.labels && self.are_parts(&kids);
+        if parts {
+            let names: Vec<String> = kids.iter().take(3).map(|&k| format!("`{}`", self.tree.base(k))).collect();
+            let text = format!("the folders {} are parts of one whole, and no classes", names.join(", "));
+            self.out.notes.push(format!("{}: {text}", self.tree.shown(d)));
+        }
+        if !self.labels || parts || kids.is_empty() {
             for i in self.tree.below(d) {
                 samples.extend(self.images[i].iter().map(|&f| ((i as u32, f), None)));
             }

@@ -33,7 +33,7 @@ const PATHS: [&str; 22] = [
     "id",
 ];
 /// Names of columns that hold labels, the most explicit first.
-const LABELS: [&str; 20] = [
+const LABELS: [&str; 24] = [
     "label",
     "labels",
     "class",
@@ -54,6 +54,10 @@ const LABELS: [&str; 20] = [
     "ground_truth",
     "species",
     "breed",
+    "dx",
+    "diagnosis",
+    "disease",
+    "finding_labels",
 ];
 /// Names of columns that hold the split.
 const SPLITS: [&str; 6] = ["split", "set", "subset", "partition", "phase", "is_valid"];

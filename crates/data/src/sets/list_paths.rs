@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::sets::list::{List, not_there};
-use crate::sets::names::{EXTENSIONS, split_name};
-use crate::sets::tree::Tree;
+use crate::sets::names::{EXTENSIONS, Says, says, split_name};
+use crate::sets::tree::{FileId, Tree};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
@@ -35,7 +36,8 @@ pub(crate) fn resolve(list: &List, tree: &Tree, notes: &mut Vec<String>) -> Resu
     }
     let usual = Rule { base: beside.into(), strip: 0, extension: "" };
     let sample: Vec<&String> = names.iter().step_by(names.len().div_ceil(LOOKED).max(1)).collect();
-    let found = |r: &Rule| sample.iter().filter(|n| at(tree, r, n).is_some_and(|p| tree.is_file(&p))).count();
+    let holds = |r: &Rule, n: &str| at(tree, r, n).is_some_and(|p| tree.is_file(&p));
+    let found = |r: &Rule| sample.iter().filter(|n| holds(r, n)).count();
     let mut rules = vec![usual.clone()];
     let mut best = (found(&usual), usual.clone());
     if best.0 < sample.len() {
@@ -52,6 +54,9 @@ pub(crate) fn resolve(list: &List, tree: &Tree, notes: &mut Vec<String>) -> Resu
         }
         // The list's own folder, the root and the folder of its split come first; between others nothing is guessed.
         let first = &best.1.base;
+        // Folders without a name in common hold parts of the list.
+        let both = |r: &Rule| sample.iter().any(|n| holds(&best.1, n) && holds(r, n));
+        as_good.retain(both);
         if let Some(other) = as_good.first().filter(|_| first != beside && first != root && !is_split_of(list, first)) {
             return Err(crate::error::file(
                 &list.path,
@@ -98,6 +103,9 @@ pub(crate) fn resolve(list: &List, tree: &Tree, notes: &mut Vec<String>) -> Resu
     });
     let mut files = files;
     elsewhere(list, tree, &names, &mut files, &rules, &rule, notes);
+    if files.iter().all(Option::is_none) {
+        by_name(list, tree, &names, &mut files, notes);
+    }
     let missing: Vec<usize> = files.iter().enumerate().filter(|(_, f)| f.is_none()).map(|(i, _)| i).collect();
     if !missing.is_empty() || files.len() != list.rows.len() {
         return Err(not_there(list, &missing));
@@ -133,6 +141,30 @@ fn elsewhere(
             notes.push(format!("{}: {} of its files are below {}", list.path.display(), found.len(), r.base.display()));
             found.into_iter().for_each(|(i, p)| files[i] = Some(p));
         }
+    }
+}
+
+/// Finds bare names in any folder of the data, where each is the name of one file alone.
+fn by_name(list: &List, tree: &Tree, names: &[String], files: &mut [Option<PathBuf>], notes: &mut Vec<String>) {
+    let mut known: HashMap<&str, Option<FileId>> = HashMap::new();
+    for id in tree.files(0..tree.dirs.len()) {
+        let name = &*tree.leaf(id).name;
+        if says(name) == Says::Image {
+            let stem = name.rsplit_once('.').map_or(name, |(s, _)| s);
+            for key in [name, stem] {
+                known.entry(key).and_modify(|other| *other = None).or_insert(Some(id));
+            }
+        }
+    }
+    let found: Option<Vec<FileId>> = names.iter().map(|n| known.get(n.as_str()).copied().flatten()).collect();
+    if let Some(found) = found {
+        let place = |(d, f): FileId| tree.root.join(&tree.dirs[d as usize].name).join(&*tree.leaf((d, f)).name);
+        files.iter_mut().zip(found).for_each(|(f, id)| *f = Some(place(id)));
+        notes.push(format!(
+            "{}: its files are found by their names below {}",
+            list.path.display(),
+            tree.root.display()
+        ));
     }
 }
 
@@ -175,8 +207,9 @@ fn candidates(list: &List, beside: &Path, tree: &Tree, sample: &[&String]) -> Ve
         }
     };
     add(tree.root.clone());
-    // Folders beside the list, and those of the root for lists in a folder of lists.
-    for folder in [beside, &tree.root] {
+    // Folders beside the list, and for lists in a folder of lists those beside it.
+    let above = beside.parent().filter(|p| !p.as_os_str().is_empty());
+    for folder in [Some(beside), Some(tree.root.as_path()), above].into_iter().flatten() {
         let mut folders = tree.folders_in(folder);
         folders.sort_by_key(|f| (!is_split_of(list, f), f.clone()));
         folders.into_iter().take(50).for_each(&mut add);

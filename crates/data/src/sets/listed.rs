@@ -47,7 +47,9 @@ pub(crate) fn images(tree: &Arc<Tree>, config: &OpenConfig, kind: &str) -> Resul
         return cub::open(tree, &folder, config.labels);
     }
     let by_class = folders(tree, true, kind);
-    let labelled = is_labelled(&by_class);
+    // One folder of images is a place and no class where lists lie beside it.
+    let place = by_class.folders.len() == 1 && tree.files_in(&tree.root).iter().any(|p| is_list(p));
+    let labelled = is_labelled(&by_class) && !place;
     let wanted = config.labels != LabelKind::None;
     let mut plain = if wanted { by_class } else { folders(tree, false, kind) };
     let (named, doubled) = split_lists(tree);
@@ -58,7 +60,13 @@ pub(crate) fn images(tree: &Arc<Tree>, config: &OpenConfig, kind: &str) -> Resul
     let listed = |split: &str| lists.iter().any(|(s, _)| s == split);
     // A list of one split does not stand for the class folders of the others.
     let left: Vec<&str> = ["train", "val", "test"].into_iter().filter(|s| has(s) && !listed(s)).collect();
-    let stand = !labelled || if divided { left.is_empty() } else { listed("train") };
+    // Nor does a list of the test images stand for the table beside it.
+    let other = || tree.files_in(&tree.root).iter().any(|p| is_table(p) && !lists.iter().any(|(_, l)| l == p));
+    let stand = match (labelled, divided) {
+        (true, true) => left.is_empty(),
+        (true, false) => listed("train"),
+        (false, _) => listed("train") || !other(),
+    };
     let mut notes = vec![];
     if !lists.is_empty() && stand && (plain.parts.is_empty() || wanted || listed("train")) {
         let texts = lists.iter().all(|(_, p)| !is_table(p)) && !plain.parts.is_empty();
@@ -144,9 +152,9 @@ fn beside(tree: &Arc<Tree>, plain: &Draft, config: &OpenConfig, notes: &mut Vec<
     }
     if lists.is_empty() {
         let names = |p: &&PathBuf| !p.file_name().is_some_and(|n| n == "classes.txt" || n == "class_names.txt");
-        let texts = tree.files_in(&tree.root);
-        let texts = texts.iter().filter(|p| is_list(p)).filter(names);
-        let texts: Vec<String> = texts.map(|p| p.display().to_string()).collect();
+        let all = tree.files(0..tree.dirs.len()).map(|id| tree.path(id)).collect::<Vec<_>>();
+        let texts = all.iter().filter(|p| is_list(p)).filter(names);
+        let texts: Vec<String> = texts.take(6).map(|p| p.display().to_string()).collect();
         if !texts.is_empty() && at_root.is_empty() && images_of(plain) > 0 {
             notes.push(format!("not taken for lists of labels: {}; name one to read it as such", texts.join(", ")));
         }

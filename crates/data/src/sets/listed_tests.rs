@@ -176,3 +176,35 @@ fn a_linked_split_may_link_to_its_classes() {
     assert_eq!(c.classes(), ["cat", "dog"]);
     assert_eq!(splits(&c)[0], ("train", 4, vec![2, 2]));
 }
+
+#[test]
+fn folders_that_are_parts_or_places_are_no_classes() {
+    // HAM10000: the images in two parts, the labels in a table beside them.
+    let root = Root::new().tree(&[("h/HAM10000_images_part_1", 2)]);
+    root.put("h/HAM10000_images_part_2/2.png", sample_png(2, 2))
+        .put("h/HAM10000_images_part_2/3.png", sample_png(2, 2));
+    root.put("h/meta.csv", "lesion_id,image_id,dx,age\nL0,0,nv,40\nL1,1,bkl,50\nL2,2,nv,60\nL3,3,nv,70\n");
+    let c = root.read("h");
+    assert_eq!(splits(&c), [("", 4, vec![1, 3])], "{c}");
+    std::fs::remove_file(root.0.path().join("h/meta.csv")).unwrap();
+    let c = root.read("h");
+    assert!(c.classes().is_empty());
+    says(&c, &["are parts of one whole, and no classes"]);
+    // ISIC: one folder of images, and two tables.
+    let root = Root::new().tree(&[("i/Training_Input", 2), ("k/class_1", 2), ("k/class_2", 2)]);
+    root.put("i/truth.csv", "image,MEL,NV\n0,1,0\n1,0,1\n");
+    assert_eq!(splits(&root.read("i")), [("", 2, vec![1, 1])]);
+    root.put("i/metadata.csv", "image,age\n0,30\n1,40\n");
+    says(&root.read("i"), &["which list has the labels?", "metadata.csv", "truth.csv"]);
+    assert_eq!(root.read("k").classes(), ["class_1", "class_2"]);
+    // ChestX-ray14: parts in parts, several findings, a list of the test images.
+    let root = root.tree(&[("x/images_001/images", 2)]);
+    root.put("x/images_002/images/2.png", sample_png(2, 2)).put("x/test_list.txt", "2.png\n");
+    root.put("x/Data_Entry.csv", "Image Index,Finding Labels,Age,\n0.png,A|B,4,\n1.png,A,5,\n2.png,C,6,\n");
+    let c = root.read("x");
+    assert_eq!((splits(&c), c.classes().len()), (vec![("", 3, vec![2, 1, 1])], 3));
+    says(&c, &["its files are found by their names"]);
+    // A root that is several levels too high.
+    let root = Root::new().tree(&[("c/cars/cars/train/a", 2), ("c/cars/cars/train/b", 2), ("c/cars/cars/test/a", 1)]);
+    assert_eq!(splits(&root.read("c"))[0], ("train", 4, vec![2, 2]));
+}
