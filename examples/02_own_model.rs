@@ -1,5 +1,5 @@
 //! Trains a model from the layers of `nn` with a loop of your own on the shipped Fashion-MNIST images, about a minute on two cores:
-//! `cargo run --release --example 02_own_model`.
+//! `cargo run --release --example 02_own_model -- [DATA]`. Prints the accuracy after each epoch.
 
 use candle_nn::VarBuilder;
 use candlelight::autograd::Result;
@@ -7,7 +7,7 @@ use candlelight::data::{OpenConfig, open};
 use candlelight::engine::{batch, metrics};
 use candlelight::nn::{BatchNorm, Conv2d, Linear};
 use candlelight::prelude::*;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Three convolutions of stride 2, each followed by batch normalisation and ReLU, then a linear layer on the means over all pixels.
 struct Net {
@@ -35,7 +35,8 @@ impl Net {
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let data = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), &OpenConfig::default())?;
+    let shipped = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let data = open(&std::env::args_os().nth(1).map_or_else(shipped, PathBuf::from), &OpenConfig::default())?;
     let normalize = Normalize { mean: vec![0.286], std: vec![0.353] };
     let load = |split: &str, shuffle: bool| -> std::result::Result<Loader, Box<dyn std::error::Error>> {
         let config = LoaderConfig { size: (28, 28), shuffle, drop_last: shuffle, ..LoaderConfig::default() };

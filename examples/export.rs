@@ -1,73 +1,21 @@
-//! Writes a pretrained model's weights under their plain names, for facebookresearch/mae, timm or any reader of safetensors.
+//! Writes weights for other programs, under the names of mae, timm, torchvision or HuggingFace, and prints the file.
 //!
 //! ```text
-//! cargo run --release --example export -- output_dir/checkpoint-00001872.safetensors --to encoder --format pth
+//! cargo run --release --example export -- output_dir --format pth                              # a pretrained encoder for PyTorch
+//! cargo run --release --example export -- mae_finetuned_vit_base.pth --to huggingface
 //! ```
 
-mod support;
-
-use candlelight::engine::pretrain;
-use candlelight::models::weights;
-use clap::{Parser, ValueEnum};
-use std::path::PathBuf;
+use candlelight_cli::export::Args;
+use candlelight_cli::{Result, start};
 use std::process::ExitCode;
 
-#[derive(Clone, Copy, ValueEnum)]
-enum To {
-    /// The encoder alone, as mae_pretrain_vit_base.pth holds it
-    Encoder,
-    /// Encoder and decoder together
-    Full,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Safetensors,
-    /// PyTorch's zip format, `{"model": {name: tensor}}`
-    Pth,
-}
-
-/// Export a checkpoint's weights.
-#[derive(Parser)]
-#[command(name = "export", version)]
-struct Args {
-    /// A pretraining checkpoint
-    checkpoint: PathBuf,
-    /// The part of the model to write
-    #[arg(long, value_enum, default_value = "encoder")]
-    to: To,
-    /// The file format
-    #[arg(long, value_enum, default_value = "safetensors")]
-    format: Format,
-    /// The file to write [default: beside the checkpoint]
-    #[arg(long)]
-    output: Option<PathBuf>,
-}
-
-fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let (_, params, _) = pretrain::load_model(&args.checkpoint)?;
-    let mut tensors = params.state_dict();
-    let part = match args.to {
-        To::Encoder => {
-            tensors.retain(|(n, _)| !n.starts_with("decoder_") && n != "mask_token");
-            "encoder"
-        }
-        To::Full => "full",
-    };
-    let extension = if matches!(args.format, Format::Pth) { "pth" } else { "safetensors" };
-    let path = args.output.clone().unwrap_or_else(|| args.checkpoint.with_file_name(format!("{part}.{extension}")));
-    match args.format {
-        Format::Safetensors => weights::write_safetensors(&path, &tensors, None)?,
-        Format::Pth => weights::write_pickle(&path, &tensors)?,
-    }
-    println!("{}: {} tensors", path.display(), tensors.len());
-    Ok(())
+fn run(args: &Args) -> Result<ExitCode> {
+    let exported = args.exported()?;
+    exported.write(args)?;
+    println!("{}: {} tensors, {}", exported.path.display(), exported.tensors.len(), exported.how);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(support::arguments());
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => support::fail(e.as_ref()),
-    }
+    start(run)
 }

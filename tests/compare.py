@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 WORK = TARGET / "compare"
-PROGRAMS = ["mae_pretrain", "mae_finetune", "mae_linprobe", "resnet20"]
+PROGRAMS = ["mae_pretrain", "mae_finetune", "mae_linprobe", "03_resnet"]
+FORMER = {"03_resnet": "resnet20"}  # the names that programs had before
 COMMON = ["--batch_size=64", "--max_steps=100", "--num_workers=1", "--seed=3", "--warmup_epochs=0.2", "--epochs=1"]
 EVERY = ["--data_path={data}", *COMMON]
 
@@ -29,13 +30,14 @@ def runs(data, out):
     yield "finetune", "mae_finetune", ["--model=vit_demo_patch4", "--blr=4e-3", f"--finetune={pretrained}", *mixing, *every]
     yield "sgd", "mae_finetune", ["--model=vit_demo_patch4", "--blr=0.1", "--opt=sgd", "--accum_iter=2", f"--finetune={pretrained}", *every]
     yield "probe", "mae_linprobe", ["--model=vit_demo_patch4", "--blr=0.1", f"--finetune={pretrained}", *every]
-    yield "resnet20", "resnet20", None
+    yield "resnet20", "03_resnet", None
 
 
 def train(tree, target, out):
     """Builds the programs of a tree and runs them all."""
     env = dict(os.environ, CARGO_TARGET_DIR=str(target))
-    build = ["cargo", "build", "--release", *[w for p in PROGRAMS for w in ("--example", p)]]
+    there = {p: p if (tree / "examples" / f"{p}.rs").exists() else FORMER[p] for p in PROGRAMS}
+    build = ["cargo", "build", "--release", *[w for p in there.values() for w in ("--example", p)]]
     subprocess.run(build, cwd=tree, env=env, check=True)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -47,7 +49,7 @@ def train(tree, target, out):
         else:
             args = [*args, f"--output_dir={folder}"]
         log = (out / f"{name}.log").open("w")
-        done = subprocess.run([target / "release" / "examples" / program, *args], cwd=out, stdout=log, stderr=log)
+        done = subprocess.run([target / "release" / "examples" / there[program], *args], cwd=out, stdout=log, stderr=log)
         if done.returncode != 0:
             sys.exit(f"{program} {' '.join(args)} failed: see {out / name}.log")
     (out / "done").touch()

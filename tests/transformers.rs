@@ -1,4 +1,4 @@
-//! candle-transformers' own ViT on the weights that `convert` writes, beside ours.
+//! candle-transformers' own ViT on the weights that `export` writes, beside ours.
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;

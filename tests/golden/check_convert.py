@@ -1,6 +1,6 @@
-"""What `convert` writes is loaded by each library and gives the same logits: `python check_convert.py` (needs cargo).
+"""What `export` writes is loaded by each library and gives the same logits: `python check_convert.py` (needs cargo).
 
-A small classifier is made by timm; `convert` writes it under every library's names, in both formats; facebookresearch/mae's
+A small classifier is made by timm; `export` writes it under every library's names, in both formats; facebookresearch/mae's
 names are timm's. Prints one line a library.
 """
 
@@ -47,7 +47,7 @@ def main():
         save_file({k: v.clone() for k, v in source.state_dict().items()}, weights)
         for family, make in (("timm", make_timm), ("torchvision", make_torchvision), ("huggingface", make_huggingface)):
             for kind in ("safetensors", "pth"):
-                command = ["cargo", "run", "--quiet", "--release", "--example", "convert", "--", str(weights)]
+                command = ["cargo", "run", "--quiet", "--release", "--example", "export", "--", str(weights)]
                 subprocess.run(command + ["--to", family, "--format", kind], cwd=ROOT, check=True, capture_output=True)
                 path = weights.with_name(f"w.{family}.{kind}")
                 state = load_file(path) if kind == "safetensors" else torch.load(path, weights_only=True)["model"]

@@ -1,7 +1,7 @@
 """Loads what `export` wrote into PyTorch: `python check_export.py CHECKPOINT_FOLDER` after
 
-cargo run --release --example export -- CHECKPOINT --to full --format pth
-cargo run --release --example export -- CHECKPOINT --to encoder --format pth   # and --format safetensors
+cargo run --release --example export -- CHECKPOINT --part full --format pth
+cargo run --release --example export -- CHECKPOINT --format pth   # and --format safetensors
 
 for a checkpoint of the demo model. Strict loading into a plain MAE and into timm's VisionTransformer.
 """

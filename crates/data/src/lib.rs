@@ -6,6 +6,7 @@ mod error;
 mod image;
 mod load;
 mod sets;
+mod statistics;
 mod survey;
 
 pub use augment::{EraseMode, Interpolation, Policy, PolicyHints, RandomErasing, Transform};
@@ -21,7 +22,8 @@ pub use load::{
 };
 pub use sets::{
     Archive, Cifar, ClassOrder, Collection, Dataset, Fold, Idx, ImageFolder, InOrder, Label, LabelKind, OpenConfig,
-    Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, group_k_fold, k_fold,
-    labels, leave_one_group_out, leave_one_out, open, shards, stratified,
+    Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, few, group_k_fold,
+    identity, k_fold, labels, leave_one_group_out, leave_one_out, open, shards, stratified,
 };
+pub use statistics::{Statistics, statistics};
 pub use survey::{Found, Survey, SurveyConfig, survey, survey_with};

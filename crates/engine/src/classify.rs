@@ -57,6 +57,24 @@ pub struct ClassifyConfig<M> {
     pub eval_every: Option<usize>,
 }
 
+impl<C> ClassifyConfig<C> {
+    /// Cross-entropy without smoothing, AdamW with a weight decay of 0.05, everything trained, an evaluation after each epoch.
+    pub fn new(model: C, classes: usize) -> Self {
+        ClassifyConfig {
+            model,
+            classes,
+            loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+            optimizer: candlelight_optim::AdamWConfig::default().into(),
+            weight_decay: 0.05,
+            layer_decay: None,
+            trained: None,
+            ema: None,
+            mix: None,
+            eval_every: Some(1),
+        }
+    }
+}
+
 /// Training a classifier as a task.
 pub struct Classify<M> {
     config: ClassifyConfig<M>,

@@ -17,5 +17,6 @@ pub mod signals;
 pub mod task;
 pub mod tensorboard;
 pub mod train;
+pub mod trained;
 
 pub use error::{Error, Result};

@@ -11,6 +11,7 @@ pub mod faults;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod json;
+mod locate;
 mod nearest;
 mod platform;
 pub mod preparation;
@@ -21,6 +22,7 @@ pub mod tensors;
 
 pub use checkpoints::CheckpointFolder;
 pub use error::{Error, Result};
+pub use locate::{Located, locate};
 pub use nearest::nearest;
 pub use preparation::{Found, Origin, Preparation};
 pub use run_folder::RunFolder;

@@ -238,6 +238,14 @@ impl Loader {
         self.with(|s| s.collate.push(collate))
     }
 
+    /// The data set it loads; `None` for a stream.
+    pub fn dataset(&self) -> Option<Arc<dyn Dataset>> {
+        match &self.shared.source {
+            Source::Indexed(data, _) => Some(data.clone()),
+            Source::Streamed { .. } => None,
+        }
+    }
+
     /// Samples per epoch.
     pub fn samples(&self) -> usize {
         match &self.shared.source {

@@ -43,6 +43,6 @@ pub use self::list::LabelKind;
 pub use self::names::ClassOrder;
 pub use self::open::{OpenConfig, open};
 pub use self::skipped::{Reason, Skipped};
-pub use self::split::{Fold, group_k_fold, k_fold, leave_one_group_out, leave_one_out, stratified};
+pub use self::split::{Fold, few, group_k_fold, identity, k_fold, leave_one_group_out, leave_one_out, stratified};
 pub use self::tar_index::Archive;
 pub use self::webdataset::ShardWriter;

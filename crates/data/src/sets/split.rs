@@ -1,8 +1,10 @@
 //! Splitting a data set into parts, reproducibly.
 
 use crate::error::{Error, Result};
+use crate::sets::dataset::{Dataset, Subset, labels};
 use candlelight_kernels::Key;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Samples to learn from and samples to judge by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +108,32 @@ pub fn stratified(labels: &[u32], test: f64, seed: u64) -> Result<Fold> {
         }
     }
     Ok(fold_of(&assigned, 1))
+}
+
+/// About `n` samples, with the same share of every class.
+///
+/// # Errors
+/// When a label cannot be read.
+pub fn few(data: Arc<dyn Dataset>, n: usize, seed: u64) -> Result<Arc<dyn Dataset>> {
+    if n >= data.len() {
+        return Ok(data);
+    }
+    let fold = stratified(&labels(&data)?, n as f64 / data.len() as f64, seed)?;
+    Ok(Arc::new(Subset::new(data, fold.test)?))
+}
+
+/// A text that tells two data sets apart: a checksum of the names and labels of all samples and of the classes.
+///
+/// # Errors
+/// When a label cannot be read.
+pub fn identity(data: &dyn Dataset) -> Result<String> {
+    let mut h = crc32fast::Hasher::new();
+    for (i, label) in labels(data)?.into_iter().enumerate() {
+        h.update(data.name(i).as_bytes());
+        h.update(&label.to_le_bytes());
+    }
+    data.classes().iter().for_each(|c| h.update(c.as_bytes()));
+    Ok(format!("{} samples, {:08x}", data.len(), h.finalize()))
 }
 
 fn check(folds: usize, most: usize, what: &str) -> Result<()> {

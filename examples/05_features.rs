@@ -1,7 +1,8 @@
-//! Extracts features of images at any place of a vision transformer, from a memory-mapped file and without recording gradients:
+//! Extracts features of images at any place of a vision transformer, from a memory-mapped file and without recording gradients, and prints
+//! their shape:
 //!
 //! ```text
-//! cargo run --release --example embed -- mae_pretrain_vit_base.safetensors vit_base_patch16 blocks.8 photo.jpg
+//! cargo run --release --example 05_features -- mae_pretrain_vit_base.safetensors vit_base_patch16 blocks.8 photo.jpg
 //! ```
 
 use candle_core::{Device, Tensor};
@@ -11,7 +12,9 @@ use candlelight::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [file, name, place, images @ ..] = &args[..] else { return Err("embed WEIGHTS MODEL PLACE IMAGE...".into()) };
+    let [file, name, place, images @ ..] = &args[..] else {
+        return Err("05_features WEIGHTS MODEL PLACE IMAGE...".into());
+    };
     let file = weights::mapped(file.as_ref())?;
     let pool = if file.contains_tensor("fc_norm.weight") { Pool::Avg } else { Pool::Token };
     let config = VitConfig { classes: 0, pool, ..registry::vit(name)? };

@@ -1,20 +1,25 @@
-//! What the programs that finetune and probe share around their runs: choosing weights, repeating runs, printing results.
+//! Programs that repeat runs with several seeds and compare them: choosing weights, repeating runs, printing results.
 
-use super::common::Common;
-use super::{Result, vision};
-use candlelight::engine::checkpoint;
-use candlelight::engine::classify::Classify;
-use candlelight::engine::metrics::Scores;
-use candlelight::engine::task::Task;
-use candlelight::engine::train::{Outcome, Resume, Trainer};
-use candlelight::models::VitConfig;
+use crate::Result;
+use crate::train::{TrainArgs, finish};
+use crate::weights::{located, newest};
+use candlelight_data::Loader;
+use candlelight_engine::checkpoint;
+use candlelight_engine::classify::Classify;
+use candlelight_engine::metrics::Scores;
+use candlelight_engine::task::Task;
+use candlelight_engine::train::{Outcome, Resume, Trainer};
+use candlelight_models::VitConfig;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The settings of one run.
 pub struct Run<'a> {
+    /// The weights to start from.
     pub weights: Option<&'a Path>,
+    /// Its seed.
     pub seed: u64,
+    /// Its folder.
     pub output: PathBuf,
 }
 
@@ -23,20 +28,29 @@ pub type Ended = (ExitCode, Option<f64>);
 
 /// One run, or a comparison of pretrained and random weights over several seeds.
 pub struct Plan<'a> {
-    pub common: &'a Common,
+    /// The flags of every run.
+    pub common: &'a TrainArgs,
+    /// The weights to start from.
     pub weights: Option<&'a Path>,
     /// The names of the runs with and without pretrained weights.
     pub names: [&'static str; 2],
     /// The number of epochs of a run.
     pub epochs: usize,
+    /// The number of seeds; by default one, and three in a demo.
     pub seeds: Option<usize>,
+    /// Whether runs from random weights are compared.
     pub compare: bool,
     /// Whether the program only evaluates, in a single run.
     pub eval: bool,
+    /// The folder of the run, or of the folders of several.
     pub output: PathBuf,
 }
 
 impl Plan<'_> {
+    /// Trains each run, and prints a table where there are several.
+    ///
+    /// # Errors
+    /// When the flags contradict each other, or a run fails.
     pub fn run(self, mut train: impl FnMut(&Run) -> Result<Ended>) -> Result<ExitCode> {
         let Plan { common, weights, names: [with, without], output, .. } = self;
         let resume = common.resume();
@@ -85,11 +99,14 @@ impl Plan<'_> {
 }
 
 /// The weights to start from; the demo takes those of mae_pretrain.
+///
+/// # Errors
+/// When they are not there, or both kinds are asked for.
 pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result<Option<PathBuf>> {
     match (finetune, from_scratch) {
-        (Some(_), true) => Err("--from_scratch and --finetune exclude each other".into()),
-        (Some(name), false) => vision::locate(name).map(Some),
-        (None, false) if demo => vision::newest("output_dir".as_ref()).map(Some),
+        (Some(_), true) => Err("--from_scratch and --weights exclude each other".into()),
+        (Some(name), false) => located(name).map(Some),
+        (None, false) if demo => newest("output_dir".as_ref()).map(Some),
         (None, _) => Ok(None),
     }
 }
@@ -100,12 +117,7 @@ pub fn print(s: &Scores) {
 }
 
 /// Prints how a run ended, where its best weights are, and what their score is.
-pub fn ended(
-    outcome: Outcome,
-    trainer: &Trainer<Classify<VitConfig>>,
-    output: &Path,
-    loader: &candlelight::data::Loader,
-) -> Ended {
+pub fn ended(outcome: Outcome, trainer: &Trainer<Classify<VitConfig>>, output: &Path, loader: &Loader) -> Ended {
     let done = matches!(outcome, Outcome::Finished { .. });
     let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
     let averaged = trainer.task().config().ema.is_some();
@@ -115,7 +127,7 @@ pub fn ended(
         let which = if averaged { " (averaged weights: --ema)" } else { "" };
         more.push(("best", format!("{:.2} % after {} epochs{which}, {}", best.score, best.epochs, path.display())));
     }
-    (super::common::finish(outcome, output, loader, &more), score)
+    (finish(outcome, output, loader, &more), score)
 }
 
 /// The top-1 of a run that is finished, from its log.

@@ -1,6 +1,6 @@
 //! Draws letters and pictures into pictures.
 
-use candlelight::data::Image;
+use candlelight_data::Image;
 
 /// Writes text in letters of 8 x 8 dots, each `scale` pixels wide.
 pub fn write(sheet: &mut Image, x: usize, y: usize, text: &str, scale: usize, color: [u8; 3]) {

@@ -1,12 +1,12 @@
 //! The flags on how data is read, and the statistics that images are normalised by.
 
-use super::Result;
-use candlelight::data::{
-    ClassOrder, Collection, Dataset, Decode, LabelKind, Limits, Normalize, OpenConfig, SurveyConfig, open, survey,
+use crate::{Result, shipped_data};
+use candlelight_data::{
+    ClassOrder, Collection, Dataset, Decode, LabelKind, Limits, Normalize, OpenConfig, open, statistics,
 };
-use candlelight::engine::checkpoint;
-use candlelight::store::Preparation;
+use candlelight_engine::trained;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The flags on how data is read.
 #[derive(clap::Args, Debug, Clone)]
@@ -46,12 +46,16 @@ pub enum Exif {
 
 impl DataArgs {
     /// Opens what lies at a path, and logs what was found, guessed and passed over.
+    ///
+    /// # Errors
+    /// When there is nothing of a known kind, or it is damaged.
     pub fn open(&self, path: &Path, labels: LabelKind) -> Result<Collection> {
         let c = open(path, &self.config(labels))?;
         c.lines().iter().for_each(|l| tracing::info!("{l}"));
         Ok(c)
     }
 
+    /// What is wanted of data with these labels.
     pub fn config(&self, labels: LabelKind) -> OpenConfig {
         let order = if self.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };
         OpenConfig { order, labels, limits: self.limits() }
@@ -62,6 +66,9 @@ impl DataArgs {
     }
 
     /// How pictures are decoded for a model of so many channels.
+    ///
+    /// # Errors
+    /// When the flags contradict each other.
     pub fn decode(&self, channels: usize) -> Result<Decode> {
         let plain = self.channels.is_none() && self.bit_depth == 8 && channels == 3;
         let decode = Decode {
@@ -78,7 +85,7 @@ impl DataArgs {
     fn given(&self, channels: usize) -> Result<Option<Normalize>> {
         let (Some(mean), Some(std)) = (&self.mean, &self.std) else { return Ok(None) };
         let normalize = Normalize { mean: mean.clone(), std: std.clone() };
-        match spread(normalize, channels) {
+        match normalize.spread(channels) {
             Some(n) => Ok(Some(n)),
             None => Err(format!(
                 "--mean and --std: {} and {} values for images of {channels} channels: expected one for each, or one for all",
@@ -91,6 +98,9 @@ impl DataArgs {
 
     /// The statistics that images are normalised by, and a line on where they come from: the flags', those of the weights that training
     /// starts from, the data's own where nobody else's fit, and otherwise ImageNet's. The data's own are kept in the folder of the run.
+    ///
+    /// # Errors
+    /// When those that are given are of other channels, or no picture can be read.
     pub fn normalize(
         &self,
         weights: Option<&Path>,
@@ -106,8 +116,11 @@ impl DataArgs {
             said(&n, "--mean and --std");
             return Ok(n);
         }
-        if let Some((n, origin)) = weights.map(of_weights).transpose()?.flatten() {
-            match spread(n, channels) {
+        let mut notes = vec![];
+        let of_weights = weights.map(|w| trained::statistics_of(w, &mut notes)).transpose()?.flatten();
+        crate::say(&notes);
+        if let Some((n, origin)) = of_weights {
+            match n.spread(channels) {
                 Some(n) => {
                     said(&n, &origin);
                     return Ok(n);
@@ -117,7 +130,7 @@ impl DataArgs {
                 }
             }
         }
-        if data.path() == super::shipped_data() {
+        if data.path() == crate::shipped_data() {
             // The shipped images are a part of Fashion-MNIST; these are the statistics of all of its 60,000 training images.
             let n = Normalize { mean: vec![0.286; channels], std: vec![0.353; channels] };
             said(&n, "of the whole of Fashion-MNIST");
@@ -126,84 +139,81 @@ impl DataArgs {
         let decode = self.decode(channels)?;
         let unusual = decode.channels.is_some() && !(self.bit_depth == 8 && matches!(decode.channels, Some(1 | 3)));
         if unusual || data.has_fixed_pixels() {
-            let (n, images) = measured(train, decode, channels, run)?;
-            said(&n, &format!("of the data itself, {images} images of {}", data.path().display()));
-            return Ok(n);
+            let found = statistics(train, decode, channels, &run.join("statistics.json"))?;
+            found.warning.iter().for_each(|w| tracing::warn!("{w}"));
+            said(
+                &found.normalize,
+                &format!("of the data itself, {} images of {}", found.images, data.path().display()),
+            );
+            return Ok(found.normalize);
         }
-        let n = super::vision::imagenet(channels);
+        let n = trained::imagenet(channels);
         said(&n, "ImageNet's, assumed");
         Ok(n)
     }
 }
 
-/// The statistics that weights were trained with, where that is known: from our own record, from files beside them, or by their name.
-pub fn of_weights(path: &Path) -> Result<Option<(Normalize, String)>> {
-    if path.is_file()
-        && let Some(d) = checkpoint::describe(path)?
-    {
-        return Ok(d.evaluation.map(|p| (p.normalize, format!("the record of {}", path.display()))));
-    }
-    let found = Preparation::of_weights(path, None)?;
-    found.notes.iter().for_each(|n| tracing::info!("{n}"));
-    let p = found.preparation;
-    Ok(p.mean.zip(p.std).map(|(mean, std)| (Normalize { mean: mean.value, std: std.value }, mean.origin.to_string())))
+/// Labelled images to train on and to evaluate on, and how they are read.
+pub struct Labelled {
+    /// All that was found.
+    pub collection: Collection,
+    /// The images to train on.
+    pub train: Arc<dyn Dataset>,
+    /// The images to evaluate on.
+    pub held_out: Arc<dyn Dataset>,
+    /// The statistics that images are normalised by.
+    pub normalize: Normalize,
+    /// How they are decoded.
+    pub decode: Decode,
 }
 
-/// Statistics for so many channels; `None` where they are of other channels.
-pub fn spread(n: Normalize, channels: usize) -> Option<Normalize> {
-    if n.mean.len() != n.std.len() {
-        return None;
+/// Opens the parts `train` and `val` (or `test`) of DATA, or the shipped images. `weights` are those that training starts from.
+///
+/// # Errors
+/// When a part or labels are missing, or both parts are the same.
+pub fn labelled(
+    args: &DataArgs,
+    root: Option<&Path>,
+    channels: usize,
+    weights: Option<&Path>,
+    run: &Path,
+) -> Result<Labelled> {
+    let shipped = shipped_data();
+    let collection = args.open(root.unwrap_or(&shipped), LabelKind::Classes)?;
+    let (train, part) = collection.to_classify()?;
+    let (train, held_out) = (train.data.clone(), part.data.clone());
+    if same(&*train, &*held_out)? {
+        let message = "the images to train on and those to evaluate on are the same: DATA needs parts `train` and `val` (or `test`)";
+        return Err(format!("{}: {message}", collection.path().display()).into());
     }
-    match n.mean.len() {
-        1 => Some(Normalize { mean: vec![n.mean[0]; channels], std: vec![n.std[0]; channels] }),
-        have if have == channels => Some(n),
-        // Gray images made of colours.
-        have if channels == 1 && have == 3 => {
-            let mean = |v: &[f32]| v.iter().sum::<f32>() / v.len() as f32;
-            Some(Normalize { mean: vec![mean(&n.mean)], std: vec![mean(&n.std)] })
-        }
-        _ => None,
-    }
+    tracing::info!("evaluating on the part `{}`", part.name);
+    let normalize = args.normalize(weights, &collection, &*train, channels, run)?;
+    Ok(Labelled { train, held_out, normalize, decode: args.decode(channels)?, collection })
 }
 
-/// The file in a run's folder that keeps the statistics of its data.
-const KEPT: &str = "statistics.json";
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Statistics {
-    of: String,
-    images: usize,
-    normalize: Normalize,
-}
-
-/// Mean and deviation of the images to train on, to three digits, and of how many images they are.
-fn measured(train: &dyn Dataset, decode: Decode, channels: usize, run: &Path) -> Result<(Normalize, usize)> {
-    let of = format!("{} samples from {} to {}, {decode:?}", train.len(), train.name(0), train.name(train.len() - 1));
-    let kept = run.join(KEPT);
-    let before = std::fs::read(&kept).ok().and_then(|b| serde_json::from_slice::<Statistics>(&b).ok());
-    if let Some(s) = before.filter(|s| s.of == of) {
-        return Ok((spread(s.normalize, channels).ok_or("statistics of other channels")?, s.images));
+/// Whether two parts begin and end with the same pixels.
+fn same(a: &dyn Dataset, b: &dyn Dataset) -> Result<bool> {
+    let n = a.len();
+    if n != b.len() || n == 0 {
+        return Ok(false);
     }
-    let found = survey(&[("train", train)], &SurveyConfig { decode, scan: 20_000, threads: 0 })?;
-    let first = || found.broken.first.first().cloned().unwrap_or_default();
-    let n = found.normalize().ok_or_else(|| format!("no picture can be read: {}", first()))?;
-    let rounded = |v: &f32| (f64::from(*v) * 1000.0).round() as f32 / 1000.0;
-    let have = n.mean.len();
-    let n = Normalize {
-        mean: n.mean.iter().map(rounded).collect(),
-        std: n.std.iter().map(|v| rounded(v).max(0.001)).collect(),
+    let equal = |i: usize| -> Result<bool> {
+        let image = |d: &dyn Dataset| d.get(i).ok().and_then(|s| s.image(&Decode::default()).ok());
+        // An image that cannot be read is ignored here; the loader will name it.
+        Ok(image(a).zip(image(b)).is_some_and(|(a, b)| a == b))
     };
-    let n = spread(n, channels).ok_or_else(|| {
-        format!("the pictures have {have} channels, the model wants {channels}: give --channels, or another model")
-    })?;
-    let images = found.looked_at();
-    let record = Statistics { of, images, normalize: n.clone() };
-    let keep = || -> std::io::Result<()> {
-        std::fs::create_dir_all(run)?;
-        std::fs::write(&kept, serde_json::to_vec_pretty(&record)?)
+    Ok(equal(0)? && equal(n - 1)?)
+}
+
+/// `1000` samples or `10%` of them.
+///
+/// # Errors
+/// When the text is neither.
+pub fn share(text: &str, of: usize) -> Result<usize> {
+    let bad = || format!("--labels {text}: expected a number of images, or a share such as 10%");
+    let n = match text.strip_suffix('%') {
+        Some(p) => p.trim().parse::<f64>().map(|p| (p / 100.0 * of as f64).round() as usize).map_err(|_| bad())?,
+        None => text.parse().map_err(|_| bad())?,
     };
-    if let Err(e) = keep() {
-        tracing::warn!("{}: {e}; the statistics will be computed again", kept.display());
-    }
-    Ok((n, images))
+    if n == 0 { Err(bad().into()) } else { Ok(n) }
 }

@@ -1,19 +1,22 @@
-//! The flags that MAE's three programs share.
+//! The flags that training runs share, what follows from them, and how a run ends.
 
-use super::{device, device_name};
+use crate::{device, device_name};
 use candle_core::Device;
-use candlelight::autograd::Precision;
-use candlelight::data::Loader;
-use candlelight::engine::task::Task;
-use candlelight::engine::train::{NonFinite, Outcome, Plan, Resume, Session, Trainer};
-use candlelight::kernels::cpu;
-use candlelight::sched::{CosineConfig, Span, scaled_lr};
-use std::path::PathBuf;
+use candlelight_autograd::{ParamStore, Precision};
+use candlelight_data::{Loader, LoaderConfig};
+use candlelight_engine::signals::Signals;
+use candlelight_engine::task::{Batches, Task};
+use candlelight_engine::train::{NonFinite, Outcome, Plan, Resume, Session, Trainer};
+use candlelight_kernels::cpu;
+use candlelight_sched::{CosineConfig, Span, scaled_lr};
+use candlelight_store::RunFolder;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// The flags of a training run, under MAE's names.
 #[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]
-pub struct Common {
+pub struct TrainArgs {
     /// Name of the model
     #[arg(long, help_heading = "Model")]
     pub model: Option<String>,
@@ -50,13 +53,14 @@ pub struct Common {
     /// Stop after this many steps
     #[arg(long, help_heading = "Optimisation")]
     pub max_steps: Option<usize>,
+    /// How data is read.
     #[command(flatten)]
-    pub reading: super::data::DataArgs,
+    pub reading: crate::data::DataArgs,
     /// The images; without it the program runs its demo on those that come with the repository
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     pub data_path: Option<PathBuf>,
     /// Number of loader threads [default: the number of cores]
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, alias = "workers", help_heading = "Data")]
     pub num_workers: Option<usize>,
     /// Most megabytes of memory for batches that are loaded ahead [default: an eighth of what is free, 2048 at most]
     #[arg(long, value_name = "MB", help_heading = "Data")]
@@ -125,20 +129,31 @@ pub struct Common {
 /// The defaults of a program; each has one set of them for your data and one for its demo.
 #[derive(Debug, Clone, Copy)]
 pub struct Preset {
+    /// Samples per step.
     pub batch_size: usize,
+    /// Number of epochs.
     pub epochs: usize,
+    /// Learning rate for 256 samples per update.
     pub blr: f64,
+    /// Learning rate at the end.
     pub min_lr: f64,
+    /// Epochs of linear warm-up.
     pub warmup_epochs: f64,
+    /// Epochs between checkpoints.
     pub save_every: usize,
 }
 
-impl Common {
+impl TrainArgs {
+    /// Whether the program runs its demo: no data is given.
     pub fn demo(&self) -> bool {
         self.data_path.is_none()
     }
 
-    pub fn check(&self) -> super::Result<()> {
+    /// Refuses what is not there yet.
+    ///
+    /// # Errors
+    /// When a flag asks for it.
+    pub fn check(&self) -> crate::Result<()> {
         if self.world_size != 1 || self.local_rank != -1 || self.dist_on_itp || self.dist_url != "env://" {
             return Err("training with many processes is not there yet: leave --world_size, --local_rank, --dist_on_itp and --dist_url at their defaults".into());
         }
@@ -149,7 +164,10 @@ impl Common {
     }
 
     /// The image size asked for, or `default`.
-    pub fn image(&self, default: (usize, usize)) -> super::Result<(usize, usize)> {
+    ///
+    /// # Errors
+    /// When it has more than two numbers.
+    pub fn image(&self, default: (usize, usize)) -> crate::Result<(usize, usize)> {
         match self.input_size.as_deref() {
             None => Ok(default),
             Some([side]) => Ok((*side, *side)),
@@ -158,6 +176,7 @@ impl Common {
         }
     }
 
+    /// The plan of the run, with the defaults of a preset.
     pub fn plan(&self, preset: &Preset, clip_grad: Option<f64>) -> Plan {
         let batch_size = self.batch_size.unwrap_or(preset.batch_size);
         let blr = self.blr.unwrap_or(preset.blr);
@@ -190,8 +209,50 @@ impl Common {
         }
     }
 
+    /// The number of loader threads.
     pub fn workers(&self) -> usize {
         self.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// How the images to train on are loaded.
+    pub fn loading(&self, plan: &Plan, size: (usize, usize)) -> LoaderConfig {
+        LoaderConfig {
+            batch_size: plan.batch_size,
+            size,
+            seed: self.seed,
+            shuffle: true,
+            drop_last: true,
+            workers: self.workers(),
+            max_bad: self.max_bad,
+            memory: self.memory(),
+        }
+    }
+
+    /// Opens the folder of a run, which is locked as long as the value lives.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another program trains in it.
+    pub fn folder(&self, output: &Path) -> crate::Result<RunFolder> {
+        Ok(RunFolder::open(output, self.resume() != Resume::No || self.replay.is_some())?)
+    }
+
+    /// Trains in a folder, from where `--resume` says; with `--replay` only repeats a step and prints it, which has no outcome.
+    ///
+    /// # Errors
+    /// Those of [`Session::run`] and [`Session::replay`].
+    pub fn session<T: Task>(
+        &self,
+        batches: &dyn Batches,
+        folder: &RunFolder,
+        trainer: &mut Trainer<T>,
+        signals: &Signals,
+    ) -> crate::Result<Option<Outcome>> {
+        let events = self.log_dir.clone().unwrap_or_else(|| folder.path().to_path_buf());
+        let session = Session::new(batches, folder).resume(self.resume()).signals(signals).events(&events).progress();
+        match self.replay {
+            Some(step) => replay(session, trainer, step).map(|()| None),
+            None => Ok(Some(session.run(trainer)?)),
+        }
     }
 
     /// The memory for batches in bytes, where it is given.
@@ -199,6 +260,7 @@ impl Common {
         self.loader_memory.map(|mb| mb.saturating_mul(1 << 20))
     }
 
+    /// What the run continues from.
     pub fn resume(&self) -> Resume {
         match self.resume.as_deref() {
             None | Some("") => Resume::No,
@@ -208,7 +270,10 @@ impl Common {
     }
 
     /// Opens the device, and logs what runs on it.
-    pub fn device(&self) -> super::Result<Device> {
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn device(&self) -> crate::Result<Device> {
         let device = device(self.device.as_deref())?;
         if let Err(reason) = cpu::requested() {
             tracing::warn!("{reason}; using {}", cpu::level().name());
@@ -230,8 +295,14 @@ impl Common {
     }
 }
 
+/// How many parameters train, and in what precision they are kept.
+pub fn count(params: &ParamStore, device: &Device) {
+    let (all, trained) = params.count();
+    tracing::info!("{all} parameters, {trained} trained, on {}", device_name(device));
+}
+
 /// Repeats a step of a run and prints it.
-pub fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) -> super::Result<ExitCode> {
+fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) -> crate::Result<()> {
     let r = session.replay(trainer, step)?;
     println!("step {step}: epoch {}, step {} in it, learning rate {:e}", r.epoch, r.step, r.lr);
     println!("loss     {}", r.loss);
@@ -241,10 +312,10 @@ pub fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) 
     }
     let samples: Vec<String> = r.samples.iter().map(ToString::to_string).collect();
     println!("samples  {}", samples.join(" "));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// Prints how a run ended.
+/// Prints how a run ended; `more` are further lines of name and text.
 pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more: &[(&str, String)]) -> ExitCode {
     match outcome {
         Outcome::Finished { loss, checkpoint } => {

@@ -1,5 +1,5 @@
-//! Trains a ResNet-20 on the shipped images with a loop of its own and saves the weights:
-//! `cargo run --release --example resnet20 -- [STEPS] [FILE]`.
+//! Trains a ResNet-20 of the registry on the shipped images with a loop of its own, prints the loss, and saves the weights:
+//! `cargo run --release --example 03_resnet -- [STEPS] [FILE]`.
 
 use candlelight::data::{OpenConfig, open};
 use candlelight::engine::batch;

@@ -1,0 +1,212 @@
+//! The flags of an evaluation and what follows from them.
+
+use crate::data::DataArgs;
+use crate::prepare::PrepareArgs;
+use crate::weights::WeightArgs;
+use crate::{Progress, Result, parsed, say};
+use candle_core::Device;
+use candlelight_autograd::{Precision, Tape};
+use candlelight_data::{Collection, LabelKind, Loader, LoaderConfig, OnBad, Pipeline, Transform};
+use candlelight_engine::batch;
+use candlelight_engine::metrics::Metrics;
+use candlelight_engine::trained::{Trained, numbered};
+use candlelight_models::posemb::Interpolation;
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Evaluate a vision transformer's or a residual network's checkpoint on any data set.
+#[derive(Parser)]
+#[command(name = "evaluate", version, rename_all = "snake_case")]
+pub struct Args {
+    /// Class folders, a list, archives, IDX or CIFAR files
+    #[arg(required_unless_present = "data_path")]
+    data: Option<PathBuf>,
+    /// The same as a flag
+    #[arg(long, value_name = "DATA", conflicts_with = "data")]
+    data_path: Option<PathBuf>,
+    #[command(flatten)]
+    /// The model and its weights.
+    pub from: WeightArgs,
+    #[command(flatten)]
+    /// How data is read.
+    pub reading: DataArgs,
+    #[command(flatten)]
+    /// How images are prepared.
+    pub prepare: PrepareArgs,
+    /// The part of the data to read, such as train or val [default: val, else test, else all of data without parts]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Side, or height and width, of the images; positions are resized to match [default: the model's]
+    #[arg(long, alias = "imgsz", num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set)]
+    pub input_size: Option<Vec<usize>>,
+    /// How position embeddings are resized for another image size: mae or timm
+    #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>)]
+    pub pos_interpolation: Interpolation,
+    /// Average over views of each image: flip, five (corners and centre) or ten (both)
+    #[arg(long, num_args = 0..=1, default_missing_value = "flip", value_parser = ["flip", "five", "ten"])]
+    pub tta: Option<String>,
+    /// Use timm's test-time pooling, for residual networks and images larger than those of training
+    #[arg(long)]
+    pub test_pool: bool,
+    /// Share of images that may be unreadable; they are left out and counted
+    #[arg(long, default_value_t = 0.0)]
+    pub max_bad: f64,
+    /// Samples per batch
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Number of loader threads [default: the number of cores]
+    #[arg(long, alias = "workers")]
+    pub num_workers: Option<usize>,
+    /// Precision of matrix products: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    pub precision: Precision,
+    /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Also write the scores, in percent, to this JSON file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Also write the accuracy of each class, in percent, to this CSV file
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// The pipelines whose outputs are averaged; the first is the plain one.
+fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
+    let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
+    let cropped = |&(y, x): &(f64, f64)| {
+        let mut p = pipeline.clone();
+        for t in &mut p.transforms {
+            if let Transform::CenterCrop { size } = *t {
+                *t = Transform::CropAt { size, y, x };
+            }
+        }
+        p
+    };
+    let mirrored = |p: &Pipeline| {
+        let mut p = p.clone();
+        p.transforms.push(Transform::HorizontalFlip { p: 1.0 });
+        p
+    };
+    let mut all = vec![pipeline.clone()];
+    if matches!(tta, Some("five" | "ten")) {
+        all.extend(corners.iter().map(cropped));
+    }
+    if matches!(tta, Some("flip" | "ten")) {
+        all.extend(all.clone().iter().map(mirrored));
+    }
+    all
+}
+
+/// The data to evaluate on: all of it with the model's classes, and the split.
+pub struct Judged {
+    /// The data with the model's classes.
+    pub data: Collection,
+    /// Loads its images in order, seen through every view.
+    pub loader: Loader,
+    /// The number of views.
+    pub views: usize,
+}
+
+impl Args {
+    /// The image size that is asked for.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        self.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]))
+    }
+
+    /// Opens the split that is asked for, with the classes of the model.
+    ///
+    /// # Errors
+    /// When it is not there, a label is missing, or a class is none of the model's.
+    pub fn data(&self, trained: &Trained) -> Result<Judged> {
+        let path = self.data.as_ref().or(self.data_path.as_ref()).ok_or("give the data")?;
+        let data = self.reading.open(path, LabelKind::Classes)?;
+        // A split that is not there is told before its classes are compared.
+        let split = match &self.split {
+            Some(name) => data.split(name)?.name.clone(),
+            None => data.evaluated()?.name.clone(),
+        };
+        let (data, notes) = numbered(&data, &trained.names)?;
+        say(&notes);
+        let part = data.parts().iter().find(|p| p.name == split).ok_or("the split has gone")?;
+        let labelled = data.labelled(part)?;
+        if !part.name.is_empty() {
+            tracing::info!("evaluating on the part `{}`", part.name);
+        }
+        let pipeline = self.prepare.pipeline(trained, &self.reading, self.size())?;
+        let pct = pipeline.preparation().crop_pct.map(|c| c.value);
+        let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
+        if matches!(self.tta.as_deref(), Some("five" | "ten")) && (!movable || pct.is_some_and(|p| p >= 1.0)) {
+            let message =
+                "--tta five and ten need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border";
+            return Err(message.into());
+        }
+        let load = LoaderConfig {
+            batch_size: self.batch_size,
+            size: trained.config.image(),
+            seed: 0,
+            shuffle: false,
+            drop_last: false,
+            workers: self.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+            max_bad: self.max_bad,
+            memory: None,
+        };
+        // Each image is decoded once and seen through every view.
+        let views = views(&pipeline, self.tta.as_deref());
+        let (count, decode) = (views.len(), self.reading.decode(trained.config.channels())?);
+        let loader = Loader::new(labelled, pipeline, load)?.decoding(decode).on_bad(OnBad::Skip).viewing(views)?;
+        tracing::info!("loading: {}", loader.plan());
+        Ok(Judged { data, loader, views: count })
+    }
+
+    /// Evaluates a model, with the mean of its logits over the views of each image.
+    ///
+    /// # Errors
+    /// When the model fails, or too many images cannot be read.
+    pub fn evaluate(&self, trained: &Trained, judged: &Judged, device: &Device) -> Result<Metrics> {
+        let Judged { loader, views, .. } = judged;
+        let mut metrics = Metrics::new(trained.config.classes());
+        let mut shown = Progress::new("images", loader.samples());
+        for batch in loader.epoch(0, 0) {
+            let mut batch = batch?;
+            let images = batch::images(&mut batch, &loader.pipeline().normalize, device)?;
+            let mut sum = vec![];
+            for view in 0..*views {
+                let tape = Tape::off().with_precision(self.precision);
+                let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
+                let model = &trained.model;
+                let logits = if self.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
+                let logits = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+                if sum.is_empty() {
+                    sum = vec![0.0; logits.len()];
+                }
+                sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / *views as f32);
+            }
+            metrics.add(&sum, &batch.labels)?;
+            let s = metrics.scores();
+            shown.at(s.samples as usize, &format!("top1 {:.2}", s.top1));
+        }
+        Ok(metrics)
+    }
+
+    /// Writes the files that are asked for.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write(&self, metrics: &Metrics, data: &Collection) -> Result<()> {
+        let write =
+            |path: &PathBuf, text: String| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
+        if let Some(path) = &self.json {
+            write(path, serde_json::to_string_pretty(&metrics.scores())? + "\n")?;
+        }
+        if let Some(path) = &self.csv {
+            let mut text = String::from("class,name,top1\n");
+            for (i, share) in metrics.per_class().into_iter().enumerate() {
+                let name = data.classes().get(i).map_or("", String::as_str).replace('"', "\"\"");
+                text += &format!("{i},\"{name}\",{}\n", share.map_or(String::new(), |s| format!("{s:.3}")));
+            }
+            write(path, text)?;
+        }
+        Ok(())
+    }
+}

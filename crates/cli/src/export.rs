@@ -1,0 +1,151 @@
+//! The flags of `export`, and the tensors it writes.
+
+use crate::{Result, say};
+use candle_core::Tensor;
+use candlelight_engine::{checkpoint, pretrain};
+use candlelight_models::weights;
+use candlelight_models::weights::names::{Family, detect, from_timm, to_timm};
+use clap::{Parser, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// A file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// HuggingFace's format
+    Safetensors,
+    /// PyTorch's zip format, `{"model": {name: tensor}}`
+    Pth,
+}
+
+/// A part of a pretrained model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModelPart {
+    /// The encoder alone, as mae_pretrain_vit_base.pth holds it
+    Encoder,
+    /// Encoder and decoder together
+    Full,
+}
+
+/// Write weights for other programs: under the names of mae, timm, torchvision or HuggingFace, as safetensors or for PyTorch.
+#[derive(Parser, Debug)]
+#[command(name = "export", version, rename_all = "snake_case")]
+pub struct Args {
+    /// A checkpoint or the folder of a run of ours, or any safetensors or PyTorch file
+    #[arg(required_unless_present = "flag")]
+    weights: Option<String>,
+    /// The same as a flag
+    #[arg(long = "weights", id = "flag", value_name = "WEIGHTS", conflicts_with = "weights")]
+    flag: Option<String>,
+    /// The library whose names the file gets: mae, timm, torchvision or huggingface [default: as they are]
+    #[arg(long)]
+    to: Option<Family>,
+    /// Of a pretraining checkpoint the part to write [default: encoder]
+    #[arg(long, value_enum)]
+    part: Option<ModelPart>,
+    /// The file format
+    #[arg(long, value_enum, default_value = "safetensors")]
+    format: Format,
+    /// The set of weights to write, of a file with several, such as student or teacher [default: those that were trained]
+    #[arg(long, conflicts_with = "use_ema")]
+    weights_set: Option<String>,
+    /// Write the averaged weights
+    #[arg(long, alias = "ema")]
+    use_ema: bool,
+    /// The file to write [default: beside the weights]
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+/// Weights under the names they are to have.
+pub struct Exported {
+    /// The tensors.
+    pub tensors: Vec<(String, Tensor)>,
+    /// What was done, such as `from Timm names to Huggingface`.
+    pub how: String,
+    /// The file to write.
+    pub path: PathBuf,
+}
+
+impl Args {
+    /// Reads the weights and gives them their names.
+    ///
+    /// # Errors
+    /// When they are not there, have no names of that library, or would be overwritten.
+    pub fn exported(&self) -> Result<Exported> {
+        let name = self.weights.as_deref().or(self.flag.as_deref()).ok_or("give the weights")?;
+        let source = crate::weights::located(name)?;
+        let said = if source.is_file() { checkpoint::describe(&source)? } else { None };
+        let pretrained = said.is_some_and(|d| d.kind == "mae_pretrain");
+        if self.part.is_some() && !pretrained {
+            return Err(format!(
+                "--part: {} is no pretraining checkpoint of ours, and is written whole",
+                source.display()
+            )
+            .into());
+        }
+        let (mut tensors, mut stem) = if pretrained {
+            if self.use_ema || self.weights_set.is_some() {
+                return Err("--use_ema and --weights_set: a pretraining checkpoint has one set of weights".into());
+            }
+            let (_, params, _) = pretrain::load_model(&source)?;
+            let mut tensors = params.state_dict();
+            let full = self.part == Some(ModelPart::Full);
+            if full && self.to.is_some_and(|f| f != Family::Timm) {
+                return Err("--part full: only mae has names for a decoder; leave out --to".into());
+            }
+            tensors.retain(|(n, _)| full || !(n.starts_with("decoder_") || n == "mask_token"));
+            (tensors, Some(if full { "full" } else { "encoder" }.to_string()))
+        } else {
+            let options = weights::Options { set: self.weights_set.clone(), ema: self.use_ema };
+            let file = weights::open(&source, &options)?;
+            say(&file.notes);
+            (file.tensors, None)
+        };
+        let mut how = "under their own names".to_string();
+        if let Some(to) = self.to {
+            let Some(from) = detect(tensors.iter().map(|(n, _)| n.as_str())) else {
+                let first: Vec<&str> = tensors.iter().take(3).map(|(n, _)| n.as_str()).collect();
+                let found = format!("expected a vision transformer's names, found {}, ..", first.join(", "));
+                let shown = source.display();
+                return Err(format!(
+                    "{shown}: {found}; other models have the same names in every library: leave out --to"
+                )
+                .into());
+            };
+            let named = |e: candlelight_models::Error| format!("{}: {e}", source.display());
+            tensors = from_timm(&to_timm(&tensors).map_err(named)?, to).map_err(named)?;
+            how = format!("from {from:?} names to {to:?}");
+            let before = stem.or_else(|| source.file_stem().map(|s| s.to_string_lossy().into_owned()));
+            stem = Some(format!("{}.{}", before.unwrap_or_default(), format!("{to:?}").to_lowercase()));
+        }
+        let extension = if self.format == Format::Pth { "pth" } else { "safetensors" };
+        let usual = || match &stem {
+            Some(stem) => source.with_file_name(format!("{stem}.{extension}")),
+            None => source.with_extension(format!("plain.{extension}")),
+        };
+        let path = self.output.clone().unwrap_or_else(usual);
+        if same_file(&path, &source) {
+            return Err(format!("--output {}: that is the file to export; give another name", path.display()).into());
+        }
+        Ok(Exported { tensors, how, path })
+    }
+}
+
+impl Exported {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, args: &Args) -> Result<()> {
+        match args.format {
+            Format::Safetensors => weights::write_safetensors(&self.path, &self.tensors, None)?,
+            Format::Pth => weights::write_pickle(&self.path, &self.tensors)?,
+        }
+        Ok(())
+    }
+}
+
+/// Whether two paths lead to one file that is there.
+fn same_file(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}

@@ -1,0 +1,47 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod data;
+mod device;
+pub mod draw;
+pub mod evaluate;
+pub mod export;
+pub mod inspect_data;
+pub mod mae_finetune;
+pub mod mae_linprobe;
+pub mod mae_pretrain;
+pub mod mae_visualize;
+pub mod pack;
+pub mod predict;
+pub mod prepare;
+mod progress;
+pub mod runs;
+mod start;
+pub mod train;
+pub mod weights;
+
+pub use device::{device, device_name};
+pub use progress::Progress;
+pub use start::{Result, fail, log, parse, start};
+
+use std::path::PathBuf;
+
+/// The folder of the images that come with the repository.
+pub fn shipped_data() -> PathBuf {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data");
+    path.canonicalize().unwrap_or(path)
+}
+
+/// Parses a value from the name that configurations write for it.
+///
+/// # Errors
+/// When it is none; the error lists those that are.
+pub fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+/// Logs what a library guessed or chose, one line each.
+pub fn say(notes: &[String]) {
+    notes.iter().for_each(|n| tracing::info!("{n}"));
+}

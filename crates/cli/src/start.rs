@@ -1,0 +1,163 @@
+//! From the command line to the exit status: arguments, configuration files, logging, error messages.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The result type of programs: any error, which [`start`] prints.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The arguments of a program with `--config FILE`: the file's entries as flags, then the command line, which overrides them.
+///
+/// # Errors
+/// When the file cannot be read, or has an entry that is no flag.
+pub fn parse<P: clap::Parser>() -> Result<P> {
+    let command = P::command().args_override_self(true);
+    let line = arguments();
+    let mut all = line[..1].to_vec();
+    let file = line.iter().enumerate().find_map(|(i, a)| match a.to_str()?.strip_prefix("--config=") {
+        Some(path) => Some(OsString::from(path)),
+        None => (a == "--config").then(|| line.get(i + 1).cloned()).flatten(),
+    });
+    if let Some(path) = file {
+        all.extend(of_file(&PathBuf::from(path), &command)?);
+    }
+    all.extend_from_slice(&line[1..]);
+    let matches = command.get_matches_from(all);
+    P::from_arg_matches(&matches).map_err(|e| e.exit())
+}
+
+/// The entries of a configuration file as flags.
+fn of_file(path: &Path, command: &clap::Command) -> Result<Vec<OsString>> {
+    let mut all: Vec<OsString> = vec![];
+    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|e| named(&e))?;
+    let table: toml::Table = text.parse().map_err(|e| named(&e))?;
+    for (key, value) in table {
+        let is = |a: &clap::Arg| {
+            a.get_long() == Some(&key) || a.get_all_aliases().is_some_and(|all| all.contains(&key.as_str()))
+        };
+        if key == "config" || !command.get_arguments().any(is) {
+            return Err(named(&format!("`{key}` is not a flag of this program")).into());
+        }
+        let takes_none = |a: &clap::Arg| is(a) && !a.get_action().takes_values();
+        if command.get_arguments().any(takes_none) {
+            match value.as_bool() {
+                Some(true) => all.push(format!("--{key}").into()),
+                Some(false) => {}
+                None => return Err(named(&format!("`{key}` must be true or false")).into()),
+            }
+            continue;
+        }
+        let plain = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), Into::into);
+        match &value {
+            toml::Value::Array(values) => {
+                all.push(format!("--{key}").into());
+                all.extend(values.iter().map(|v| plain(v).into()));
+            }
+            other => all.push(format!("--{key}={}", plain(other)).into()),
+        }
+    }
+    Ok(all)
+}
+
+/// Parses the arguments, runs the program, and ends it with an exit status, after a message if it failed. Memory that is freed is kept for
+/// the next step.
+pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitCode {
+    candlelight_kernels::mem::keep_freed_memory();
+    log();
+    match parse::<P>().and_then(|args| run(&args)) {
+        Ok(code) => code,
+        Err(e) => fail(e.as_ref()),
+    }
+}
+
+/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag. Paths may be no Unicode.
+fn arguments() -> Vec<OsString> {
+    let flag = |a: OsString| match a.to_str().and_then(|s| s.strip_prefix("--")) {
+        Some(rest) => {
+            let (name, value) = rest.split_at(rest.find('=').unwrap_or(rest.len()));
+            format!("--{}{value}", name.replace('-', "_")).into()
+        }
+        None => a,
+    };
+    std::env::args_os().map(flag).collect()
+}
+
+/// Ends the program without a message when the reader of its output closes the pipe, as in `| head`.
+fn leave_closed_pipes_quietly() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.to_string().contains("failed printing to stdout") {
+            std::process::exit(141);
+        }
+        default(panic);
+    }));
+}
+
+/// Log lines on standard error: `CANDLELIGHT_LOG=debug` shows more.
+pub fn log() {
+    leave_closed_pipes_quietly();
+    let level = match std::env::var("CANDLELIGHT_LOG").as_deref() {
+        Ok("debug") => tracing::Level::DEBUG,
+        Ok("warn") => tracing::Level::WARN,
+        _ => tracing::Level::INFO,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// Prints an error and its causes, one line each; exit status 1.
+pub fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(e) = cause {
+        if !text.contains(&e.to_string()) {
+            eprintln!("  because: {e}");
+        }
+        text = e.to_string();
+        cause = e.source();
+    }
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser, Debug)]
+    #[command(rename_all = "snake_case")]
+    struct Args {
+        #[arg(long, alias = "finetune")]
+        weights: Option<String>,
+        #[arg(long, num_args = 1.., action = clap::ArgAction::Set)]
+        mean: Option<Vec<f32>>,
+        #[arg(long)]
+        fast: bool,
+    }
+
+    #[test]
+    fn entries_of_a_file_are_flags_under_any_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        let flags = |text: &str| -> Result<Vec<OsString>> {
+            std::fs::write(&path, text).unwrap();
+            of_file(&path, &Args::command())
+        };
+        let found = flags("finetune = \"w.pth\"\nmean = [0.5, 0.25]\nfast = true\n").unwrap();
+        assert_eq!(found, ["--fast", "--finetune=w.pth", "--mean", "0.5", "0.25"]);
+        assert!(flags("fast = false\n").unwrap().is_empty());
+        for (text, words) in
+            [("fsat = true\n", "`fsat` is not a flag"), ("fast = 3\n", "true or false"), ("= 3", "c.toml")]
+        {
+            let e = flags(text).unwrap_err().to_string();
+            assert!(e.contains(words) && e.contains("c.toml"), "{e}");
+        }
+    }
+}
