@@ -19,6 +19,7 @@ mod progress;
 pub mod runs;
 mod start;
 pub mod train;
+pub mod watch;
 pub mod weights;
 
 pub use device::{device, device_name};

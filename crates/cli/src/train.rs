@@ -10,6 +10,8 @@ use candlelight_engine::train::{NonFinite, Outcome, Plan, Resume, Session, Train
 use candlelight_kernels::cpu;
 use candlelight_sched::{CosineConfig, Span, scaled_lr};
 use candlelight_store::RunFolder;
+use candlelight_store::atomic::write_atomic;
+use candlelight_watch::Runs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -251,7 +253,11 @@ impl TrainArgs {
         let session = Session::new(batches, folder).resume(self.resume()).signals(signals).events(&events).progress();
         match self.replay {
             Some(step) => replay(session, trainer, step).map(|()| None),
-            None => Ok(Some(session.run(trainer)?)),
+            None => {
+                let outcome = session.run(trainer);
+                report(folder.path());
+                Ok(Some(outcome?))
+            }
         }
     }
 
@@ -301,6 +307,17 @@ pub fn count(params: &ParamStore, device: &Device) {
     tracing::info!("{all} parameters, {trained} trained, on {}", device_name(device));
 }
 
+/// Writes `report.html`, the page on a run. Where that cannot be done, it is said; the run is what matters.
+fn report(folder: &Path) {
+    let write = || -> crate::Result<()> {
+        let page = Runs::find(&[folder.into()])?.report();
+        Ok(write_atomic(&folder.join("report.html"), |f| f.write_all(page.as_bytes()))?)
+    };
+    if let Err(e) = write() {
+        tracing::warn!("report.html is not written: {e}");
+    }
+}
+
 /// Repeats a step of a run and prints it.
 fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) -> crate::Result<()> {
     let r = session.replay(trainer, step)?;
@@ -322,6 +339,7 @@ pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more:
             println!("finished: loss {loss:.4}");
             println!("  checkpoint  {}", checkpoint.display());
             println!("  log         {}", output.join("log.txt").display());
+            println!("  report      {}", output.join("report.html").display());
             for (name, text) in more {
                 println!("  {name:<10}  {text}");
             }

@@ -5,6 +5,7 @@ mod observe;
 mod replay;
 mod resume;
 mod session;
+mod steps;
 mod trainer;
 
 pub use crate::plan::{Checked, NonFinite, Plan};

@@ -6,6 +6,7 @@ use crate::progress::{Line, Progress};
 use crate::signals::Signals;
 use crate::task::{Batches, Findings, Moment, Task};
 use crate::train::observe::Observers;
+use crate::train::steps::StepLog;
 use crate::train::trainer::Extent;
 use crate::train::{Best, Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
 use candlelight_store::{CheckpointFolder, RunFolder};
@@ -93,6 +94,19 @@ impl<'a> Session<'a> {
         }
         let steps = self.data.steps();
         let done = trainer.position.done(steps);
+        let about = serde_json::json!({
+            "kind": T::KIND,
+            "plan": *trainer.plan,
+            "config": trainer.task.config(),
+            "classes": self.data.classes(),
+            "samples": self.data.samples(),
+            "steps": steps,
+            "total": start.total,
+            "done": done,
+        });
+        let path = self.folder.path().join("steps.jsonl");
+        let of = (done, steps, start.total);
+        self.observers.0.push(Box::new(StepLog::new(path, about, of, trainer.plan.batch_size, self.data.stats())));
         let running = Running {
             extent: Extent { steps, samples: self.data.samples() },
             steps,

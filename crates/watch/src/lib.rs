@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod page;
+mod run;
+mod serve;
+
+pub use run::Runs;
+pub use serve::Server;
