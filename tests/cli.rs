@@ -86,6 +86,75 @@ fn a_configuration_file_is_overridden_by_the_command_line() {
     assert!(text.contains("\"mask_ratio\":0.6") && text.contains("\"epochs\":7,"), "{text}");
 }
 
+/// What people give to `--resume` that is no checkpoint of the run, and what they are told.
+#[test]
+fn every_mistake_with_resume_has_its_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let base = ["--batch_size", "64", "--max_steps", "2", "--num_workers", "1", "--picture_every", "0"];
+    let go = |more: &[&str]| pretrain(d, &[&base[..], more].concat());
+    assert!(go(&["--output_dir", "run"]).status.success());
+    let good = d.join("run/checkpoint-00000002.safetensors");
+    let bytes = std::fs::read(&good).unwrap();
+    let put = |name: &str, bytes: &[u8]| std::fs::write(d.join(name), bytes).unwrap();
+    put("cut.safetensors", &bytes[..bytes.len() / 2]);
+    put("empty.safetensors", b"");
+    put("page.safetensors", b"<!DOCTYPE html><html>Not found</html>");
+    let mut flipped = bytes.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    put("flipped.safetensors", &flipped);
+    put("torch.pth", b"PK\x03\x04 and more");
+    let out =
+        Command::new(program("export")).current_dir(d).args(["run", "--output", "plain.safetensors"]).output().unwrap();
+    assert!(out.status.success());
+    let tune =
+        ["--labels", "100", "--batch_size", "20", "--max_steps", "1", "--weights", "run", "--output_dir", "fine"];
+    assert!(Command::new(program("mae_finetune")).current_dir(d).args(tune).output().unwrap().status.success());
+    let fine = "fine/checkpoint-00000001.safetensors";
+    std::fs::create_dir(d.join("none")).unwrap();
+    for (given, words) in [
+        (&["--resume", "gone.safetensors"][..], &["gone.safetensors", "no such file"][..]),
+        (&["--resume", "run"], &["a folder", "the newest in it", "checkpoint-00000002"]),
+        (&["--resume", "cut.safetensors"], &["cut.safetensors"]),
+        (&["--resume", "empty.safetensors"], &["empty.safetensors"]),
+        (&["--resume", "page.safetensors"], &["page.safetensors"]),
+        (&["--resume", "flipped.safetensors"], &["flipped.safetensors", "crc32"]),
+        (&["--resume", "torch.pth"], &["torch.pth", "a PyTorch file"]),
+        (&["--resume", "plain.safetensors"], &["plain.safetensors", "weights only"]),
+        (&["--resume", fine], &["mae_pretrain", "classify"]),
+        (
+            &[
+                "--resume",
+                "run/checkpoint-00000002.safetensors",
+                "--model",
+                "mae_vit_tiny_patch16",
+                "--input_size",
+                "32",
+            ],
+            &["model"],
+        ),
+        (&["--resume", "none"], &["none"]),
+        (
+            &["--resume", "auto", "--output_dir", "run", "--model", "mae_vit_tiny_patch16", "--input_size", "32"],
+            &["model"],
+        ),
+        (&["--output_dir", "run"], &["holds an earlier run", "auto"]),
+    ] {
+        let other = if given.contains(&"--output_dir") { &[][..] } else { &["--output_dir", "other"] };
+        refused(d, &[&base[..], given, other].concat(), 1, words);
+        assert!(!d.join("other/checkpoint-00000002.safetensors").exists(), "{given:?} trained");
+    }
+    // No mistake: a finished run has nothing left, an empty folder begins, more steps continue.
+    let said = |more: &[&str]| {
+        let out = go(more);
+        assert!(out.status.success(), "{more:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(said(&["--output_dir", "run", "--resume", "auto"]).contains("nothing left to train"));
+    assert!(said(&["--output_dir", "new", "--resume", "auto"]).contains("finished"));
+    assert!(said(&["--output_dir", "run", "--resume", "auto", "--max_steps", "3"]).contains("checkpoint-00000003"));
+}
+
 #[test]
 fn published_recipes_are_understood() {
     let dir = tempfile::tempdir().unwrap();

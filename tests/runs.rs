@@ -8,6 +8,7 @@ use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::{Batches, Task};
 use candlelight::engine::train::{Observer, Outcome, Plan, Resume, Session, StepReport, Trainer};
+use candlelight::models::ModelConfig;
 use candlelight::prelude::*;
 use candlelight::store::RunFolder;
 use std::path::{Path, PathBuf};
@@ -291,20 +292,66 @@ fn at_every_step<T: Task>(data: &dyn Batches, make: impl Fn(Plan) -> Trainer<T>)
     12
 }
 
+fn built(plan: Plan, model: ModelConfig, config: ClassifyConfig<ModelConfig>) -> Trainer<Classify<ModelConfig>> {
+    let params = ParamStore::new();
+    let built = model.build(params.builder(Key::new(0))).unwrap();
+    let task = Classify::new(ClassifyConfig { model, ..config }, params, built).unwrap();
+    Trainer::new(plan.check().unwrap(), task.evaluating(loader(32, 8), Precision::F32)).unwrap()
+}
+
+fn small_resnet() -> ModelConfig {
+    ResNetConfig {
+        depths: vec![1, 1],
+        widths: vec![8, 12],
+        classes: 10,
+        channels: 1,
+        image: (28, 28),
+        ..registry::resnet("resnet18").unwrap()
+    }
+    .into()
+}
+
+/// A batch that is not finite, or that fails in the middle of an update, leaves no trace in the running statistics.
+#[test]
+fn statistics_of_an_update_that_is_not_made_are_undone() {
+    let resnet = small_resnet();
+    let sgd = SgdConfig { momentum: 0.9, nesterov: true };
+    let config = ClassifyConfig { optimizer: sgd.into(), ..ClassifyConfig::new(resnet.clone(), 10) };
+    let plan = Plan { accum_iter: 2, ..plan(8, 2) };
+    let mut trainer = built(plan, resnet, config);
+    let values = |t: &Trainer<Classify<ModelConfig>>| -> Vec<(String, Vec<f32>)> {
+        let all = t.task().params().state_dict().into_iter().filter(|(n, _)| n.contains("running"));
+        all.map(|(n, t)| (n, t.flatten_all().unwrap().to_vec1::<f32>().unwrap())).collect()
+    };
+    let data = spoilt(vec![(0, 3)], f32::NAN);
+    let batches: Vec<_> = data.epoch(0, 0).map(|b| b.unwrap()).collect();
+    let mut batches = batches.into_iter();
+    let mut step = |t: &mut Trainer<_>| t.step(batches.next().unwrap(), data.normalize(), data.steps());
+    let begun = values(&trainer);
+    step(&mut trainer).unwrap();
+    step(&mut trainer).unwrap();
+    let updated = values(&trainer);
+    assert_ne!(updated, begun);
+    step(&mut trainer).unwrap();
+    assert_ne!(values(&trainer), updated, "the first batch of an update moves them");
+    let report = step(&mut trainer).unwrap();
+    assert!(report.skipped.is_some());
+    assert_eq!(values(&trainer), updated, "the update is not made");
+    // A batch of the wrong size fails.
+    step(&mut trainer).unwrap();
+    let mut broken = loader(48, 8).epoch(0, 5).next().unwrap().unwrap();
+    broken.labels.pop();
+    assert!(trainer.step(broken, data.normalize(), data.steps()).is_err());
+    assert_eq!(values(&trainer), updated);
+}
+
 #[test]
 fn every_step_of_every_recipe_is_a_place_to_stop() {
-    use candlelight::models::ModelConfig;
     use candlelight::models::freeze::Trained;
     use candlelight::models::vit::{Head, Pool};
     let data = loader(48, 8);
     let mut equal = at_every_step(&data, pretraining_by);
     equal += at_every_step(&data, |plan| classifying_by(plan, Box::new(loader(32, 8))));
-    let built = |plan: Plan, model: ModelConfig, config: ClassifyConfig<ModelConfig>| {
-        let params = ParamStore::new();
-        let built = model.build(params.builder(Key::new(0))).unwrap();
-        let task = Classify::new(ClassifyConfig { model, ..config }, params, built).unwrap();
-        Trainer::new(plan.check().unwrap(), task.evaluating(loader(32, 8), Precision::F32)).unwrap()
-    };
     let config = |model: ModelConfig| ClassifyConfig {
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.0 },
@@ -322,20 +369,14 @@ fn every_step_of_every_recipe_is_a_place_to_stop() {
         VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, pool: Pool::Token, head: Head::Probe, ..demo }
             .into();
     equal += at_every_step(&data, |plan| built(plan, probe.clone(), config(probe.clone())));
-    let resnet: ModelConfig = ResNetConfig {
-        depths: vec![1, 1],
-        widths: vec![8, 12],
-        classes: 10,
-        channels: 1,
-        image: (28, 28),
-        ..registry::resnet("resnet18").unwrap()
-    }
-    .into();
+    let resnet = small_resnet();
     let sgd = SgdConfig { momentum: 0.9, nesterov: true };
     equal += at_every_step(&data, |plan| {
         built(plan, resnet.clone(), ClassifyConfig { optimizer: sgd.into(), trained: None, ..config(resnet.clone()) })
     });
-    assert_eq!(equal, 48);
+    // Also in the middle of an update of several batches.
+    equal += at_every_step(&data, |plan| pretraining_by(Plan { accum_iter: 3, ..plan }));
+    assert_eq!(equal, 60);
 }
 
 #[cfg(target_os = "linux")]

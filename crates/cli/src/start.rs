@@ -68,8 +68,23 @@ pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitC
     log();
     match parse::<P>().and_then(|args| run(&args)) {
         Ok(code) => code,
-        Err(e) => fail(e.as_ref()),
+        Err(e) => {
+            let code = fail(e.as_ref());
+            for flag in flags_of(&e.to_string(), &P::command()) {
+                eprintln!("  the flag is {flag}");
+            }
+            code
+        }
     }
+}
+
+/// The flags for settings that the error of a library names: the library knows its field `max_pixels`, and not the program's flag.
+fn flags_of(text: &str, command: &clap::Command) -> Vec<String> {
+    let words = text.split('`').skip(1).step_by(2);
+    let known = words.filter(|w| command.get_arguments().any(|a| a.get_long() == Some(w)));
+    let mut flags: Vec<String> = known.map(|w| format!("--{w}")).filter(|f| !text.contains(f.as_str())).collect();
+    flags.dedup();
+    flags
 }
 
 /// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag. Paths may be no Unicode.
@@ -153,6 +168,8 @@ mod tests {
         let found = flags("finetune = \"w.pth\"\nmean = [0.5, 0.25]\nfast = true\n").unwrap();
         assert_eq!(found, ["--fast", "--finetune=w.pth", "--mean", "0.5", "0.25"]);
         assert!(flags("fast = false\n").unwrap().is_empty());
+        assert_eq!(flags_of("set `mean` to 3; `cat` is no class", &Args::command()), ["--mean"]);
+        assert!(flags_of("`mean`: give --mean", &Args::command()).is_empty());
         for (text, words) in
             [("fsat = true\n", "`fsat` is not a flag"), ("fast = 3\n", "true or false"), ("= 3", "c.toml")]
         {

@@ -223,6 +223,13 @@ impl<T: Task> Running<'_, '_, T> {
             if step.boundary && self.trainer.position.done(steps) >= self.total {
                 return Ok(Steps::Done);
             }
+            // An update of many batches can take long: what there is of it is given up, and its batches come again.
+            if !step.boundary
+                && let Some(signal) = self.session.signals.caught()
+            {
+                self.trainer.back();
+                return Ok(Steps::Stopped(signal));
+            }
             // At the end of an epoch, the run is saved and the report is made before a signal stops it.
             if step.boundary && step.step < steps {
                 if let Some(signal) = self.session.signals.caught() {
@@ -291,7 +298,14 @@ impl<T: Task> Running<'_, '_, T> {
             NonFinite::Stop | NonFinite::Skip => skipped.in_a_row,
         };
         if policy == NonFinite::Stop || count >= self.trainer.plan.max_non_finite {
-            let saved = self.save()?;
+            let saved = match self.save() {
+                Ok(path) => path,
+                Err(e) => {
+                    // What ended the run is the loss; that it cannot be saved either is said besides.
+                    self.say(|| tracing::warn!("the run could not be saved: {e}"));
+                    self.checkpoints.list().pop().unwrap_or_else(|| self.session.folder.path().to_path_buf())
+                }
+            };
             return Err(Error::NonFinite { count, epoch, step, saved });
         }
         if policy == NonFinite::Rewind { self.rewind(skipped.steps) } else { Ok(false) }

@@ -90,11 +90,14 @@ struct Window {
     spike: Option<f64>,
     /// The position after the last update.
     updated: Position,
+    /// The running statistics at that position, which forward passes move, once there was one.
+    statistics: Option<Vec<(String, Tensor)>>,
 }
 
 impl Window {
     fn new(position: &Position) -> Self {
-        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], spike: None, updated: position.clone() }
+        let updated = position.clone();
+        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], spike: None, updated, statistics: None }
     }
 }
 
@@ -186,6 +189,9 @@ impl<T: Task> Trainer<T> {
             let at = epoch as f64 + self.position.step as f64 / steps as f64;
             self.window.lr = self.plan.schedule.at(at, &self.plan.length(steps));
         }
+        if self.window.statistics.is_none() {
+            self.window.statistics = Some(self.statistics()?);
+        }
         let samples = batch.indices.clone();
         self.window.samples.extend(&samples);
         self.norm = None;
@@ -216,8 +222,25 @@ impl<T: Task> Trainer<T> {
 
     /// Forgets the batches since the last update: the weights are those of that update, so the position is that of it, too.
     pub(super) fn back(&mut self) {
+        self.undo_statistics();
         self.position = self.window.updated.clone();
         self.begin();
+    }
+
+    /// Copies of the running statistics.
+    fn statistics(&self) -> Result<Vec<(String, Tensor)>> {
+        let all = self.task.params().state_dict().into_iter().filter(|(n, _)| is_statistic(n));
+        Ok(all.map(|(n, t)| Ok((n, t.copy()?))).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Takes the running statistics back to the last update: forward passes whose update is not made leave nothing behind, and a batch that
+    /// is not finite does not ruin every later evaluation.
+    fn undo_statistics(&mut self) {
+        for (name, value) in self.window.statistics.take().into_iter().flatten() {
+            if let Err(e) = self.task.params().set(&name, &value) {
+                tracing::warn!("{name} could not be taken back to the last update: {e}");
+            }
+        }
     }
 
     /// Begins a new update.
@@ -263,6 +286,7 @@ impl<T: Task> Trainer<T> {
     fn boundary(&mut self, loss: f32) -> Result<Option<Skipped>> {
         let mut skipped = None;
         if self.window.pending > 0 && !(self.window.finite && self.update()?) {
+            self.undo_statistics();
             self.position.skipped += 1;
             self.position.bad_in_a_row += 1;
             let samples = std::mem::take(&mut self.window.samples);
@@ -306,8 +330,7 @@ impl<T: Task> Trainer<T> {
     pub(super) fn entries(&self, optimizer: bool) -> Result<Vec<Entry>> {
         let mut out = vec![];
         for (name, t) in self.task.params().state_dict() {
-            let statistic = STATISTICS.contains(&name.rsplit('.').next().unwrap_or(&name));
-            let t = if statistic { t.copy()? } else { t };
+            let t = if is_statistic(&name) { t.copy()? } else { t };
             out.push(weights::entry(&format!("model.{name}"), &t)?);
         }
         for slot in if optimizer { self.optimizer.slots()? } else { vec![] } {
@@ -401,6 +424,11 @@ impl<T: Task> Trainer<T> {
         self.begin();
         Ok(())
     }
+}
+
+/// Whether a tensor is a running statistic, which forward passes move.
+fn is_statistic(name: &str) -> bool {
+    STATISTICS.contains(&name.rsplit('.').next().unwrap_or(name))
 }
 
 /// The configuration and the parameters of a checkpoint.
