@@ -43,6 +43,32 @@ pub trait Task {
     /// When the configuration does not fit them.
     fn optimizer(&self) -> Result<Optimizer>;
 
+    /// The parts that a step trains one after the other, each with its optimizer and its loss, such as the discriminator and the generator of
+    /// an adversarial training. By default the task is one part without a name, with [`Task::params`], [`Task::optimizer`] and
+    /// [`Task::loss`]. With several parts each step is an update, and the loss that is shown is the last part's.
+    fn parts(&self) -> Vec<Part<'_>> {
+        vec![Part { name: "", params: self.params() }]
+    }
+
+    /// A new optimizer of the parameters of part `part` that train.
+    ///
+    /// # Errors
+    /// When the configuration does not fit them.
+    fn part_optimizer(&self, part: usize) -> Result<Optimizer> {
+        let _ = part;
+        self.optimizer()
+    }
+
+    /// The loss that part `part` minimises, on a tape of its parameters: those of the other parts are constants there. The parts before it
+    /// have had their update.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    fn part_loss(&self, part: usize, tape: &Tape, images: &Tensor, batch: &Batch, seed: u64, at: At) -> Result<Value> {
+        let _ = part;
+        self.loss(tape, images, batch, seed, at)
+    }
+
     /// A new moving average of the weights, if one is wanted.
     ///
     /// # Errors
@@ -84,6 +110,22 @@ pub trait Task {
     /// # Errors
     /// The errors of what it does; the run is saved then.
     fn report(&mut self, now: &Moment<'_>) -> Result<Findings>;
+}
+
+/// A part of a task, see [`Task::parts`].
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Its name, which stands before the names of its tensors in checkpoints; empty for the only part.
+    pub name: &'static str,
+    /// Its parameters, which no other part has.
+    pub params: &'a ParamStore,
+}
+
+impl Part<'_> {
+    /// The name of one of its tensors in checkpoints.
+    pub(crate) fn full(&self, name: &str) -> String {
+        if self.name.is_empty() { name.to_string() } else { format!("{}.{name}", self.name) }
+    }
 }
 
 /// The point between two epochs, or at the end of the run, at which a task reports.

@@ -4,7 +4,7 @@ use crate::batch;
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::position::{Best, Position};
-use crate::task::{At, Task};
+use crate::task::{At, Part, Task};
 use crate::train::{Checked, Plan};
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Gradients, STATISTICS, Tape};
@@ -101,14 +101,20 @@ impl Window {
     }
 }
 
-/// A task with its optimizer and its position in the run.
+/// What changes the parameters of one part of a task.
+struct Learner {
+    optimizer: Optimizer,
+    grads: Gradients,
+}
+
+/// A task with its optimizers and its position in the run.
 pub struct Trainer<T: Task> {
     pub(super) task: T,
     pub(super) plan: Checked,
     pub(super) device: Device,
-    optimizer: Optimizer,
+    /// The optimizer and the gradients of each part of the task.
+    learners: Vec<Learner>,
     pub(super) ema: Option<Ema>,
-    grads: Gradients,
     pub(super) position: Position,
     pub(super) classes: Vec<String>,
     window: Window,
@@ -134,15 +140,30 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// When every parameter is frozen, or a setting is out of range.
     pub fn new(plan: Checked, task: T) -> Result<Self> {
-        if task.params().count().1 == 0 {
+        let parts = task.parts();
+        if parts.iter().any(|p| p.params.count().1 == 0) {
             return Err(Error::Config("every parameter is frozen: nothing would train".into()));
         }
+        if parts.len() > 1 && plan.accum_iter > 1 {
+            let n = parts.len();
+            return Err(Error::Config(format!(
+                "accum_iter: a task of {n} parts updates each of them in every step; set it to 1"
+            )));
+        }
+        if parts.len() > 1 && plan.spike.is_some() {
+            return Err(Error::Config(
+                "spike: the losses of a task of several parts are not compared; leave it out".into(),
+            ));
+        }
+        let learner = |(i, p): (usize, &Part)| {
+            Ok(Learner { optimizer: task.part_optimizer(i)?, grads: Gradients::new(p.params) })
+        };
+        let learners = parts.iter().enumerate().map(learner).collect::<Result<_>>()?;
         let position = Position::default();
         Ok(Trainer {
             device: task.params().device(),
-            optimizer: task.optimizer()?,
+            learners,
             ema: task.ema()?,
-            grads: Gradients::new(task.params()),
             window: Window::new(&position),
             norm: None,
             position,
@@ -229,7 +250,7 @@ impl<T: Task> Trainer<T> {
 
     /// Copies of the running statistics.
     fn statistics(&self) -> Result<Vec<(String, Tensor)>> {
-        let all = self.task.params().state_dict().into_iter().filter(|(n, _)| is_statistic(n));
+        let all = self.state().into_iter().filter(|(n, _)| is_statistic(n));
         Ok(all.map(|(n, t)| Ok((n, t.copy()?))).collect::<candle_core::Result<_>>()?)
     }
 
@@ -237,7 +258,7 @@ impl<T: Task> Trainer<T> {
     /// is not finite does not ruin every later evaluation.
     fn undo_statistics(&mut self) {
         for (name, value) in self.window.statistics.take().into_iter().flatten() {
-            if let Err(e) = self.task.params().set(&name, &value) {
+            if let Err(e) = self.set(&name, &value) {
                 tracing::warn!("{name} could not be taken back to the last update: {e}");
             }
         }
@@ -245,7 +266,7 @@ impl<T: Task> Trainer<T> {
 
     /// Begins a new update.
     pub(super) fn begin(&mut self) {
-        self.grads.zero();
+        self.learners.iter_mut().for_each(|l| l.grads.zero());
         self.window = Window { lr: self.window.lr, ..Window::new(&self.position) };
     }
 
@@ -253,6 +274,9 @@ impl<T: Task> Trainer<T> {
     fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
         let images = batch::images(&mut batch, normalize, &self.device)?;
         let at = At { epoch: self.position.epoch, step: self.position.step };
+        if self.learners.len() > 1 {
+            return self.parts(&images, &batch, at);
+        }
         let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
         let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
         let value = loss.scalar()?;
@@ -264,10 +288,57 @@ impl<T: Task> Trainer<T> {
         if value.is_finite() && self.window.spike.is_none() {
             // Gradients are final with the last micro-batch, and never where the update will be skipped.
             let last = (self.position.step + 1) % self.plan.accum_iter == 0;
-            self.grads.accumulating(!(last && self.window.finite));
-            tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, &mut self.grads)?;
+            let grads = &mut self.learners[0].grads;
+            grads.accumulating(!(last && self.window.finite));
+            tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, grads)?;
         }
         Ok(value)
+    }
+
+    /// Updates the parts of a task one after the other, and returns the last loss. After one that is not finite, its part and those behind
+    /// it are left as they are.
+    fn parts(&mut self, images: &Tensor, batch: &Batch, at: At) -> Result<f32> {
+        let (mut value, mut norms) = (f32::NAN, 0.0);
+        for i in 0..self.learners.len() {
+            let params = self.task.parts()[i].params.clone();
+            let tape = Tape::new(&params).with_precision(self.plan.precision);
+            let loss = self.task.part_loss(i, &tape, images, batch, self.plan.seed, at)?;
+            value = loss.scalar()?;
+            if !value.is_finite() {
+                return Ok(value);
+            }
+            let Learner { grads, .. } = &mut self.learners[i];
+            grads.zero();
+            tape.backward(&loss, grads)?;
+            let norm = grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
+            norms += norm * norm;
+            if !norm.is_finite() {
+                self.window.finite = false;
+                break;
+            }
+            self.settle();
+            let Learner { optimizer, grads } = &mut self.learners[i];
+            optimizer.update(grads, self.window.lr)?;
+        }
+        self.norm = Some(norms.sqrt());
+        Ok(value)
+    }
+
+    /// All tensors of the model, under their names in checkpoints.
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let of = |p: Part<'_>| p.params.state_dict().into_iter().map(move |(n, t)| (p.full(&n), t)).collect::<Vec<_>>();
+        self.task.parts().into_iter().flat_map(of).collect()
+    }
+
+    /// Sets a tensor by its name in checkpoints.
+    fn set(&self, name: &str, value: &Tensor) -> Result<()> {
+        let parts = self.task.parts();
+        let of =
+            |p: &Part<'_>| if p.name.is_empty() { Some(name) } else { name.strip_prefix(p.name)?.strip_prefix('.') };
+        match parts.iter().find_map(|p| Some((p, of(p)?))) {
+            Some((p, name)) => Ok(p.params.set(name, value)?),
+            None => Err(Error::Config(format!("{name} is a tensor of no part"))),
+        }
     }
 
     /// Passes the steps before `to` that have no batch. An update that one of them would have completed is made without it.
@@ -300,15 +371,19 @@ impl<T: Task> Trainer<T> {
 
     /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
     fn update(&mut self) -> Result<bool> {
-        // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-        let norm = self.grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
-        self.norm = Some(norm);
-        if !norm.is_finite() {
-            return Ok(false);
+        if self.learners.len() == 1 {
+            // A finite loss can still have a gradient that is not; one such update would ruin every weight.
+            let norm = self.learners[0].grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
+            self.norm = Some(norm);
+            if !norm.is_finite() {
+                return Ok(false);
+            }
         }
         // What is being saved must not change.
         self.settle();
-        self.optimizer.update(&self.grads, self.window.lr)?;
+        if let [Learner { optimizer, grads }] = &mut self.learners[..] {
+            optimizer.update(grads, self.window.lr)?;
+        }
         if let Some(ema) = &mut self.ema {
             ema.update(self.task.params())?;
         }
@@ -329,16 +404,18 @@ impl<T: Task> Trainer<T> {
     /// What a checkpoint holds, without a copy; only the running statistics, which the forward pass changes, are copied.
     pub(super) fn entries(&self, optimizer: bool) -> Result<Vec<Entry>> {
         let mut out = vec![];
-        for (name, t) in self.task.params().state_dict() {
+        for (name, t) in self.state() {
             let t = if is_statistic(&name) { t.copy()? } else { t };
             out.push(weights::entry(&format!("model.{name}"), &t)?);
         }
-        for slot in if optimizer { self.optimizer.slots()? } else { vec![] } {
-            let name = format!("optim.{}", slot.name);
-            out.push(match slot.values {
-                SlotValues::Host(v) => Entry::f32(name, &slot.shape, v),
-                SlotValues::Device(t) => weights::entry(&name, &t)?,
-            });
+        for (part, learner) in self.task.parts().iter().zip(&self.learners) {
+            for slot in if optimizer { learner.optimizer.slots()? } else { vec![] } {
+                let name = format!("optim.{}", part.full(&slot.name));
+                out.push(match slot.values {
+                    SlotValues::Host(v) => Entry::f32(name, &slot.shape, v),
+                    SlotValues::Device(t) => weights::entry(&name, &t)?,
+                });
+            }
         }
         for (name, t) in self.ema.iter().flat_map(Ema::state) {
             out.push(weights::entry(&format!("ema.{name}"), &t)?);
@@ -384,7 +461,7 @@ impl<T: Task> Trainer<T> {
         let updates = c.record.position.updates;
         let without = c.names("optim.").is_empty();
         // Shapes first: after an error nothing is changed.
-        let model = self.task.params().state_dict();
+        let model = self.state();
         for (name, have) in &model {
             match c.shape(&format!("model.{name}")) {
                 Some(shape) if shape == have.dims() => {}
@@ -402,21 +479,26 @@ impl<T: Task> Trainer<T> {
             return Err(fail("no averaged weights: the checkpoint was trained without an EMA".into()));
         }
         // Gradient descent without momentum has no state, so a missing state is only an error where the optimizer needs one.
-        match self.optimizer.load_state_with(updates, |name| c.tensor(&format!("optim.{name}"))) {
-            Err(_) if without => {
-                return Err(fail(
-                    "weights without an optimizer's state, which a run needs: resume from a checkpoint-*.safetensors"
-                        .into(),
-                ));
+        for (part, learner) in self.task.parts().iter().zip(&mut self.learners) {
+            let state = |name: &str| c.tensor(&format!("optim.{}", part.full(name)));
+            match learner.optimizer.load_state_with(updates, state) {
+                Err(_) if without => {
+                    return Err(fail(
+                        "weights without an optimizer's state, which a run needs: resume from a checkpoint-*.safetensors"
+                            .into(),
+                    ));
+                }
+                loaded => loaded?,
             }
-            loaded => loaded?,
         }
         if let Some(ema) = &mut self.ema {
             ema.load_state_with(updates, |name| c.tensor(&format!("ema.{name}")))?;
         }
-        for (name, _) in self.task.params().values() {
-            if let Some(t) = c.tensor(&format!("model.{name}"))? {
-                self.task.params().set(&name, &t)?;
+        for part in self.task.parts() {
+            for (name, _) in part.params.values() {
+                if let Some(t) = c.tensor(&format!("model.{}", part.full(&name)))? {
+                    part.params.set(&name, &t)?;
+                }
             }
         }
         self.position = c.record.position.clone();
