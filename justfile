@@ -20,7 +20,7 @@ fuzz:
 
 # Two hundred kills and fifty signals at random instants, ten thousand steps.
 campaign:
-    CANDLELIGHT_CAMPAIGN=200 RUST_TEST_THREADS=1 cargo test --release --test campaign --test runs -- --nocapture
+    CANDLELIGHT_MOUNTS=1 CANDLELIGHT_CAMPAIGN=200 RUST_TEST_THREADS=1 cargo test --release --test campaign --test runs -- --nocapture
 
 # The page on runs in a real browser, after `cargo build --examples`.
 browser:

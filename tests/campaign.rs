@@ -160,3 +160,46 @@ fn two_programs_on_one_folder_are_one_too_many() {
     assert!(refused.len() <= 1 && refused.iter().all(|e| e.contains("is training here")), "{refused:?}");
     assert!(training(dir.path(), "run").status().unwrap().success());
 }
+
+/// A file system that is full, and one that cannot be written: made by `unshare` and `mount`, which not every machine allows. Therefore it
+/// runs where CANDLELIGHT_MOUNTS is set, as CI and `just campaign` do.
+#[cfg(target_os = "linux")]
+#[test]
+fn full_and_read_only_disks_lose_nothing() {
+    if std::env::var_os("CANDLELIGHT_MOUNTS").is_none() {
+        println!("not tried: set CANDLELIGHT_MOUNTS=1 where `unshare -rm` may mount");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("m")).unwrap();
+    // 16 MB hold one checkpoint of 11 MB and not two.
+    let script = r#"
+        go() { "$PROGRAM" --num_workers 1 --picture_every 0 --batch_size 8 --resume auto "$@" >>out.txt 2>&1; }
+        mount -t tmpfs -o size=16m tmpfs m
+        go --output_dir whole --max_steps 4 || exit 11
+        go --output_dir m/run --max_steps 2 || exit 12
+        go --output_dir m/run --max_steps 4 && exit 13
+        [ "$(ls m/run | grep -c checkpoint)" = 1 ] && [ -f m/run/checkpoint-00000002.safetensors ] || exit 14
+        ls -A m/run | grep tmp && exit 15
+        mount -o remount,size=64m m
+        go --output_dir m/run --max_steps 4 || exit 16
+        cmp whole/checkpoint-00000004.safetensors m/run/checkpoint-00000004.safetensors || exit 17
+        mount -o remount,ro m
+        ls -lA m/run >before.txt
+        go --output_dir m/run --max_steps 6 && exit 18
+        go --output_dir m/new --max_steps 6 && exit 19
+        ls -lA m/run | cmp - before.txt || exit 20
+        mount -o remount,rw m
+        go --output_dir m/run --max_steps 6 || exit 21
+    "#;
+    let mut shell = Command::new("unshare");
+    shell.current_dir(dir.path()).env("PROGRAM", program("mae_pretrain")).args(["-rm", "sh", "-c", script]);
+    let status = shell.status().unwrap();
+    let said = std::fs::read_to_string(dir.path().join("out.txt")).unwrap_or_default();
+    assert!(status.success(), "{status}: {said}");
+    let errors: Vec<&str> = said.lines().filter(|l| l.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(errors[0].contains("No space left") && errors[0].contains("checkpoint-00000004"), "{errors:?}");
+    assert!(errors[1..].iter().all(|e| e.contains("m/") && e.contains("Read-only file system")), "{errors:?}");
+    assert!(!said.contains("panicked"), "{said}");
+}
