@@ -31,7 +31,7 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
 fn of_file(path: &Path, command: &clap::Command) -> Result<Vec<OsString>> {
     let mut all: Vec<OsString> = vec![];
     let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let text = std::fs::read_to_string(&path).map_err(|e| named(&e))?;
+    let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
     let table: toml::Table = text.parse().map_err(|e| named(&e))?;
     for (key, value) in table {
         let is = |a: &clap::Arg| {
