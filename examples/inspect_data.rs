@@ -10,7 +10,7 @@ use candlelight_cli::{Result, shipped_data, start};
 use std::process::ExitCode;
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let root = args.data.clone().unwrap_or_else(shipped_data);
+    let root = args.data().cloned().unwrap_or_else(shipped_data);
     let found = open(&root, &args.reading.config(LabelKind::Classes))?;
     print!("{found}");
     let parts: Vec<&Part> = match &args.split {

@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     pub split: Option<String>,
     /// Side, or height and width, of the images; positions are resized to match [default: the model's]
-    #[arg(long, alias = "imgsz", num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set)]
+    #[arg(long, visible_alias = "imgsz", num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set)]
     pub input_size: Option<Vec<usize>>,
     /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>)]
@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
     /// Number of loader threads [default: the number of cores]
-    #[arg(long, alias = "workers")]
+    #[arg(long, visible_alias = "workers")]
     pub num_workers: Option<usize>,
     /// Precision of matrix products: f32 or bf16
     #[arg(long, default_value = "f32")]

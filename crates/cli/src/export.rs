@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "use_ema")]
     weights_set: Option<String>,
     /// Write the averaged weights
-    #[arg(long, alias = "ema")]
+    #[arg(long, visible_alias = "ema")]
     use_ema: bool,
     /// The file to write [default: beside the weights]
     #[arg(long)]

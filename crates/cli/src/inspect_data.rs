@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 #[command(name = "inspect_data", version, rename_all = "snake_case")]
 pub struct Args {
     /// Folder, list, archive or shards [default: the shipped Fashion-MNIST]
-    pub data: Option<PathBuf>,
+    data: Option<PathBuf>,
+    /// The same as a flag
+    #[arg(long, value_name = "DATA", conflicts_with = "data")]
+    data_path: Option<PathBuf>,
     /// The part of the data to look at, such as train or val [default: all of them]
     #[arg(long)]
     pub split: Option<String>,
@@ -56,9 +59,14 @@ pub struct Args {
 }
 
 impl Args {
+    /// The data that is named; `None` for the shipped images.
+    pub fn data(&self) -> Option<&PathBuf> {
+        self.data.as_ref().or(self.data_path.as_ref())
+    }
+
     /// Side of the images after augmentation.
     pub fn size(&self) -> usize {
-        self.input_size.unwrap_or(if self.data.is_none() { 28 } else { 224 })
+        self.input_size.unwrap_or(if self.data().is_none() { 28 } else { 224 })
     }
 
     /// The number of loader threads.

@@ -32,7 +32,7 @@ pub struct Args {
     /// The flags of every training run.
     pub common: TrainArgs,
     /// Pretrained weights of facebookresearch/mae, timm, torchvision, HuggingFace or ours [demo: the newest of ./output_dir]
-    #[arg(long, alias = "finetune", value_name = "FILE", help_heading = "Model")]
+    #[arg(long, visible_alias = "finetune", value_name = "FILE", help_heading = "Model")]
     pub weights: Option<String>,
     #[command(flatten)]
     /// How the weights are read.

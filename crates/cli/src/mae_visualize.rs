@@ -16,7 +16,7 @@ pub struct Args {
     /// Images (JPEG or PNG) [default: eight of the shipped test images]
     pub images: Vec<PathBuf>,
     /// A pretraining checkpoint, or the folder of a run
-    #[arg(long, alias = "checkpoint", default_value = "output_dir")]
+    #[arg(long, visible_alias = "checkpoint", default_value = "output_dir")]
     pub weights: String,
     /// The PNG file to write the picture to
     #[arg(long, default_value = "reconstruction.png")]

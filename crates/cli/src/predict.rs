@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     pub source: String,
     /// Side, or height and width, of the images that the model sees; positions are resized to match [default: the model's]
-    #[arg(long, alias = "imgsz", num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set)]
+    #[arg(long, visible_alias = "imgsz", num_args = 1..=2, value_name = "PIXELS", action = clap::ArgAction::Set)]
     input_size: Option<Vec<usize>>,
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]

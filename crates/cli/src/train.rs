@@ -62,7 +62,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     pub data_path: Option<PathBuf>,
     /// Number of loader threads [default: the number of cores]
-    #[arg(long, alias = "workers", help_heading = "Data")]
+    #[arg(long, visible_alias = "workers", help_heading = "Data")]
     pub num_workers: Option<usize>,
     /// Most megabytes of memory for batches that are loaded ahead [default: an eighth of what is free, 2048 at most]
     #[arg(long, value_name = "MB", help_heading = "Data")]

@@ -44,7 +44,7 @@ pub struct WeightArgs {
     #[arg(long, conflicts_with = "weights", requires = "model")]
     pretrained: bool,
     /// Use the moving average of the weights that the file also holds
-    #[arg(long, alias = "ema")]
+    #[arg(long, visible_alias = "ema")]
     use_ema: bool,
     /// Of a file with several sets of weights, the one to use, such as teacher or state_dict_ema
     #[arg(long, value_name = "NAME", conflicts_with = "use_ema")]

@@ -46,13 +46,16 @@ pub(crate) fn images(tree: &Arc<Tree>, config: &OpenConfig, kind: &str) -> Resul
     if let Some(folder) = cub::folder(tree) {
         return cub::open(tree, &folder, config.labels);
     }
-    let by_class = folders(tree, true, kind);
-    // One folder of images is a place and no class where lists lie beside it.
-    let place = by_class.folders.len() == 1 && tree.files_in(&tree.root).iter().any(|p| is_list(p));
-    let labelled = is_labelled(&by_class) && !place;
-    let wanted = config.labels != LabelKind::None;
-    let mut plain = if wanted { by_class } else { folders(tree, false, kind) };
     let (named, doubled) = split_lists(tree);
+    let wanted = config.labels != LabelKind::None;
+    // Without labels, class folders only matter where lists might stand for them.
+    let mut plain = folders(tree, wanted || !named.is_empty(), kind);
+    // One folder of images is a place and no class where lists lie beside it.
+    let place = plain.folders.len() == 1 && tree.files_in(&tree.root).iter().any(|p| is_list(p));
+    let labelled = is_labelled(&plain) && !place;
+    if !wanted && !named.is_empty() {
+        plain = folders(tree, false, kind);
+    }
     let has = |split: &str| plain.parts.iter().any(|p| p.name == split);
     let divided = plain.parts.iter().any(|p| !p.name.is_empty());
     // Tables of the splits say more than folders; text files beside folders of the splits may be anything.
