@@ -42,7 +42,14 @@ pub fn shards(path: &Path) -> Result<Vec<PathBuf>> {
             return Err(file(path, "expected a range such as {000..012} between the braces"));
         };
         let name = |i: u64| PathBuf::from(format!("{}{i:0width$}{}", &text[..open], &text[close + 1..]));
-        return Ok((from..=to).map(name).collect());
+        let all: Vec<PathBuf> = (from..=to).map(name).collect();
+        let missing: Vec<String> = all.iter().filter(|p| !p.is_file()).map(|p| p.display().to_string()).collect();
+        if !missing.is_empty() {
+            let (n, more) = (missing.len(), if missing.len() > 3 { ", ..." } else { "" });
+            let shown = missing[..n.min(3)].join(", ");
+            return Err(file(path, format!("{n} of {} archives are not there: {shown}{more}", all.len())));
+        }
+        return Ok(all);
     }
     if path.is_file() {
         return Ok(vec![path.into()]);

@@ -30,14 +30,15 @@ pub(crate) fn is_python<'a>(names: impl Iterator<Item = &'a str>) -> bool {
 /// When a file is missing or damaged.
 pub(crate) fn open(root: &Path, dir: &Path) -> Result<Draft> {
     let there = |name: &str| dir.join(name).is_file();
-    let (ten, hundred) =
-        (there("data_batch_1.bin") || there("test_batch.bin"), there("train.bin") || there("test.bin"));
+    // Any part of the training set announces it: what is missing of it is an error then.
+    let batch = (1..=5).map(|i| format!("data_batch_{i}.bin")).find(|n| there(n));
+    let (ten, hundred) = (batch.is_some() || there("test_batch.bin"), there("train.bin") || there("test.bin"));
     if ten && hundred {
         return Err(file(dir, "holds both CIFAR-10 and CIFAR-100: put one of them into another folder"));
     }
     let mut draft = Draft::new(root, if ten { "CIFAR-10" } else { "CIFAR-100" });
     for (split, train, name) in [
-        ("train", true, if ten { "data_batch_1.bin" } else { "train.bin" }),
+        ("train", true, if ten { batch.as_deref().unwrap_or("data_batch_1.bin") } else { "train.bin" }),
         ("test", false, if ten { "test_batch.bin" } else { "test.bin" }),
     ] {
         if there(name) {
@@ -100,7 +101,12 @@ impl Cifar {
         let mut records = Vec::new();
         for name in files {
             let path = dir.join(name);
-            let bytes = std::fs::read(&path).map_err(|e| file(&path, e))?;
+            let bytes = std::fs::read(&path).map_err(|e| match (e.kind(), files) {
+                (std::io::ErrorKind::NotFound, [first, .., last]) => {
+                    file(&path, format!("not there; the training images are {first} to {last}, all of them"))
+                }
+                _ => file(&path, e),
+            })?;
             if bytes.is_empty() || bytes.len() % (head + PIXELS) != 0 {
                 let record = head + PIXELS;
                 return Err(file(&path, format!("{} bytes are not whole records of {record} bytes", bytes.len())));

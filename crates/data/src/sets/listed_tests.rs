@@ -208,3 +208,16 @@ fn folders_that_are_parts_or_places_are_no_classes() {
     let root = Root::new().tree(&[("c/cars/cars/train/a", 2), ("c/cars/cars/train/b", 2), ("c/cars/cars/test/a", 1)]);
     assert_eq!(splits(&root.read("c"))[0], ("train", 4, vec![2, 2]));
 }
+
+#[test]
+fn parts_that_are_missing_are_named() {
+    let root = Root::new();
+    let record = [[1u8].as_slice(), &[7; 3072]].concat();
+    for i in [2, 3, 4, 5] {
+        root.put(&format!("c/data_batch_{i}.bin"), &record);
+    }
+    root.put("c/test_batch.bin", &record);
+    root.refused("c", &["data_batch_1.bin", "not there", "data_batch_1.bin to data_batch_5.bin"]);
+    root.put("s/a-000.tar", tar_of(&[("0.png", &sample_png(2, 2)), ("0.cls", b"1")]));
+    root.refused("s/a-{000..004}.tar", &["4 of 5 archives are not there", "a-001.tar", ", ..."]);
+}
