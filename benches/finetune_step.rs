@@ -31,7 +31,7 @@ impl Finetune {
         let config = VitConfig { drop_path: 0.1, ..registry::vit(name)? };
         let params = ParamStore::new();
         let model = Vit::new(&config, params.builder(Key::new(0)))?;
-        let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8 };
+        let adamw = AdamWConfig { betas: (0.9, 0.999), ..AdamWConfig::default() };
         let parts = model.anatomy();
         let decay = LayerDecay { decay: 0.65, timm: false };
         let rules = decay.rules(&parts.layers, &parts.no_decay, &parts.final_norm, 0.05);

@@ -25,7 +25,8 @@ impl Bench {
         let config = MaeConfig { norm_pix_loss: true, ..registry::mae(name)? };
         let params = ParamStore::new();
         let model = Mae::init(&config, &params, Key::new(0))?;
-        let optimizer = Optimizer::new(AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 }, &mae_rules(0.05), &params)?;
+        let optimizer =
+            Optimizer::new(AdamWConfig { betas: (0.9, 0.95), ..AdamWConfig::default() }, &mae_rules(0.05), &params)?;
         let n = batch * config.grid().image_len();
         let images = tensor_from(Key::new(1).normal(n), (batch, config.channels, config.image.0, config.image.1))?;
         let grads = Gradients::new(&params);

@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = ResNetConfig { image: size, channels: 1, dropout: 0.1, ..registry::resnet("resnet20")? };
     let model = ResNet::new(&config, params.builder(Key::new(0)))?;
     let rules = [Rule::named("*", Group { weight_decay: 1e-4, lr_scale: 1.0 })];
-    let mut optimizer = Optimizer::new(SgdConfig { momentum: 0.9, nesterov: true }, &rules, &params)?;
+    let mut optimizer =
+        Optimizer::new(SgdConfig { momentum: 0.9, nesterov: true, ..SgdConfig::default() }, &rules, &params)?;
     let schedule = CosineConfig { lr: 0.1, min_lr: 0.0, warmup: Span::Steps(20.0) };
     let run = Length { epochs: steps as f64, steps: 1, samples: 64 };
     let batches = (0..).flat_map(|epoch| loader.epoch(epoch, 0));

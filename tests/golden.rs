@@ -103,7 +103,7 @@ fn vit_logits_loss_and_every_gradient_are_timms() {
 
 fn train(g: &Golden, precision: Precision) -> (Vec<f32>, f64) {
     let (model, params) = model(g, true);
-    let config = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
+    let config = AdamWConfig { betas: (0.9, 0.95), ..AdamWConfig::default() };
     let mut opt = Optimizer::new(config, &mae_rules(0.05), &params).unwrap();
     let mut grads = Gradients::new(&params);
     let mut losses = vec![];

@@ -14,7 +14,7 @@ use candlelight::models::Model;
 use candlelight::models::freeze::Trained;
 use candlelight::models::vit::{Head, Pool};
 use candlelight::models::{Classifier, adapt, weights};
-use candlelight::optim::{EmaConfig, LayerDecay, assign};
+use candlelight::optim::{ClipMode, EmaConfig, LayerDecay, assign};
 use candlelight::prelude::*;
 use candlelight::store::RunFolder;
 use goldens::{Golden, close, golden, values};
@@ -46,6 +46,7 @@ fn plan(epochs: usize, lr: f64, min_lr: f64) -> Plan {
         seed: 0,
         precision: Precision::F32,
         clip_grad: None,
+        clip_mode: ClipMode::Norm,
         max_steps: None,
         save_every: 50,
         keep: 2,

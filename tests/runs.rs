@@ -315,7 +315,7 @@ fn small_resnet() -> ModelConfig {
 #[test]
 fn statistics_of_an_update_that_is_not_made_are_undone() {
     let resnet = small_resnet();
-    let sgd = SgdConfig { momentum: 0.9, nesterov: true };
+    let sgd = SgdConfig { momentum: 0.9, nesterov: true, ..SgdConfig::default() };
     let config = ClassifyConfig { optimizer: sgd.into(), ..ClassifyConfig::new(resnet.clone(), 10) };
     let plan = Plan { accum_iter: 2, ..plan(8, 2) };
     let mut trainer = built(plan, resnet, config);
@@ -370,7 +370,7 @@ fn every_step_of_every_recipe_is_a_place_to_stop() {
             .into();
     equal += at_every_step(&data, |plan| built(plan, probe.clone(), config(probe.clone())));
     let resnet = small_resnet();
-    let sgd = SgdConfig { momentum: 0.9, nesterov: true };
+    let sgd = SgdConfig { momentum: 0.9, nesterov: true, ..SgdConfig::default() };
     equal += at_every_step(&data, |plan| {
         built(plan, resnet.clone(), ClassifyConfig { optimizer: sgd.into(), trained: None, ..config(resnet.clone()) })
     });

@@ -5,6 +5,7 @@ use candlelight::data::{Dataset, Idx, Loader, LoaderConfig, Normalize, OnBad, Pi
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
 use candlelight::engine::{Error, checkpoint};
+use candlelight::optim::ClipMode;
 use candlelight::prelude::*;
 use candlelight::store::RunFolder;
 use std::path::Path;
@@ -58,6 +59,7 @@ fn plan(epochs: usize) -> Plan {
         seed: 0,
         precision: Precision::F32,
         clip_grad: None,
+        clip_mode: ClipMode::Norm,
         max_steps: None,
         save_every: 1,
         keep: 2,

@@ -5,7 +5,7 @@ use crate::params::{Entry, ParamStore};
 use crate::tensor::tensor_from;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use candlelight_kernels::elementwise;
+use candlelight_kernels::{elementwise, mem};
 use std::collections::HashMap;
 
 /// A finished gradient, on the device of its parameter.
@@ -70,7 +70,9 @@ impl Gradients {
             .into_iter()
             .map(|e| Slot {
                 place: match e.var.device() {
-                    Device::Cpu => Place::Host(if e.trainable { vec![0.0; e.var.elem_count()] } else { Vec::new() }),
+                    Device::Cpu => {
+                        Place::Host(if e.trainable { mem::filled(0.0, e.var.elem_count()) } else { Vec::new() })
+                    }
                     _ => Place::Device(None),
                 },
                 dims: e.var.dims().to_vec(),
@@ -259,6 +261,24 @@ impl Gradients {
             self.scale(factor as f32)?;
         }
         Ok(norm)
+    }
+
+    /// Calls `f` with the name and the gradient of every parameter that has one.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn each<E>(&mut self, mut f: impl FnMut(&str, Gradient<'_>) -> Result<(), E>) -> Result<(), E> {
+        for Slot { name, place, .. } in self.slots.iter_mut().filter(|s| s.filled) {
+            match place {
+                Place::Host(buf) => f(name, Gradient::Host(buf))?,
+                Place::Device(Some(t)) => {
+                    f(name, Gradient::Device(t))?;
+                    *t = t.detach();
+                }
+                Place::Device(None) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Multiplies every gradient by `factor`.

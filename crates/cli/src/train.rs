@@ -8,6 +8,7 @@ use candlelight_engine::signals::Signals;
 use candlelight_engine::task::{Batches, Task};
 use candlelight_engine::train::{NonFinite, Outcome, Plan, Resume, Session, Trainer};
 use candlelight_kernels::cpu;
+use candlelight_optim::ClipMode;
 use candlelight_sched::{CosineConfig, Span, scaled_lr};
 use candlelight_store::RunFolder;
 use candlelight_store::atomic::write_atomic;
@@ -202,6 +203,7 @@ impl TrainArgs {
             seed: self.seed,
             precision: self.precision,
             clip_grad,
+            clip_mode: ClipMode::Norm,
             max_steps: self.max_steps,
             save_every: self.save_every.unwrap_or(preset.save_every),
             keep: self.keep,

@@ -253,6 +253,11 @@ where
         Ok(Optimizer::new(self.config.optimizer.clone(), &rules, &self.params)?)
     }
 
+    fn unclipped(&self) -> Vec<String> {
+        let head = self.model.anatomy().head;
+        if head.is_empty() { vec![] } else { vec![format!("{head}*")] }
+    }
+
     fn ema(&self) -> Result<Option<Ema>> {
         Ok(self.config.ema.map(|e| Ema::new(&self.params, e.decay, e.warmup)).transpose()?)
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use candlelight_autograd::Precision;
+use candlelight_optim::ClipMode;
 use candlelight_sched::{CosineConfig, Length, Schedule, ScheduleConfig, Span};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -22,8 +23,10 @@ pub struct Plan {
     /// The precision of matrix products.
     #[serde(with = "precision")]
     pub precision: Precision,
-    /// The largest norm of all gradients together, above 0; `None` does not clip.
+    /// The limit of gradients, above 0: by default the largest norm of all together; `None` does not clip.
     pub clip_grad: Option<f64>,
+    /// What the limit applies to.
+    pub clip_mode: ClipMode,
     /// The number of steps after which the run stops early; `None` runs all epochs.
     pub max_steps: Option<usize>,
     /// The number of epochs between checkpoints, at least 1.
@@ -76,6 +79,7 @@ impl Default for Plan {
             seed: 0,
             precision: Precision::F32,
             clip_grad: None,
+            clip_mode: ClipMode::default(),
             max_steps: None,
             save_every: 1,
             keep: 2,

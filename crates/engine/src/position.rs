@@ -1,5 +1,6 @@
 //! The position of a run: how far it has come.
 
+use candlelight_sched::PlateauState;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -36,6 +37,13 @@ pub(crate) struct Position {
     /// The updates whose batches are passed over, each as epoch, first step and the step after the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) passed: Vec<(usize, usize, usize)>,
+    /// What a schedule with a memory remembers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) plateau: PlateauState,
+}
+
+fn is_default(s: &PlateauState) -> bool {
+    *s == PlateauState::default()
 }
 
 /// The losses by which a spike is told, and how many of them there must be.
@@ -86,8 +94,9 @@ impl Position {
     }
 
     pub(crate) fn next_epoch(&mut self) {
-        let Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, .. } = std::mem::take(self);
-        *self =
-            Position { epoch: epoch + 1, updates, skipped, bad_in_a_row, best, recent, passed, ..Default::default() };
+        let Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, plateau, .. } =
+            std::mem::take(self);
+        let epoch = epoch + 1;
+        *self = Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, plateau, ..Default::default() };
     }
 }

@@ -73,7 +73,7 @@ impl Task for Pretrain {
     }
 
     fn optimizer(&self) -> Result<Optimizer> {
-        let adamw = AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 };
+        let adamw = AdamWConfig { betas: (0.9, 0.95), ..AdamWConfig::default() };
         Ok(Optimizer::new(adamw, &mae_rules(self.config.weight_decay), &self.params)?)
     }
 

@@ -69,6 +69,11 @@ pub trait Task {
         self.loss(tape, images, batch, seed, at)
     }
 
+    /// Patterns of the names of parameters whose gradients adaptive clipping leaves alone: those of the head.
+    fn unclipped(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// A new moving average of the weights, if one is wanted.
     ///
     /// # Errors

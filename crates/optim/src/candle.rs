@@ -1,15 +1,18 @@
 //! Our AdamW behind candle's `Optimizer` trait.
 
+use crate::adamw::AdamWConfig;
+use crate::method::{Method, Now};
+use crate::operands::{Operands, Place};
 use candle_core::Var;
 use candlelight_autograd::ParamStore;
-use candlelight_kernels::optim::adamw::{Part, Step, adamw};
 
 /// AdamW's update behind candle's `Optimizer` trait, for training loops in candle. It has a single parameter group, and the gradients
 /// come from candle.
 #[derive(Debug)]
 pub struct CandleAdamW {
     params: candle_nn::ParamsAdamW,
-    vars: Vec<(Var, Vec<f32>, Vec<f32>)>,
+    /// The parameters, each with its two moments.
+    vars: Vec<(Var, [Vec<f32>; 2])>,
     step: u64,
 }
 
@@ -18,19 +21,28 @@ impl candle_nn::Optimizer for CandleAdamW {
 
     fn new(vars: Vec<Var>, params: Self::Config) -> candle_core::Result<Self> {
         let zeros = |v: &Var| vec![0.0; v.elem_count()];
-        Ok(CandleAdamW { params, vars: vars.into_iter().map(|v| (v.clone(), zeros(&v), zeros(&v))).collect(), step: 0 })
+        Ok(CandleAdamW {
+            params,
+            vars: vars.into_iter().map(|v| (v.clone(), [zeros(&v), zeros(&v)])).collect(),
+            step: 0,
+        })
     }
 
     fn step(&mut self, grads: &candle_core::backprop::GradStore) -> candle_core::Result<()> {
         self.step += 1;
         let p = &self.params;
-        let step = Step { betas: (p.beta1, p.beta2), eps: p.eps, step: self.step };
-        for (var, m, v) in &mut self.vars {
+        let method = AdamWConfig { betas: (p.beta1, p.beta2), eps: p.eps, caution: false };
+        for (var, slots) in &mut self.vars {
             let Some(grad) = grads.get(var) else { continue };
             let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-            let (lr, weight_decay) = (p.lr, p.weight_decay);
-            ParamStore::update(var, |param| adamw(step, &mut [Part { param, grad: &grad, m, v, lr, weight_decay }]))?
-                .map_err(candle_core::Error::wrap)?;
+            let shape = var.dims().to_vec();
+            let first = self.step == 1;
+            let now =
+                Now { lr: p.lr, weight_decay: p.weight_decay, step: self.step, first, shape: &shape, global_norm: 0.0 };
+            ParamStore::update(var, |param| {
+                method.update(&now, &mut Operands { place: Place::Host { param, grad: &grad, slots } })
+            })?
+            .map_err(candle_core::Error::wrap)?;
         }
         Ok(())
     }

@@ -1,12 +1,10 @@
-//! LARS, Y. You et al., arXiv 1708.03888, as facebookresearch/mae's linear probe has it.
+//! LARS, Y. You et al., arXiv 1708.03888, as facebookresearch/mae's linear probe has it and as timm has it.
 
-use crate::method::{Method, Now};
-use crate::rules::{Group, Rule};
-use crate::sgd::check_momentum;
+use crate::method::{Method, Now, SlotSpec, check_share};
+use crate::operands::{Formula, Number, Operands, Updated};
+use crate::rules::{Group, Rule, mae_rules};
+use crate::sgd::Momentum;
 use crate::{Error, Result};
-use candle_core::Tensor;
-use candlelight_kernels::elementwise::sum_squares;
-use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
 /// LARS's settings. Weight decay is added to the gradient of a matrix, which is then scaled by the trust ratio `trust |p| / |g|`, or by 1
@@ -18,12 +16,34 @@ pub struct LarsConfig {
     pub momentum: f64,
     /// The trust coefficient, above 0.
     pub trust: f64,
+    /// timm's form: the ratio is `trust |p| / (|g| + wd |p| + eps)` with the gradient's norm before the decay, for all parameters that
+    /// decay and no others.
+    pub timm: Option<TimmLars>,
+}
+
+/// What timm's LARS has besides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimmLars {
+    /// Added to the denominator of the trust ratio, at least 0.
+    pub eps: f64,
+    /// Whether the ratio divided by the rate is at most 1, which makes it LARC.
+    pub trust_clip: bool,
+    /// Whether the update looks ahead as Nesterov's does.
+    pub nesterov: bool,
+}
+
+impl Default for TimmLars {
+    /// timm's settings: eps 1e-8.
+    fn default() -> Self {
+        TimmLars { eps: 1e-8, trust_clip: false, nesterov: false }
+    }
 }
 
 impl Default for LarsConfig {
     /// The settings of MAE's linear probe: momentum 0.9, trust 0.001.
     fn default() -> Self {
-        LarsConfig { momentum: 0.9, trust: 0.001 }
+        LarsConfig { momentum: 0.9, trust: 0.001, timm: None }
     }
 }
 
@@ -32,65 +52,81 @@ impl LarsConfig {
     fn ratio(&self, own: f64, theirs: f64) -> f64 {
         if own > 0.0 && theirs > 0.0 { self.trust * own / theirs } else { 1.0 }
     }
+
+    fn timms_ratio(&self, timm: &TimmLars, now: &Now<'_>, (own, theirs): (f64, f64)) -> f64 {
+        let ratio = if own > 0.0 && theirs > 0.0 {
+            self.trust * own / (theirs + own * now.weight_decay + timm.eps)
+        } else {
+            1.0
+        };
+        if timm.trust_clip { (ratio / now.lr).min(1.0) } else { ratio }
+    }
+}
+
+/// The sum of squares of the gradient with its decay; changes nothing.
+struct Decayed(f32);
+
+impl Formula<0, 1> for Decayed {
+    #[inline(always)]
+    fn update<V: Number>(&self, p: V, g: V, _: [V; 0]) -> Updated<V, 0, 1> {
+        let square = p.clone().mul_add(self.0, g).square();
+        (p, [], [square])
+    }
 }
 
 impl Method for LarsConfig {
     fn check(&self) -> Result<()> {
-        check_momentum(self.momentum)?;
+        check_share("momentum", self.momentum)?;
+        if self.timm.is_some_and(|t| t.nesterov && self.momentum == 0.0) {
+            return Err(Error::Config("Nesterov's update needs a momentum above 0".into()));
+        }
         if self.trust > 0.0 && self.trust.is_finite() {
             return Ok(());
         }
         Err(Error::Config(format!("a trust coefficient of {} is not above 0", self.trust)))
     }
 
-    /// One group: LARS leaves vectors alone by itself.
+    /// MAE's leaves vectors alone by itself and has one group; timm's leaves alone what does not decay.
     fn rules(&self, weight_decay: f64) -> Vec<Rule> {
-        vec![Rule::named("*", Group { weight_decay, lr_scale: 1.0 })]
-    }
-
-    fn slots(&self) -> &'static [&'static str] {
-        if self.momentum > 0.0 { &["velocity"] } else { &[] }
-    }
-
-    fn host(&self, now: Now, param: &mut [f32], grad: &[f32], slots: &mut [Vec<f32>]) -> Result<()> {
-        let Now { lr, first, rank, .. } = now;
-        let weight_decay = if rank > 1 { now.weight_decay } else { 0.0 };
-        let mut step = Step { lr, weight_decay, scale: 1.0, momentum: self.momentum, nesterov: false, first };
-        if rank > 1 {
-            let norm = |x: &[f32]| sum_squares(x).sqrt();
-            let decayed = |(g, p): (&f32, &f32)| p.mul_add(weight_decay as f32, *g);
-            let theirs = match weight_decay {
-                0.0 => norm(grad),
-                _ => norm(&grad.iter().zip(&*param).map(decayed).collect::<Vec<_>>()),
-            };
-            step.scale = self.ratio(norm(param), theirs);
+        match self.timm {
+            Some(_) => mae_rules(weight_decay),
+            None => vec![Rule::named("*", Group { weight_decay, lr_scale: 1.0 })],
         }
-        let velocity = slots.first_mut().map_or(&mut [][..], |v| v);
-        Ok(sgd(step, param, grad, velocity)?)
     }
 
-    fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor> {
-        let mut g = grad.clone();
-        if now.rank > 1 {
-            g = (g + (param * now.weight_decay)?)?;
-            // Both norms are read on the host, so every matrix waits for the device.
-            let norm = |t: &Tensor| Ok::<f64, Error>(f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt());
-            g = (&g * self.ratio(norm(param)?, norm(&g)?))?;
-        }
-        let v = match slots.first_mut() {
-            Some(v) => {
-                *v = ((&*v * self.momentum)? + &g)?;
-                v.clone()
+    fn slots(&self, shape: &[usize]) -> Vec<SlotSpec> {
+        SlotSpec::zeros(if self.momentum > 0.0 { &["velocity"] } else { &[] }, shape)
+    }
+
+    /// On a device every parameter that is scaled waits for its norms.
+    fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()> {
+        let adapts = if self.timm.is_some() { now.weight_decay != 0.0 } else { now.shape.len() > 1 };
+        let decay = if adapts { now.weight_decay } else { 0.0 };
+        let scale = match &self.timm {
+            _ if !adapts => 1.0,
+            Some(timm) => self.timms_ratio(timm, now, operands.norms()?),
+            None => {
+                let (own, theirs) = operands.norms()?;
+                let theirs = if decay == 0.0 { theirs } else { operands.apply(&Decayed(decay as f32))?[0].sqrt() };
+                self.ratio(own, theirs)
             }
-            None => g,
         };
-        Ok((param - (v * now.lr)?)?)
+        let step = Momentum {
+            lr: now.lr as f32,
+            coupled: decay as f32,
+            keep: 1.0,
+            scale: scale as f32,
+            momentum: self.momentum as f32,
+            nesterov: self.timm.is_some_and(|t| t.nesterov),
+        };
+        step.step(operands, now.elements(), false)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operands::Place;
 
     #[test]
     fn it_follows_maes_golden_steps() {
@@ -98,9 +134,10 @@ mod tests {
         let (mut w, mut b) = ([3f32, 4.0], [1f32]);
         let (mut of_w, mut of_b) = ([vec![0.0; 2]], [vec![0.0]]);
         for (step, (want_w, want_b)) in [(1, (3.968, -2.2)), (2, (3.9074, -8.28))] {
-            let now = Now { lr: 6.4, weight_decay: 0.0, step, first: step == 1, rank: 2 };
-            config.host(now, &mut w, &[0.0, 0.5], &mut of_w).unwrap();
-            config.host(Now { rank: 1, ..now }, &mut b, &[0.5], &mut of_b).unwrap();
+            let now = Now { lr: 6.4, weight_decay: 0.0, step, first: step == 1, shape: &[1, 2], global_norm: 0.0 };
+            let host = |param, grad, slots| Operands { place: Place::Host { param, grad, slots } };
+            config.update(&now, &mut host(&mut w, &[0.0, 0.5], &mut of_w)).unwrap();
+            config.update(&Now { shape: &[1], ..now }, &mut host(&mut b, &[0.5], &mut of_b)).unwrap();
             assert!((w[1] - want_w).abs() < 2e-4 && w[0] == 3.0, "{w:?}");
             assert!((b[0] - want_b).abs() < 1e-5, "{b:?}");
         }

@@ -1,26 +1,58 @@
 //! The part of an optimizer that differs from others: how one tensor is updated.
 
-use crate::Result;
+use crate::operands::Operands;
 use crate::rules::{Rule, mae_rules};
-use candle_core::Tensor;
+use crate::{Error, Result};
 
 /// The numbers that one update of one tensor needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Now {
+pub struct Now<'a> {
     /// The learning rate, already multiplied by the group's factor.
     pub lr: f64,
     /// The weight decay of the group.
     pub weight_decay: f64,
     /// The number of this update, counted from 1.
     pub step: u64,
-    /// Whether this is the first update of the tensor, so that its slots are zeros.
+    /// Whether this is the first update of the tensor, so that its slots hold what they are filled with.
     pub first: bool,
-    /// The number of dimensions of the tensor.
-    pub rank: usize,
+    /// The dimensions of the tensor.
+    pub shape: &'a [usize],
+    /// The 2-norm of all gradients together, for a method that asks for it; else 0.
+    pub global_norm: f64,
 }
 
-/// A method of optimisation: its settings, and its update of one tensor, on the CPU and on a device. The driver,
-/// [`Optimizer`](crate::Optimizer), does the rest: groups, slots, devices, saved state.
+impl Now<'_> {
+    /// The number of elements of the tensor.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// `1 - beta^step`, the factor of a moving average that started at 0.
+    pub fn correction(&self, beta: f64) -> f64 {
+        1.0 - beta.powf(self.step.max(1) as f64)
+    }
+}
+
+/// A tensor that is kept per parameter between updates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotSpec {
+    /// Its name. In saved state it follows the name of the parameter, as in `head.weight.m`.
+    pub name: &'static str,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// The value of its elements before the first update.
+    pub fill: f32,
+}
+
+impl SlotSpec {
+    /// Slots of the parameter's shape that start as zeros.
+    pub fn zeros(names: &[&'static str], shape: &[usize]) -> Vec<SlotSpec> {
+        names.iter().map(|&name| SlotSpec { name, shape: shape.to_vec(), fill: 0.0 }).collect()
+    }
+}
+
+/// A method of optimisation: its settings, and its update of one tensor. The driver, [`Optimizer`](crate::Optimizer), does the rest: groups,
+/// slots, devices, saved state.
 pub trait Method: std::fmt::Debug + Send {
     /// Checks the settings.
     ///
@@ -33,20 +65,55 @@ pub trait Method: std::fmt::Debug + Send {
         mae_rules(weight_decay)
     }
 
-    /// The names of the tensors that are kept per parameter, each of the parameter's shape. In saved state they follow the name of the
-    /// parameter, as in `head.weight.m`.
-    fn slots(&self) -> &'static [&'static str];
+    /// The tensors that are kept for a parameter of this shape.
+    fn slots(&self, shape: &[usize]) -> Vec<SlotSpec>;
 
-    /// Updates a parameter on the CPU in place, with its gradient and its slots.
+    /// Whether updates need the norm of all gradients together.
+    fn needs_global_norm(&self) -> bool {
+        false
+    }
+
+    /// Updates a parameter and its slots.
     ///
     /// # Errors
-    /// The errors of the kernel.
-    fn host(&self, now: Now, param: &mut [f32], grad: &[f32], slots: &mut [Vec<f32>]) -> Result<()>;
+    /// The errors of the device.
+    fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()>;
 
-    /// The same update on another device, in candle's operations: returns the new parameter and replaces the slots. The tensors that it
-    /// gets carry no autograd graph.
+    /// Whether [`Method::end_epoch`] does anything.
+    fn acts_at_epoch_end(&self) -> bool {
+        false
+    }
+
+    /// Called at the end of every epoch for each parameter that was updated, with its dimensions; its gradient is not the one of a step.
     ///
     /// # Errors
-    /// The errors of candle.
-    fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor>;
+    /// The errors of the device.
+    fn end_epoch(&self, shape: &[usize], operands: &mut Operands<'_>) -> Result<()> {
+        let _ = (shape, operands);
+        Ok(())
+    }
+}
+
+/// Refuses a setting outside [0, 1).
+pub(crate) fn check_share(name: &str, v: f64) -> Result<()> {
+    if (0.0..1.0).contains(&v) {
+        return Ok(());
+    }
+    Err(Error::Config(format!("{name} {v} is not in [0, 1)")))
+}
+
+/// Refuses a setting that is negative or not finite.
+pub(crate) fn check_positive(name: &str, v: f64) -> Result<()> {
+    if v >= 0.0 && v.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config(format!("{name} {v} is not a number of at least 0")))
+}
+
+/// Refuses betas outside [0, 1) and an eps below 0.
+pub(crate) fn check_betas(betas: &[f64], eps: f64) -> Result<()> {
+    for (i, b) in betas.iter().enumerate() {
+        check_share(&format!("beta{}", i + 1), *b)?;
+    }
+    check_positive("eps", eps)
 }

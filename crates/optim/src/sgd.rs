@@ -1,10 +1,10 @@
-//! SGD with momentum: `torch.optim.SGD`.
+//! Stochastic gradient descent with momentum, as `torch.optim.SGD`.
 
-use crate::method::{Method, Now};
+use crate::caution::{Descent, descend};
+use crate::method::{Method, Now, SlotSpec, check_share};
+use crate::operands::{Formula, Number, Operands, Updated};
 use crate::rules::{Group, Rule};
 use crate::{Error, Result};
-use candle_core::Tensor;
-use candlelight_kernels::optim::sgd::{Step, sgd};
 use serde::{Deserialize, Serialize};
 
 /// SGD's settings. The update is `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`. The first `v` is the
@@ -16,26 +16,67 @@ pub struct SgdConfig {
     pub momentum: f64,
     /// Whether the update looks ahead as Nesterov's does; this needs a momentum above 0.
     pub nesterov: bool,
+    /// Whether weight decay shrinks the weights by `1 - lr wd` instead of being added to the gradient, timm's SGDW.
+    pub decoupled: bool,
+    /// Whether only elements whose update has the sign of their gradient change (K. Liang et al., arXiv 2411.16085).
+    pub caution: bool,
 }
 
 impl Default for SgdConfig {
     /// The momentum of every ImageNet recipe, 0.9, without Nesterov.
     fn default() -> Self {
-        SgdConfig { momentum: 0.9, nesterov: false }
+        SgdConfig { momentum: 0.9, nesterov: false, decoupled: false, caution: false }
     }
 }
 
-/// Refuses a momentum outside [0, 1).
-pub(crate) fn check_momentum(momentum: f64) -> Result<()> {
-    if (0.0..1.0).contains(&momentum) {
-        return Ok(());
+/// The update with a factor on the gradient after the decay, the trust ratio of LARS.
+pub(crate) struct Momentum {
+    pub(crate) lr: f32,
+    /// What is added to the gradient.
+    pub(crate) coupled: f32,
+    /// What the weights are multiplied by.
+    pub(crate) keep: f32,
+    pub(crate) scale: f32,
+    pub(crate) momentum: f32,
+    pub(crate) nesterov: bool,
+}
+
+impl Descent<1> for Momentum {
+    #[inline(always)]
+    fn direction<V: Number>(&self, p: V, g: V, [v]: [V; 1]) -> ([V; 1], V) {
+        let g = p.mul_add(self.coupled, g).times(self.scale);
+        let v = v.mul_add(self.momentum, g.clone());
+        let u = if self.nesterov { v.clone().mul_add(self.momentum, g) } else { v.clone() };
+        ([v], u)
     }
-    Err(Error::Config(format!("momentum {momentum} is not in [0, 1)")))
+    #[inline(always)]
+    fn change<V: Number>(&self, p: V, u: V) -> V {
+        p.times(self.keep) - u.times(self.lr)
+    }
+}
+
+/// Without momentum.
+impl Formula<0, 0> for Momentum {
+    #[inline(always)]
+    fn update<V: Number>(&self, p: V, g: V, _: [V; 0]) -> Updated<V, 0, 0> {
+        let g = p.clone().mul_add(self.coupled, g).times(self.scale);
+        (p.times(self.keep) - g.times(self.lr), [], [])
+    }
+}
+
+impl Momentum {
+    /// Makes the update, with the velocity if there is one.
+    pub(crate) fn step(&self, operands: &mut Operands<'_>, elements: usize, caution: bool) -> Result<()> {
+        if self.momentum > 0.0 {
+            return descend(operands, elements, self, caution);
+        }
+        operands.apply::<_, 0, 0>(self).map(|_| ())
+    }
 }
 
 impl Method for SgdConfig {
     fn check(&self) -> Result<()> {
-        check_momentum(self.momentum)?;
+        check_share("momentum", self.momentum)?;
         if self.nesterov && self.momentum == 0.0 {
             return Err(Error::Config("Nesterov's update needs a momentum above 0".into()));
         }
@@ -47,29 +88,21 @@ impl Method for SgdConfig {
         vec![Rule::named("*", Group { weight_decay, lr_scale: 1.0 })]
     }
 
-    fn slots(&self) -> &'static [&'static str] {
-        if self.momentum > 0.0 { &["velocity"] } else { &[] }
+    fn slots(&self, shape: &[usize]) -> Vec<SlotSpec> {
+        SlotSpec::zeros(if self.momentum > 0.0 { &["velocity"] } else { &[] }, shape)
     }
 
-    fn host(&self, now: Now, param: &mut [f32], grad: &[f32], slots: &mut [Vec<f32>]) -> Result<()> {
-        let SgdConfig { momentum, nesterov } = *self;
-        let Now { lr, weight_decay, first, .. } = now;
-        let velocity = slots.first_mut().map_or(&mut [][..], |v| v);
-        Ok(sgd(Step { lr, weight_decay, scale: 1.0, momentum, nesterov, first }, param, grad, velocity)?)
-    }
-
-    fn device(&self, now: Now, param: &Tensor, grad: &Tensor, slots: &mut [Tensor]) -> Result<Tensor> {
-        let g = (grad + (param * now.weight_decay)?)?;
-        // Slots start as zeros, so that the first velocity is the gradient.
-        let v = match slots.first_mut() {
-            Some(v) => {
-                *v = ((&*v * self.momentum)? + &g)?;
-                v.clone()
-            }
-            None => g.clone(),
+    fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()> {
+        let decay = if self.decoupled { now.lr * now.weight_decay } else { 0.0 };
+        let step = Momentum {
+            lr: now.lr as f32,
+            coupled: if self.decoupled { 0.0 } else { now.weight_decay as f32 },
+            keep: (1.0 - decay) as f32,
+            scale: 1.0,
+            momentum: self.momentum as f32,
+            nesterov: self.nesterov,
         };
-        let update = if self.nesterov { (g + (v * self.momentum)?)? } else { v };
-        Ok((param - (update * now.lr)?)?)
+        step.step(operands, now.elements(), self.caution)
     }
 }
 
@@ -78,29 +111,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_follows_pytorchs_rule_with_and_without_nesterov() {
-        // p = 1, g = 0.5, decay 0.1, momentum 0.9, lr 0.1, by hand in f64.
-        for nesterov in [false, true] {
-            let config = SgdConfig { momentum: 0.9, nesterov };
-            let (mut ours, mut slots) = ([1f32], [vec![0.0]]);
-            let (mut p, mut v) = (1.0f64, 0.0);
-            for step in 1..5 {
-                let g = 0.5 + 0.1 * p;
-                v = if step == 1 { g } else { 0.9 * v + g };
-                p -= 0.1 * if nesterov { g + 0.9 * v } else { v };
-                let now = Now { lr: 0.1, weight_decay: 0.1, step, first: step == 1, rank: 1 };
-                config.host(now, &mut ours, &[0.5], &mut slots).unwrap();
-                assert!((f64::from(ours[0]) - p).abs() < 1e-6);
-            }
-        }
-    }
-
-    #[test]
     fn settings_are_checked_and_those_written_before_are_read() {
-        assert!(SgdConfig { momentum: 1.0, nesterov: false }.check().is_err());
-        assert!(SgdConfig { momentum: 0.0, nesterov: true }.check().unwrap_err().to_string().contains("Nesterov"));
+        assert!(SgdConfig { momentum: 1.0, ..SgdConfig::default() }.check().is_err());
+        assert!(
+            SgdConfig { momentum: 0.0, nesterov: true, ..SgdConfig::default() }
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("Nesterov")
+        );
         let read = |text: &str| serde_json::from_str::<crate::OptimizerConfig>(text).unwrap();
-        let want: crate::OptimizerConfig = SgdConfig { momentum: 0.9, nesterov: true }.into();
+        let want: crate::OptimizerConfig = SgdConfig { momentum: 0.9, nesterov: true, ..SgdConfig::default() }.into();
         assert_eq!(read(r#"{"sgd":{"sgd":{"momentum":0.9,"nesterov":true}}}"#), want);
         assert_eq!(read(&serde_json::to_string(&want).unwrap()), want);
         for text in [r#"{"sgd":{"momentun":0.9}}"#, r#"{"sgd":{"lars":{"momentun":1}}}"#] {

@@ -3,11 +3,21 @@
 
 mod constant;
 mod cosine;
+mod curve;
+mod noise;
+mod plateau;
 mod span;
+mod timm;
+mod torch;
 
 pub use constant::ConstantConfig;
 pub use cosine::CosineConfig;
+pub use curve::{Curve, Decay, Wsd};
+pub use noise::NoiseConfig;
+pub use plateau::{PlateauConfig, PlateauState};
 pub use span::{Length, Span};
+pub use timm::{CyclesConfig, TimmConfig, WarmupConfig};
+pub use torch::{TorchConfig, TorchKind};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +52,29 @@ pub enum ScheduleConfig {
     Constant(ConstantConfig),
     /// Linear warm-up, then half a cosine.
     Cosine(CosineConfig),
+    /// A schedule of timm.
+    Timm(TimmConfig),
+    /// A schedule of PyTorch.
+    Torch(TorchConfig),
+    /// A rate that falls when a metric stops improving. It has a memory.
+    Plateau(PlateauConfig),
+}
+
+impl ScheduleConfig {
+    /// The rate at a time in epochs, with what [`PlateauConfig`] remembers; the other schedules are pure functions of the time.
+    pub fn rate(&self, epoch: f64, run: &Length, memory: &PlateauState) -> f64 {
+        match self {
+            ScheduleConfig::Plateau(s) => s.at(epoch, memory),
+            _ => self.at(epoch, run),
+        }
+    }
+
+    /// Takes in the metric of an epoch that ended, for [`PlateauConfig`]; `epochs` have ended with it.
+    pub fn observe(&self, epochs: usize, metric: f64, memory: &mut PlateauState) {
+        if let ScheduleConfig::Plateau(s) = self {
+            s.observe(epochs, metric, memory);
+        }
+    }
 }
 
 impl Schedule for ScheduleConfig {
@@ -49,14 +82,39 @@ impl Schedule for ScheduleConfig {
         match self {
             ScheduleConfig::Constant(s) => s.check(),
             ScheduleConfig::Cosine(s) => s.check(),
+            ScheduleConfig::Timm(s) => s.check(),
+            ScheduleConfig::Torch(s) => s.check(),
+            ScheduleConfig::Plateau(s) => s.check(),
         }
     }
 
+    /// The rate; that of [`PlateauConfig`] is the one before any fall, see [`ScheduleConfig::rate`].
     fn at(&self, epoch: f64, run: &Length) -> f64 {
         match self {
             ScheduleConfig::Constant(s) => s.at(epoch, run),
             ScheduleConfig::Cosine(s) => s.at(epoch, run),
+            ScheduleConfig::Timm(s) => s.at(epoch, run),
+            ScheduleConfig::Torch(s) => s.at(epoch, run),
+            ScheduleConfig::Plateau(s) => s.at(epoch, &PlateauState::default()),
         }
+    }
+}
+
+impl From<TimmConfig> for ScheduleConfig {
+    fn from(s: TimmConfig) -> Self {
+        ScheduleConfig::Timm(s)
+    }
+}
+
+impl From<TorchConfig> for ScheduleConfig {
+    fn from(s: TorchConfig) -> Self {
+        ScheduleConfig::Torch(s)
+    }
+}
+
+impl From<PlateauConfig> for ScheduleConfig {
+    fn from(s: PlateauConfig) -> Self {
+        ScheduleConfig::Plateau(s)
     }
 }
 

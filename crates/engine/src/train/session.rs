@@ -255,7 +255,7 @@ impl<T: Task> Running<'_, '_, T> {
                     "epoch {epoch} ended after step {have} of {steps}: the data has fewer samples than it announced"
                 );
             });
-            if let Some(skipped) = self.trainer.pass(steps)?
+            if let Some(skipped) = self.trainer.pass_rest(steps)?
                 && self.skipped(&skipped)?
             {
                 return Ok(Steps::Rewound);
@@ -343,6 +343,9 @@ impl<T: Task> Running<'_, '_, T> {
             self.save_behind();
         }
         let Some(found) = self.report(epochs, whole, finished)? else { return Ok(false) };
+        if let (Some(score), true) = (found.score, whole) {
+            self.trainer.observe(epochs, score);
+        }
         if whole {
             self.trainer.end_epoch();
         }

@@ -7,11 +7,11 @@ use crate::position::{Best, Position};
 use crate::task::{At, Part, Task};
 use crate::train::{Checked, Plan};
 use candle_core::{Device, Tensor};
-use candlelight_autograd::{Gradients, STATISTICS, Tape};
+use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape};
 use candlelight_data::{Batch, Normalize, Pipeline};
 use candlelight_models::weights;
 use candlelight_optim::{Ema, Optimizer, SlotValues};
-use candlelight_sched::Schedule;
+use candlelight_sched::ScheduleConfig;
 use candlelight_store::Saver;
 use candlelight_store::tensors::Entry;
 use serde::{Deserialize, Serialize};
@@ -208,7 +208,7 @@ impl<T: Task> Trainer<T> {
         let (epoch, accum) = (self.position.epoch, self.plan.accum_iter);
         if self.position.step % accum == 0 {
             let at = epoch as f64 + self.position.step as f64 / steps as f64;
-            self.window.lr = self.plan.schedule.at(at, &self.plan.length(steps));
+            self.window.lr = self.plan.schedule.rate(at, &self.plan.length(steps), &self.position.plateau);
         }
         if self.window.statistics.is_none() {
             self.window.statistics = Some(self.statistics()?);
@@ -232,7 +232,39 @@ impl<T: Task> Trainer<T> {
         if boundary {
             skipped = self.boundary(loss)?.or(skipped);
         }
+        if self.position.step == steps {
+            self.last_step()?;
+        }
         Ok(StepReport { epoch, step: self.position.step, loss, lr, samples, boundary, norm: self.norm, skipped })
+    }
+
+    /// Passes the rest of an epoch of so many steps, for which there are no batches.
+    pub(super) fn pass_rest(&mut self, steps: usize) -> Result<Option<Skipped>> {
+        let skipped = self.pass(steps)?;
+        self.last_step()?;
+        Ok(skipped)
+    }
+
+    /// Does what optimizers do after the last step of an epoch, before anything is saved or evaluated, so that a checkpoint of this
+    /// position holds it.
+    fn last_step(&mut self) -> Result<()> {
+        if self.learners.iter().any(|l| l.optimizer.acts_at_epoch_end()) {
+            // Batches whose update would be made in the next epoch are given up here, because the position is behind them now.
+            self.begin();
+            self.settle();
+            self.learners.iter_mut().try_for_each(|l| l.optimizer.end_epoch())?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the score of a report for a schedule with a memory; higher is better.
+    pub(super) fn observe(&mut self, epochs: usize, score: f64) {
+        let schedule = &self.plan.schedule;
+        let metric = match schedule {
+            ScheduleConfig::Plateau(p) if !p.maximise => -score,
+            _ => score,
+        };
+        schedule.observe(epochs, metric, &mut self.position.plateau);
     }
 
     /// Ends the epoch: the next step is the first of the next one.
@@ -310,7 +342,7 @@ impl<T: Task> Trainer<T> {
             let Learner { grads, .. } = &mut self.learners[i];
             grads.zero();
             tape.backward(&loss, grads)?;
-            let norm = grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
+            let norm = clip(&self.plan, &self.task.unclipped(), &params, grads)?;
             norms += norm * norm;
             if !norm.is_finite() {
                 self.window.finite = false;
@@ -373,7 +405,8 @@ impl<T: Task> Trainer<T> {
     fn update(&mut self) -> Result<bool> {
         if self.learners.len() == 1 {
             // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-            let norm = self.learners[0].grads.clip_norm(self.plan.clip_grad.unwrap_or(f64::INFINITY))?;
+            let head = self.task.unclipped();
+            let norm = clip(&self.plan, &head, self.task.params(), &mut self.learners[0].grads)?;
             self.norm = Some(norm);
             if !norm.is_finite() {
                 return Ok(false);
@@ -527,4 +560,12 @@ pub(crate) fn read<T: Task>(path: &Path) -> Result<Saved<T::Config>> {
         tensors.extend(c.tensor(&format!("model.{name}"))?.map(|t| (name, t)));
     }
     Ok(Saved { config: c.record.config, tensors })
+}
+
+/// Clips gradients as the plan says, and returns their norm before.
+fn clip(plan: &Plan, head: &[String], params: &ParamStore, grads: &mut Gradients) -> Result<f64> {
+    Ok(match plan.clip_grad {
+        Some(limit) => plan.clip_mode.clip(limit, grads, params, head)?,
+        None => grads.norm()?,
+    })
 }

@@ -6,17 +6,18 @@
 
 /// Defines a function whose body is compiled for each instruction level and dispatched by [`crate::base::cpu::level`].
 macro_rules! simd_fn {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    // Type parameters stand in brackets behind the name.
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($of:tt)*])? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($of)*>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body $(<$($of)*>)? ($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx512 $(<$($of)*>)? ($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx2 $(<$($of)*>)? ($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::base::cpu::level() {
                     // SAFETY: `level` returns only what `cpu::detected` saw on this CPU.
                     $crate::base::cpu::Level::Avx512 | $crate::base::cpu::Level::Avx512Bf16 => return unsafe { avx512($($arg),*) },

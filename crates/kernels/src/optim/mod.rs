@@ -1,4 +1,5 @@
 //! The update steps of optimizers.
 
-pub mod adamw;
-pub mod sgd;
+pub mod factored;
+pub mod formula;
+pub mod orthogonal;
