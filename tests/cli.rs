@@ -2,7 +2,7 @@
 
 mod programs;
 
-use programs::{png, program};
+use programs::{png, program, run};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -74,6 +74,26 @@ fn bad_images_are_named_once_replaced_and_bounded() {
     assert!(String::from_utf8_lossy(&out.stdout).contains("2 images could not be read"));
     let strict = [&args[..args.len() - 1], &["run2", "--max_bad", "0.06"]].concat();
     refused(dir.path(), &strict, 1, &["2 of 20 samples cannot be read, more than the 1 allowed"]);
+}
+
+#[test]
+fn learning_rates_are_drawn_before_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let (code, text) = run(d, "schedules", &["--sched", "cosine", "onecycle", "--lr-noise", "0.5", "--epochs", "20"]);
+    assert!(code == Some(0) && text.contains("cosine") && text.contains("drawn to schedules.svg"), "{text}");
+    let svg = std::fs::read_to_string(d.join("schedules.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("onecycle"));
+    for (args, words) in [
+        (&["--sched", "cosin"][..], "did you mean cosine?"),
+        (&["--sched", "step", "--decay_epochs", "0"], "decay_epochs is 0"),
+        (&["--epochs", "0"], "expected at least 1"),
+        (&["--output", "none/x.svg"], "none/x.svg"),
+        (&["--sched", "multistep", "--decay_milestones", "6", "3"], "ascending order"),
+    ] {
+        let (code, text) = run(d, "schedules", args);
+        assert!(code == Some(1) && text.contains(words), "{args:?}: {text}");
+    }
 }
 
 #[test]

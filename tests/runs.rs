@@ -349,6 +349,8 @@ fn statistics_of_an_update_that_is_not_made_are_undone() {
 fn every_step_of_every_recipe_is_a_place_to_stop() {
     use candlelight::models::freeze::Trained;
     use candlelight::models::vit::{Head, Pool};
+    use candlelight::optim::LookaheadConfig;
+    use candlelight::sched::PlateauConfig;
     let data = loader(48, 8);
     let mut equal = at_every_step(&data, pretraining_by);
     equal += at_every_step(&data, |plan| classifying_by(plan, Box::new(loader(32, 8))));
@@ -376,7 +378,16 @@ fn every_step_of_every_recipe_is_a_place_to_stop() {
     });
     // Also in the middle of an update of several batches.
     equal += at_every_step(&data, |plan| pretraining_by(Plan { accum_iter: 3, ..plan }));
-    assert_eq!(equal, 60);
+    // Slow weights that move at the end of an epoch too, and a rate that falls with the metric.
+    for accum_iter in [1, 4] {
+        equal += at_every_step(&data, |plan| {
+            let optimizer = LookaheadConfig::new(AdamWConfig::default()).into();
+            let plateau = PlateauConfig { patience: 0, threshold: 10.0, ..PlateauConfig::new(1e-2) };
+            let plan = Plan { accum_iter, epochs: 4, max_steps: Some(12), schedule: plateau.into(), ..plan };
+            built(plan, resnet.clone(), ClassifyConfig { optimizer, trained: None, ..config(resnet.clone()) })
+        });
+    }
+    assert_eq!(equal, 84);
 }
 
 #[cfg(target_os = "linux")]

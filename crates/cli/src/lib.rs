@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod chart;
 pub mod data;
 mod device;
 pub mod draw;
@@ -17,6 +18,8 @@ pub mod predict;
 pub mod prepare;
 mod progress;
 pub mod runs;
+pub mod sched;
+pub mod schedules;
 mod start;
 pub mod train;
 pub mod watch;
