@@ -10,9 +10,11 @@ mod embedding;
 pub mod freeze;
 pub mod init;
 mod linear;
+pub mod loss;
 mod mlp;
 mod norm;
 mod patch_embed;
+pub mod penalty;
 
 pub use anatomy::Anatomy;
 pub use attention::Attention;
