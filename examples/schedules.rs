@@ -15,7 +15,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     println!("{:28} {:>6} {:>11} {:>11} {:>11}", "schedule", "epochs", "first", "highest", "last");
     for line in &lines {
         let rates = || line.points.iter().map(|(_, rate)| *rate);
-        let (first, last) = (rates().next().unwrap_or_default(), rates().last().unwrap_or_default());
+        let (first, last) = (rates().next().unwrap_or_default(), rates().next_back().unwrap_or_default());
         let highest = rates().fold(f64::MIN, f64::max);
         let epochs = line.points.len() / args.updates;
         println!("{:28} {epochs:>6} {first:>11.3e} {highest:>11.3e} {last:>11.3e}", line.name);

@@ -6,6 +6,7 @@ pub use candlelight_data as data;
 pub use candlelight_dist as dist;
 pub use candlelight_engine as engine;
 pub use candlelight_kernels as kernels;
+pub use candlelight_metrics as metrics;
 pub use candlelight_models as models;
 pub use candlelight_nn as nn;
 pub use candlelight_optim as optim;

@@ -411,7 +411,10 @@ fn weights_are_evaluated_and_converted() {
     let scores: serde_json::Value = serde_json::from_slice(&std::fs::read(d.join("o.json")).unwrap()).unwrap();
     assert!((scores["top1"].as_f64().unwrap() - 200.0 / 3.0).abs() < 1e-9 && scores["top5"] == 100.0, "{scores}");
     let csv = std::fs::read_to_string(d.join("o.csv")).unwrap();
-    assert_eq!(csv, "class,name,top1\n0,\"cat\",0.000\n1,\"dog\",100.000\n");
+    assert_eq!(
+        csv,
+        "class,name,top1,precision,f1,samples\n0,\"cat\",0.000,,0.000,1\n1,\"dog\",100.000,66.667,80.000,2\n"
+    );
     let (code, text) = with(&["--tta", "flip", "--batch_size", "2", "--crop_mode", "squash"]);
     assert!(code == Some(0) && text.contains("top1     66.667"), "{text}");
     // The mean of five crops, by hand.

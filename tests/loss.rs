@@ -8,6 +8,8 @@ use candlelight::nn::loss::{self, AsymmetricConfig};
 use candlelight::prelude::*;
 use goldens::{close, golden, values};
 
+type Case<'a> = Box<dyn Fn(&Value) -> Result<Value> + 'a>;
+
 #[test]
 fn values_and_gradients_are_those_of_torch_and_timm() {
     let g = golden("loss");
@@ -16,7 +18,7 @@ fn values_and_gradients_are_those_of_torch_and_timm() {
     let w = weight.as_slice();
     assert_eq!(loss::one_hot(&labels, 5, 0.0).unwrap(), values(hot));
     let asl = |gamma_neg, gamma_pos, clip| AsymmetricConfig { gamma_neg, gamma_pos, clip };
-    let cases: Vec<(&str, Box<dyn Fn(&Value) -> Result<Value>>)> = vec![
+    let cases: Vec<(&str, Case)> = vec![
         ("weighted", Box::new(|x| loss::weighted_cross_entropy(x, &labels, 0.0, w))),
         ("weighted_smoothed", Box::new(|x| loss::weighted_cross_entropy(x, &labels, 0.1, w))),
         ("weighted_soft", Box::new(|x| loss::weighted_soft_cross_entropy(x, soft, w))),

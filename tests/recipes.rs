@@ -134,12 +134,14 @@ fn fifty_steps_of_finetuning_are_pytorchs() {
     let g = golden("recipes");
     for (name, loss) in [
         ("ce", LossConfig::CrossEntropy { smoothing: 0.1 }),
-        ("bce", LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: Some(0.2), sum: true }),
+        ("bce", LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: Some(0.2), sum: true, pos_weight: None }),
     ] {
         let config = ClassifyConfig {
             model: small(Pool::Avg, Head::Linear),
             classes: 5,
             loss,
+            class_weights: None,
+            penalties: vec![],
             optimizer: AdamWConfig::default().into(),
             weight_decay: 0.05,
             layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
@@ -191,6 +193,8 @@ fn probe_config() -> ClassifyConfig<VitConfig> {
         model: small(Pool::Token, Head::Probe),
         classes: 5,
         loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+        class_weights: None,
+        penalties: vec![],
         optimizer: LarsConfig::default().into(),
         weight_decay: 0.0,
         layer_decay: None,
@@ -296,6 +300,8 @@ fn everything() -> ClassifyConfig<VitConfig> {
         model: tiny(Pool::Avg, Head::Linear),
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+        class_weights: None,
+        penalties: vec![],
         optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
         layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
@@ -413,6 +419,98 @@ fn cached_features_train_the_same_head() {
         serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()["test_loss"].as_f64().unwrap()
     };
     assert!((loss(&cached.2) - loss(&plain.2)).abs() < 1e-5);
+}
+
+/// Each loss lowers itself on one batch, with hard labels and with mixed ones, and class weights and penalties are part of it.
+#[test]
+fn every_loss_trains_and_its_settings_are_checked() {
+    use candlelight::engine::task::{At, Task};
+    use candlelight::nn::loss::AsymmetricConfig;
+    use candlelight::nn::penalty::{Norm, Penalty};
+    let made = |config: ClassifyConfig<VitConfig>| {
+        let params = ParamStore::new();
+        let model = VitConfig { drop_path: 0.0, dropout: 0.0, ..config.model.clone() };
+        let vit = Vit::new(&model, params.builder(Key::new(0))).unwrap();
+        Classify::new(ClassifyConfig { model, mix: None, ..config }, params, Box::new(vit))
+    };
+    let (images, labels) = (Key::new(3).normal(6 * 28 * 28), vec![0, 1, 2, 3, 4, 9]);
+    let batch = |soft: bool| {
+        let mut batch = Batch::new(Pixels::F32(images.clone()), (28, 28), 1, labels.clone());
+        batch.targets = soft.then(|| candlelight::nn::loss::one_hot(&labels, 10, 0.3).unwrap());
+        batch
+    };
+    let losses = [
+        LossConfig::CrossEntropy { smoothing: 0.1 },
+        LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: None, sum: false, pos_weight: None },
+        LossConfig::BinaryCrossEntropy { smoothing: 0.0, threshold: Some(0.2), sum: true, pos_weight: Some(2.0) },
+        LossConfig::Asymmetric(AsymmetricConfig::default()),
+        LossConfig::Focal { gamma: 2.0, smoothing: 0.1 },
+        LossConfig::Dice { smooth: 1.0 },
+        LossConfig::Mse,
+        LossConfig::Huber { delta: 0.5 },
+        LossConfig::SmoothL1 { beta: 0.5 },
+    ];
+    let weights: Vec<f32> = (0..10).map(|c| 0.5 + c as f32 / 5.0).collect();
+    let mut seen = vec![];
+    for loss in losses {
+        let takes = matches!(
+            loss,
+            LossConfig::CrossEntropy { .. } | LossConfig::BinaryCrossEntropy { .. } | LossConfig::Focal { .. }
+        );
+        for weighted in [false, true] {
+            let class_weights = weighted.then(|| weights.clone());
+            let config = ClassifyConfig { loss, class_weights, ema: None, ..everything() };
+            let task = match made(config) {
+                Ok(task) => task,
+                Err(e) => {
+                    assert!(weighted && !takes && e.to_string().contains("class_weights have no meaning"), "{e}");
+                    continue;
+                }
+            };
+            for soft in [false, true] {
+                let images = candlelight::autograd::tensor_from(images.clone(), (6, 1, 28, 28)).unwrap();
+                let mut optimizer = Optimizer::new(SgdConfig::default(), &mae_rules(0.0), task.params()).unwrap();
+                let mut values = vec![];
+                for step in 0..4 {
+                    let tape = Tape::new(task.params());
+                    let loss = task.loss(&tape, &images, &batch(soft), 0, At { epoch: 0, step }).unwrap();
+                    values.push(loss.scalar().unwrap());
+                    optimizer.step(&loss, 1e-2).unwrap();
+                }
+                assert!(values[3] < values[0], "{loss:?} weighted {weighted}, soft {soft}: {values:?}");
+                seen.push(values[0].to_bits());
+            }
+        }
+    }
+    // No two of them are the same number.
+    let all = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!((all, seen.len()), (26, 26));
+
+    let penalty = |p: Penalty| made(ClassifyConfig { penalties: vec![p], ..everything() });
+    let with = penalty(Penalty::new(Norm::L1, 0.01)).unwrap();
+    let without = made(everything()).unwrap();
+    let value = |task: &Classify<VitConfig>| {
+        let images = candlelight::autograd::tensor_from(images.clone(), (6, 1, 28, 28)).unwrap();
+        let tape = Tape::new(task.params());
+        task.loss(&tape, &images, &batch(false), 0, At { epoch: 0, step: 0 }).unwrap().scalar().unwrap()
+    };
+    let names = Penalty::new(Norm::L1, 0.01).names(with.params());
+    let size = |n: &String| with.params().var(n).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    let added: f32 = names.iter().map(size).sum::<f32>() * 0.01;
+    assert!((value(&with) - value(&without) - added).abs() < 1e-4 * added, "{added}");
+
+    let e = |c: ClassifyConfig<VitConfig>| made(c).unwrap_err().to_string();
+    let lossy = |loss| e(ClassifyConfig { loss, ..everything() });
+    assert!(lossy(LossConfig::Huber { delta: 0.0 }).contains("delta is 0"));
+    assert!(lossy(LossConfig::Focal { gamma: -1.0, smoothing: 0.0 }).contains("gamma is -1"));
+    assert!(lossy(LossConfig::Asymmetric(AsymmetricConfig { clip: 1.0, ..Default::default() })).contains("clip 1"));
+    assert!(
+        e(ClassifyConfig { class_weights: Some(vec![1.0]), ..everything() }).contains("class_weights are 1 numbers")
+    );
+    let nowhere = Penalty { pattern: "nothing".into(), ..Penalty::new(Norm::L2, 1.0) };
+    assert!(penalty(nowhere).unwrap_err().to_string().contains("`nothing` is on no parameter"));
 }
 
 #[test]

@@ -357,6 +357,8 @@ fn every_step_of_every_recipe_is_a_place_to_stop() {
     let config = |model: ModelConfig| ClassifyConfig {
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+        class_weights: None,
+        penalties: vec![],
         optimizer: LarsConfig::default().into(),
         weight_decay: 0.0,
         layer_decay: None,
@@ -571,6 +573,8 @@ fn classifying_by(plan: Plan, held_out: Box<dyn Batches>) -> Trainer<Classify<Vi
     let config = ClassifyConfig {
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+        class_weights: None,
+        penalties: vec![],
         optimizer: AdamWConfig::default().into(),
         weight_decay: 0.05,
         layer_decay: None,

@@ -66,7 +66,7 @@ pub struct Args {
     /// Also write the scores, in percent, to this JSON file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Also write the accuracy of each class, in percent, to this CSV file
+    /// Also write the accuracy, precision and F1 of each class, in percent, to this CSV file
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 }
@@ -200,10 +200,14 @@ impl Args {
             write(path, serde_json::to_string_pretty(&metrics.scores())? + "\n")?;
         }
         if let Some(path) = &self.csv {
-            let mut text = String::from("class,name,top1\n");
-            for (i, share) in metrics.per_class().into_iter().enumerate() {
+            let mut text = String::from("class,name,top1,precision,f1,samples\n");
+            for (i, c) in metrics.confusion().of_classes().into_iter().enumerate() {
                 let name = data.classes().get(i).map_or("", String::as_str).replace('"', "\"\"");
-                text += &format!("{i},\"{name}\",{}\n", share.map_or(String::new(), |s| format!("{s:.3}")));
+                // What has no samples has no accuracy, and what was never predicted no precision.
+                let percent = |v: f64, n: u64| if n > 0 { format!("{:.3}", 100.0 * v) } else { String::new() };
+                let (top1, precision) = (percent(c.recall, c.samples), percent(c.precision, c.predictions));
+                let f1 = percent(c.f1, c.samples + c.predictions);
+                text += &format!("{i},\"{name}\",{top1},{precision},{f1},{}\n", c.samples);
             }
             write(path, text)?;
         }

@@ -290,11 +290,16 @@ impl Args {
         Ok(ClassifyConfig {
             classes: model.classes,
             loss: match self.loss.as_str() {
-                "bce" => {
-                    LossConfig::BinaryCrossEntropy { smoothing, threshold: self.bce_target_thresh, sum: self.bce_sum }
-                }
+                "bce" => LossConfig::BinaryCrossEntropy {
+                    smoothing,
+                    threshold: self.bce_target_thresh,
+                    sum: self.bce_sum,
+                    pos_weight: None,
+                },
                 _ => LossConfig::CrossEntropy { smoothing },
             },
+            class_weights: None,
+            penalties: vec![],
             optimizer: match self.opt.as_str() {
                 "sgd" => SgdConfig::default().into(),
                 "lars" => LarsConfig::default().into(),

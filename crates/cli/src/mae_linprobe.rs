@@ -180,6 +180,8 @@ impl Args {
         Ok(ClassifyConfig {
             classes: model.classes,
             loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+            class_weights: None,
+            penalties: vec![],
             optimizer: LarsConfig::default().into(),
             weight_decay: self.common.weight_decay.unwrap_or(0.0),
             layer_decay: None,

@@ -114,6 +114,7 @@ pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result
 /// Prints the result of an evaluation.
 pub fn print(s: &Scores) {
     println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
+    println!("precision {:.3}, recall {:.3}, F1 {:.3} (means over classes)", s.precision, s.recall, s.f1);
 }
 
 /// Prints how a run ended, where its best weights are, and what their score is.

@@ -9,6 +9,8 @@ use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
+use candlelight_nn::loss::{self, AsymmetricConfig};
+use candlelight_nn::penalty::Penalty;
 use candlelight_optim::{Ema, EmaConfig, LayerDecay, Optimizer, OptimizerConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -29,7 +31,87 @@ pub enum LossConfig {
         threshold: Option<f32>,
         /// Whether the loss of a sample is the sum over classes instead of the mean.
         sum: bool,
+        /// The factor of positive targets, above 0; `None` for 1.
+        #[serde(default)]
+        pos_weight: Option<f32>,
     },
+    /// The asymmetric loss for several labels per image (T. Ridnik et al., arXiv 2009.14119).
+    Asymmetric(AsymmetricConfig),
+    /// The focal loss of a softmax (T.-Y. Lin et al., arXiv 1708.02002).
+    Focal {
+        /// The exponent, at least 0.
+        gamma: f64,
+        /// Label smoothing, in [0, 1).
+        smoothing: f32,
+    },
+    /// The dice loss of a softmax over the batch.
+    Dice {
+        /// What is added to numerator and denominator of each class, above 0.
+        smooth: f64,
+    },
+    /// The mean squared difference of the outputs and one-hot targets, or the columns of numbers of the data.
+    Mse,
+    /// The Huber loss of the same.
+    Huber {
+        /// The difference from which on it is linear, above 0.
+        delta: f64,
+    },
+    /// The same over its bound (`torch.nn.SmoothL1Loss`).
+    SmoothL1 {
+        /// The difference from which on it is linear, above 0.
+        beta: f64,
+    },
+}
+
+impl LossConfig {
+    fn smoothing(&self) -> f32 {
+        match *self {
+            LossConfig::CrossEntropy { smoothing }
+            | LossConfig::BinaryCrossEntropy { smoothing, .. }
+            | LossConfig::Focal { smoothing, .. } => smoothing,
+            _ => 0.0,
+        }
+    }
+
+    /// Refuses a setting that is out of range.
+    fn check(&self) -> Result<()> {
+        let smoothing = self.smoothing();
+        if !(0.0..1.0).contains(&smoothing) {
+            return Err(Error::Config(format!("smoothing {smoothing} is outside [0, 1)")));
+        }
+        let above = |name: &str, v: f64| {
+            if v > 0.0 && v.is_finite() {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name} is {v}, expected a number above 0")))
+        };
+        match *self {
+            LossConfig::BinaryCrossEntropy { pos_weight: Some(w), .. } => above("pos_weight", w.into()),
+            LossConfig::Focal { gamma, .. } if gamma.is_nan() || gamma < 0.0 => {
+                Err(Error::Config(format!("gamma is {gamma}, expected at least 0")))
+            }
+            LossConfig::Asymmetric(AsymmetricConfig { gamma_neg, gamma_pos, clip }) => {
+                if gamma_neg >= 0.0 && gamma_pos >= 0.0 && (0.0..1.0).contains(&clip) {
+                    return Ok(());
+                }
+                Err(Error::Config(format!(
+                    "gamma_neg {gamma_neg} and gamma_pos {gamma_pos} must be at least 0, and clip {clip} in [0, 1)"
+                )))
+            }
+            LossConfig::Dice { smooth } => above("smooth", smooth),
+            LossConfig::Huber { delta } => above("delta", delta),
+            LossConfig::SmoothL1 { beta } => above("beta", beta),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether weights of classes have a meaning for it.
+    fn takes_weights(&self) -> bool {
+        matches!(
+            self,
+            LossConfig::CrossEntropy { .. } | LossConfig::BinaryCrossEntropy { .. } | LossConfig::Focal { .. }
+        )
+    }
 }
 
 /// The settings of training a classifier. `M` is the configuration of the model.
@@ -41,6 +123,12 @@ pub struct ClassifyConfig<M> {
     pub classes: usize,
     /// The loss that training minimises.
     pub loss: LossConfig,
+    /// A weight for each class, for cross-entropy, binary cross-entropy and the focal loss; `None` weighs all alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f32>>,
+    /// What is added to the loss for the size of parameters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub penalties: Vec<Penalty>,
     /// The optimizer and its settings.
     pub optimizer: OptimizerConfig,
     /// The weight decay of matrices.
@@ -64,6 +152,8 @@ impl<C> ClassifyConfig<C> {
             model,
             classes,
             loss: LossConfig::CrossEntropy { smoothing: 0.0 },
+            class_weights: None,
+            penalties: vec![],
             optimizer: candlelight_optim::AdamWConfig::default().into(),
             weight_decay: 0.05,
             layer_decay: None,
@@ -105,9 +195,20 @@ impl<M> Classify<M> {
         if config.eval_every == Some(0) {
             return Err(Error::Config("eval_every is 0, expected at least 1".into()));
         }
-        let (LossConfig::CrossEntropy { smoothing } | LossConfig::BinaryCrossEntropy { smoothing, .. }) = config.loss;
-        if !(0.0..1.0).contains(&smoothing) {
-            return Err(Error::Config(format!("smoothing {smoothing} is outside [0, 1)")));
+        config.loss.check()?;
+        if let Some(weights) = &config.class_weights {
+            let (n, k) = (weights.len(), config.classes);
+            if n != k || weights.iter().any(|w| !w.is_finite() || *w < 0.0) {
+                return Err(Error::Config(format!(
+                    "class_weights are {n} numbers, expected one of at least 0 for each of {k} classes"
+                )));
+            }
+            if !config.loss.takes_weights() {
+                return Err(Error::Config(format!("class_weights have no meaning for the loss {:?}", config.loss)));
+            }
+        }
+        if let Some(p) = config.penalties.iter().find(|p| p.names(&params).is_empty()) {
+            return Err(Error::Config(format!("a penalty on `{}` is on no parameter that trains", p.pattern)));
         }
         if let Some(mix) = &config.mix {
             mix.check()?;
@@ -188,18 +289,46 @@ impl<M> Classify<M> {
         Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| signals.check())?.scores())
     }
 
+    /// The loss of logits.
+    fn criterion(&self, logits: &Value, batch: &Batch, device: &Device) -> Result<Value> {
+        let (config, weights) = (self.config.loss, self.config.class_weights.as_deref());
+        let hard = batch.targets.is_none();
+        let threshold = match config {
+            LossConfig::BinaryCrossEntropy { threshold, .. } => threshold,
+            _ => None,
+        };
+        let targets = || self.targets(batch, config.smoothing(), threshold, device);
+        Ok(match (config, weights) {
+            (LossConfig::CrossEntropy { smoothing }, None) if hard => {
+                ops::cross_entropy(logits, &batch.labels, smoothing)?
+            }
+            (LossConfig::CrossEntropy { smoothing }, Some(w)) if hard => {
+                loss::weighted_cross_entropy(logits, &batch.labels, smoothing, w)?
+            }
+            (LossConfig::CrossEntropy { .. }, None) => ops::soft_cross_entropy(logits, &targets()?)?,
+            (LossConfig::CrossEntropy { .. }, Some(w)) => loss::weighted_soft_cross_entropy(logits, &targets()?, w)?,
+            (LossConfig::BinaryCrossEntropy { sum, pos_weight: None, .. }, None) => {
+                ops::binary_cross_entropy(logits, &targets()?, sum)?
+            }
+            (LossConfig::BinaryCrossEntropy { sum, pos_weight, .. }, w) => {
+                let positive = pos_weight.map(|p| vec![p; self.config.classes]);
+                loss::weighted_binary_cross_entropy(logits, &targets()?, w, positive.as_deref(), sum)?
+            }
+            (LossConfig::Asymmetric(c), _) => loss::asymmetric(logits, &targets()?, &c)?,
+            (LossConfig::Focal { gamma, .. }, w) => loss::focal(logits, &targets()?, gamma, w)?,
+            (LossConfig::Dice { smooth }, _) => loss::dice(logits, &targets()?, smooth)?,
+            (LossConfig::Mse, _) => loss::mse(logits, &targets()?)?,
+            (LossConfig::Huber { delta }, _) => loss::huber(logits, &targets()?, delta)?,
+            (LossConfig::SmoothL1 { beta }, _) => loss::smooth_l1(logits, &targets()?, beta)?,
+        })
+    }
+
     /// The targets (B, K): those of the batch where it has any, else its labels, smoothed.
     fn targets(&self, batch: &Batch, smoothing: f32, threshold: Option<f32>, device: &Device) -> Result<Tensor> {
         let k = self.config.classes;
         let mut targets = match &batch.targets {
             Some(t) => t.clone(),
-            None => {
-                let mut t = vec![smoothing / k as f32; batch.labels.len() * k];
-                for (row, &label) in t.chunks_exact_mut(k).zip(&batch.labels) {
-                    row[label as usize] += 1.0 - smoothing;
-                }
-                t
-            }
+            None => loss::one_hot(&batch.labels, k, smoothing)?,
         };
         if targets.len() % k != 0 {
             return Err(Error::Config(format!("{} target values are not rows of {k} classes", targets.len())));
@@ -299,18 +428,13 @@ where
             }
         }
         let logits = self.model.forward(&tape.constant(images), Some(&key))?;
-        let device = images.device();
-        Ok(match self.config.loss {
-            LossConfig::CrossEntropy { smoothing } if batch.targets.is_none() => {
-                ops::cross_entropy(&logits, &batch.labels, smoothing)?
+        let mut loss = self.criterion(&logits, batch, images.device())?;
+        for penalty in &self.config.penalties {
+            if let Some(more) = penalty.on(tape, &self.params)? {
+                loss = loss.add(&more)?;
             }
-            LossConfig::CrossEntropy { smoothing } => {
-                ops::soft_cross_entropy(&logits, &self.targets(batch, smoothing, None, device)?)?
-            }
-            LossConfig::BinaryCrossEntropy { smoothing, threshold, sum } => {
-                ops::binary_cross_entropy(&logits, &self.targets(batch, smoothing, threshold, device)?, sum)?
-            }
-        })
+        }
+        Ok(loss)
     }
 
     fn report(&mut self, now: &Moment<'_>) -> Result<Findings> {

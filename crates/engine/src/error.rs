@@ -43,6 +43,9 @@ pub enum Error {
     /// An error of the schedule.
     #[error(transparent)]
     Sched(#[from] candlelight_sched::Error),
+    /// Numbers that a metric does not take.
+    #[error(transparent)]
+    Metrics(#[from] candlelight_metrics::Error),
     /// An error of the tape.
     #[error(transparent)]
     Autograd(#[from] candlelight_autograd::Error),

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::task::Batches;
 use candle_core::{Device, Tensor};
 use candlelight_data::UNLABELLED;
+use candlelight_metrics::{Average, Confusion};
 use serde::Serialize;
 
 /// Counts over the samples seen so far.
@@ -14,7 +15,7 @@ pub struct Metrics {
     top1: u64,
     top5: u64,
     loss: f64,
-    confusion: Vec<u64>,
+    confusion: Confusion,
 }
 
 /// The scores that follow from the counts. Shares are in percent, from 0 to 100.
@@ -28,12 +29,18 @@ pub struct Scores {
     pub loss: f64,
     /// The number of samples.
     pub samples: u64,
+    /// The mean over classes of the share of predictions that are right.
+    pub precision: f64,
+    /// The mean over classes of the share of samples that are found.
+    pub recall: f64,
+    /// The mean over classes of the harmonic mean of both.
+    pub f1: f64,
 }
 
 impl Metrics {
     /// Counts of zero, for a number of classes.
     pub fn new(classes: usize) -> Self {
-        Metrics { classes, seen: 0, top1: 0, top5: 0, loss: 0.0, confusion: vec![0; classes * classes] }
+        Metrics { classes, seen: 0, top1: 0, top5: 0, loss: 0.0, confusion: Confusion::new(classes) }
     }
 
     /// Counts a batch with logits (B, classes). The loss of a sample is its cross-entropy, in f64. Equal logits rank by their index.
@@ -65,7 +72,7 @@ impl Metrics {
             self.top1 += u64::from(above < 1);
             self.top5 += u64::from(above < 5);
             self.loss += max + sum.ln() - f64::from(own);
-            self.confusion[label * self.classes + best] += 1;
+            self.confusion.add(label, best)?;
         }
         Ok(())
     }
@@ -75,17 +82,11 @@ impl Metrics {
     /// # Errors
     /// When they are of another number of classes.
     pub fn merge(&mut self, other: &Metrics) -> Result<()> {
-        if self.classes != other.classes {
-            return Err(Error::Config(format!(
-                "counts of {} and of {} classes cannot be added",
-                self.classes, other.classes
-            )));
-        }
+        self.confusion.merge(&other.confusion)?;
         self.seen += other.seen;
         self.top1 += other.top1;
         self.top5 += other.top5;
         self.loss += other.loss;
-        self.confusion.iter_mut().zip(&other.confusion).for_each(|(a, b)| *a += b);
         Ok(())
     }
 
@@ -97,22 +98,15 @@ impl Metrics {
             top5: 100.0 * self.top5 as f64 / n,
             loss: self.loss / n,
             samples: self.seen,
+            precision: 100.0 * self.confusion.precision(Average::Macro).unwrap_or(0.0),
+            recall: 100.0 * self.confusion.recall(Average::Macro).unwrap_or(0.0),
+            f1: 100.0 * self.confusion.f1(Average::Macro).unwrap_or(0.0),
         }
     }
 
-    /// How many samples of class `label` were predicted as class `predicted`.
-    pub fn confused(&self, label: usize, predicted: usize) -> u64 {
-        self.confusion.get(label * self.classes + predicted).copied().unwrap_or(0)
-    }
-
-    /// The share of each class's samples that were predicted right, in percent; `None` for classes without samples.
-    pub fn per_class(&self) -> Vec<Option<f64>> {
-        let row = |label: usize| &self.confusion[label * self.classes..(label + 1) * self.classes];
-        let share = |label: usize| {
-            let n: u64 = row(label).iter().sum();
-            (n > 0).then(|| 100.0 * row(label)[label] as f64 / n as f64)
-        };
-        (0..self.classes).map(share).collect()
+    /// How often samples of each class were predicted as each class.
+    pub fn confusion(&self) -> &Confusion {
+        &self.confusion
     }
 }
 
@@ -168,9 +162,10 @@ mod tests {
         }
         assert_eq!(parts.confusion, whole.confusion);
         assert!((parts.scores().loss - s.loss).abs() < 1e-12);
-        let diagonal: u64 = (0..7).map(|c| whole.confused(c, c)).sum();
+        let diagonal: u64 = (0..7).map(|c| whole.confusion().count(c, c)).sum();
         assert_eq!(100.0 * diagonal as f64 / 53.0, s.top1);
-        assert_eq!(whole.per_class().len(), 7);
+        assert_eq!(whole.confusion().of_classes().len(), 7);
+        assert!((s.recall - 100.0 * whole.confusion().balanced_accuracy().unwrap()).abs() < 1e-9);
     }
 
     #[test]
@@ -178,7 +173,7 @@ mod tests {
         let mut m = Metrics::new(3);
         m.add(&[0.0, 0.0, 0.0], &[1]).unwrap();
         assert!((m.scores().loss - 3f64.ln()).abs() < 1e-12);
-        assert_eq!((m.scores().top1, m.confused(1, 0)), (0.0, 1), "equal logits rank by their index");
+        assert_eq!((m.scores().top1, m.confusion().count(1, 0)), (0.0, 1), "equal logits rank by their index");
         assert!(m.add(&[0.0; 3], &[3]).unwrap_err().to_string().contains("label 3"));
         assert!(m.add(&[0.0; 4], &[0]).is_err());
         assert!(m.add(&[f32::NAN, 0.0, 0.0], &[0]).unwrap_err().to_string().contains("NaN"));
