@@ -4,6 +4,7 @@
 //! cargo run --release --example evaluate -- IMAGENET --model vit_base_patch16 --weights mae_finetuned_vit_base.pth --split val
 //! ```
 
+use candlelight::engine::Verdict;
 use candlelight_cli::evaluate::Args;
 use candlelight_cli::{Result, device, runs, start};
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     if judged.loader.bad_samples() > 0 {
         println!("{} images could not be read and were left out", judged.loader.bad_samples());
     }
-    runs::print(&metrics.scores());
+    runs::print(&Verdict::Classes(metrics.scores()));
     args.write(&metrics, &judged.data)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -366,9 +366,9 @@ impl Args {
         if averaged {
             weights::load_trained(&path, task.params(), config, how, true)?;
             let s = task.evaluate()?;
-            println!("averaged weights: top1 {:.3}  top5 {:.3}  loss {:.4}", s.top1, s.top5, s.loss);
+            println!("averaged weights: {s}");
         }
-        Ok(s.top1)
+        Ok(s.score())
     }
 }
 

@@ -279,7 +279,7 @@ impl Args {
         weights::load_trained(&path, task.params(), model, self.pos_interpolation, false)?;
         let s = task.evaluate()?;
         runs::print(&s);
-        Ok(s.top1)
+        Ok(s.score())
     }
 }
 

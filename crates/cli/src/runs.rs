@@ -4,9 +4,9 @@ use crate::Result;
 use crate::train::{TrainArgs, finish};
 use crate::weights::{located, newest};
 use candlelight_data::Loader;
+use candlelight_engine::Verdict;
 use candlelight_engine::checkpoint;
 use candlelight_engine::classify::Classify;
-use candlelight_engine::metrics::Scores;
 use candlelight_engine::task::Task;
 use candlelight_engine::train::{Outcome, Resume, Trainer};
 use candlelight_models::VitConfig;
@@ -112,7 +112,8 @@ pub fn weights(finetune: Option<&str>, from_scratch: bool, demo: bool) -> Result
 }
 
 /// Prints the result of an evaluation.
-pub fn print(s: &Scores) {
+pub fn print(found: &Verdict) {
+    let Verdict::Classes(s) = found else { return println!("{found}") };
     println!("samples  {}\ntop1     {:.3}\ntop5     {:.3}\nloss     {:.4}", s.samples, s.top1, s.top5, s.loss);
     println!("precision {:.3}, recall {:.3}, F1 {:.3} (means over classes)", s.precision, s.recall, s.f1);
 }

@@ -1,118 +1,20 @@
 //! Supervised training of a classifier: finetuning, linear probing, or training from scratch.
 
 use crate::error::{Error, Result};
-use crate::metrics::{self, Scores};
+pub use crate::loss::LossConfig;
+use crate::metrics::{Metrics, Scores};
 use crate::signals::Signals;
 use crate::task::{At, Batches, Findings, Moment, Scalar, Task};
+use crate::verdict::{Targets, Verdict};
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
-use candlelight_nn::loss::{self, AsymmetricConfig};
+use candlelight_nn::loss;
 use candlelight_nn::penalty::Penalty;
 use candlelight_optim::{Ema, EmaConfig, LayerDecay, Optimizer, OptimizerConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
-/// The loss of a classifier. Batches with soft targets, such as mixed images, use these instead of their labels.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum LossConfig {
-    /// Softmax cross-entropy.
-    CrossEntropy {
-        /// Label smoothing, in [0, 1), of class labels; soft targets are smoothed where they are made.
-        smoothing: f32,
-    },
-    /// Binary cross-entropy of every class by itself (R. Wightman et al., arXiv 2110.00476).
-    BinaryCrossEntropy {
-        /// Label smoothing s, in [0, 1): the targets of K classes are `1 - s + s / K` for the right class and `s / K` for the others.
-        smoothing: f32,
-        /// The threshold above which targets become 1; all others become 0. `None` leaves targets as they are.
-        threshold: Option<f32>,
-        /// Whether the loss of a sample is the sum over classes instead of the mean.
-        sum: bool,
-        /// The factor of positive targets, above 0; `None` for 1.
-        #[serde(default)]
-        pos_weight: Option<f32>,
-    },
-    /// The asymmetric loss for several labels per image (T. Ridnik et al., arXiv 2009.14119).
-    Asymmetric(AsymmetricConfig),
-    /// The focal loss of a softmax (T.-Y. Lin et al., arXiv 1708.02002).
-    Focal {
-        /// The exponent, at least 0.
-        gamma: f64,
-        /// Label smoothing, in [0, 1).
-        smoothing: f32,
-    },
-    /// The dice loss of a softmax over the batch.
-    Dice {
-        /// What is added to numerator and denominator of each class, above 0.
-        smooth: f64,
-    },
-    /// The mean squared difference of the outputs and one-hot targets, or the columns of numbers of the data.
-    Mse,
-    /// The Huber loss of the same.
-    Huber {
-        /// The difference from which on it is linear, above 0.
-        delta: f64,
-    },
-    /// The same over its bound (`torch.nn.SmoothL1Loss`).
-    SmoothL1 {
-        /// The difference from which on it is linear, above 0.
-        beta: f64,
-    },
-}
-
-impl LossConfig {
-    fn smoothing(&self) -> f32 {
-        match *self {
-            LossConfig::CrossEntropy { smoothing }
-            | LossConfig::BinaryCrossEntropy { smoothing, .. }
-            | LossConfig::Focal { smoothing, .. } => smoothing,
-            _ => 0.0,
-        }
-    }
-
-    /// Refuses a setting that is out of range.
-    fn check(&self) -> Result<()> {
-        let smoothing = self.smoothing();
-        if !(0.0..1.0).contains(&smoothing) {
-            return Err(Error::Config(format!("smoothing {smoothing} is outside [0, 1)")));
-        }
-        let above = |name: &str, v: f64| {
-            if v > 0.0 && v.is_finite() {
-                return Ok(());
-            }
-            Err(Error::Config(format!("{name} is {v}, expected a number above 0")))
-        };
-        match *self {
-            LossConfig::BinaryCrossEntropy { pos_weight: Some(w), .. } => above("pos_weight", w.into()),
-            LossConfig::Focal { gamma, .. } if gamma.is_nan() || gamma < 0.0 => {
-                Err(Error::Config(format!("gamma is {gamma}, expected at least 0")))
-            }
-            LossConfig::Asymmetric(AsymmetricConfig { gamma_neg, gamma_pos, clip }) => {
-                if gamma_neg >= 0.0 && gamma_pos >= 0.0 && (0.0..1.0).contains(&clip) {
-                    return Ok(());
-                }
-                Err(Error::Config(format!(
-                    "gamma_neg {gamma_neg} and gamma_pos {gamma_pos} must be at least 0, and clip {clip} in [0, 1)"
-                )))
-            }
-            LossConfig::Dice { smooth } => above("smooth", smooth),
-            LossConfig::Huber { delta } => above("delta", delta),
-            LossConfig::SmoothL1 { beta } => above("beta", beta),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether weights of classes have a meaning for it.
-    fn takes_weights(&self) -> bool {
-        matches!(
-            self,
-            LossConfig::CrossEntropy { .. } | LossConfig::BinaryCrossEntropy { .. } | LossConfig::Focal { .. }
-        )
-    }
-}
 
 /// The settings of training a classifier. `M` is the configuration of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,7 +75,7 @@ pub struct Classify<M> {
     precision: Precision,
     held_out: Option<Box<dyn Batches>>,
     evaluation: Option<Pipeline>,
-    scores: Option<Scores>,
+    verdict: Option<Verdict>,
 }
 
 impl<M> std::fmt::Debug for Classify<M> {
@@ -189,8 +91,10 @@ impl<M> Classify<M> {
     /// # Errors
     /// When the configuration does not make sense.
     pub fn new(config: ClassifyConfig<M>, params: ParamStore, model: Box<dyn Classifier>) -> Result<Self> {
-        if config.classes < 2 {
-            return Err(Error::Config(format!("classes is {}, expected at least 2", config.classes)));
+        // One output is enough for a number.
+        let least = if config.loss.compares_numbers() { 1 } else { 2 };
+        if config.classes < least {
+            return Err(Error::Config(format!("classes is {}, expected at least {least}", config.classes)));
         }
         if config.eval_every == Some(0) {
             return Err(Error::Config("eval_every is 0, expected at least 1".into()));
@@ -223,8 +127,8 @@ impl<M> Classify<M> {
             trained.apply(&params, &model.anatomy())?;
         }
         let precision = Precision::F32;
-        let (held_out, evaluation, scores) = (None, None, None);
-        Ok(Classify { config, params, model, precision, held_out, evaluation, scores })
+        let (held_out, evaluation, verdict) = (None, None, None);
+        Ok(Classify { config, params, model, precision, held_out, evaluation, verdict })
     }
 
     /// The same task with images to evaluate on, and the precision of the evaluation.
@@ -265,28 +169,55 @@ impl<M> Classify<M> {
         &self.params
     }
 
-    /// The scores of the last evaluation of the weights themselves, not of their average.
+    /// The scores of the last evaluation of the weights themselves, not of their average; `None` where samples have no class of their own.
     pub fn scores(&self) -> Option<&Scores> {
-        self.scores.as_ref()
+        match self.verdict.as_ref()? {
+            Verdict::Classes(scores) => Some(scores),
+            _ => None,
+        }
+    }
+
+    /// What the last evaluation of the weights themselves found.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
     }
 
     /// Evaluates the present weights on the held-out images.
     ///
     /// # Errors
     /// When there are none, or they cannot be read.
-    pub fn evaluate(&self) -> Result<Scores> {
+    pub fn evaluate(&self) -> Result<Verdict> {
         self.evaluate_until(&Signals::default())
     }
 
-    fn evaluate_until(&self, signals: &Signals) -> Result<Scores> {
+    fn evaluate_until(&self, signals: &Signals) -> Result<Verdict> {
         let Some(data) = &self.held_out else { return Err(Error::Config("no held-out images to evaluate on".into())) };
         check_classes(self.config.classes, &**data)?;
-        let forward = |images: &Tensor| -> Result<Tensor> {
+        let (classes, device) = (self.config.classes, self.params.device());
+        let (mut of_classes, mut of_targets) = (Metrics::new(classes), None);
+        for batch in data.epoch(0, 0) {
+            let mut batch = batch?;
+            let images = crate::batch::images(&mut batch, data.normalize(), &device)?;
             let tape = Tape::off().with_precision(self.precision);
-            Ok(self.model.forward(&tape.constant(images), None)?.tensor().clone())
-        };
-        let device: Device = self.params.device();
-        Ok(metrics::evaluate(&**data, self.config.classes, &device, forward, |_| signals.check())?.scores())
+            let logits = self.model.forward(&tape.constant(&images), None)?;
+            let values = logits.tensor().flatten_all()?.to_vec1()?;
+            match &batch.targets {
+                None => of_classes.add(&values, &batch.labels)?,
+                Some(_) if !self.config.loss.takes_targets() => {
+                    let message =
+                        "samples have several labels or numbers: the loss must be bce, asl, mse, huber or smooth_l1";
+                    return Err(Error::Config(message.into()));
+                }
+                Some(wanted) => {
+                    let loss = self.criterion(&logits, &batch, &device)?.scalar()?;
+                    let all =
+                        of_targets.get_or_insert_with(|| Targets::new(classes, self.config.loss.compares_numbers()));
+                    all.add(&values, wanted, loss)?;
+                }
+            }
+            signals.check()?;
+        }
+        Ok(of_targets.map_or_else(|| Verdict::Classes(of_classes.scores()), Targets::verdict))
     }
 
     /// The loss of logits.
@@ -443,40 +374,27 @@ where
         if self.held_out.is_none() || !due {
             return Ok(Findings { last, ..Findings::default() });
         }
-        let scores = self.evaluate_until(now.signals)?;
-        let mut log = vec![
-            ("test_loss", scores.loss.into()),
-            ("test_acc1", scores.top1.into()),
-            ("test_acc5", scores.top5.into()),
-        ];
+        let verdict = self.evaluate_until(now.signals)?;
         let x = now.epochs.saturating_sub(1) as i64; // MAE's axis: the epoch that ended
-        let mut scalars: Vec<Scalar> =
-            [("perf/test_acc1", scores.top1), ("perf/test_acc5", scores.top5), ("perf/test_loss", scores.loss)]
-                .map(|(tag, v)| Scalar { tag, x, value: v as f32 })
-                .to_vec();
-        let mut score = scores.top1;
+        let mut log: Vec<_> = verdict.figures().into_iter().map(|f| (f.log, f.value.into())).collect();
+        let tags = |v: &Verdict| -> Vec<Scalar> {
+            v.figures().into_iter().map(|f| Scalar { tag: f.tag, x, value: f.value as f32 }).collect()
+        };
+        let mut scalars = tags(&verdict);
+        let mut score = verdict.score();
         let mut averaged = String::new();
         if let Some(ema) = now.ema {
             let e = ema.with(&self.params, || self.evaluate_until(now.signals))?;
-            log.extend([
-                ("test_ema_loss", e.loss.into()),
-                ("test_ema_acc1", e.top1.into()),
-                ("test_ema_acc5", e.top5.into()),
-            ]);
-            scalars.push(Scalar { tag: "perf/test_ema_acc1", x, value: e.top1 as f32 });
-            averaged = format!(", averaged weights {:.2}", e.top1);
+            log.extend(e.figures().into_iter().map(|f| (f.ema_log, f.value.into())));
+            if let Some((tag, value)) = e.headline() {
+                scalars.push(Scalar { tag, x, value: value as f32 });
+                averaged = format!(", averaged weights {value:.2}");
+            }
             // A run that averages its weights is run for the average, so the best weights are those with the best average.
-            score = e.top1;
+            score = e.score();
         }
-        let n = scores.samples;
-        tracing::info!(
-            "after {} epochs: top1 {:.2}  top5 {:.2}  loss {:.4} on {n} images{averaged}",
-            now.epochs,
-            scores.top1,
-            scores.top5,
-            scores.loss
-        );
-        self.scores = Some(scores);
+        tracing::info!("after {} epochs: {verdict}{averaged}", now.epochs);
+        self.verdict = Some(verdict);
         Ok(Findings { log, last, score: Some(score), scalars, images: vec![] })
     }
 }

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod classify;
 mod error;
 pub mod features;
+mod loss;
 pub mod memory;
 pub mod metrics;
 pub mod picture;
@@ -18,5 +19,7 @@ pub mod task;
 pub mod tensorboard;
 pub mod train;
 pub mod trained;
+mod verdict;
 
 pub use error::{Error, Result};
+pub use verdict::Verdict;
