@@ -1,4 +1,4 @@
-//! Top-1, top-5 and loss of a classifier on a labelled data set, which it prints.
+//! Top-1, top-5, loss, precision, recall and F1 of a classifier on a labelled data set, which it prints.
 //!
 //! ```text
 //! cargo run --release --example evaluate -- IMAGENET --model vit_base_patch16 --weights mae_finetuned_vit_base.pth --split val

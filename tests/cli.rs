@@ -88,6 +88,8 @@ fn learning_rates_are_drawn_before_a_run() {
         (&["--sched", "cosin"][..], "did you mean cosine?"),
         (&["--sched", "step", "--decay_epochs", "0"], "decay_epochs is 0"),
         (&["--epochs", "0"], "expected at least 1"),
+        (&["--epochs", "1000000000"], "at most 10000000"),
+        (&["--epochs", "100000"], "too many to draw"),
         (&["--output", "none/x.svg"], "none/x.svg"),
         (&["--sched", "multistep", "--decay_milestones", "6", "3"], "ascending order"),
     ] {

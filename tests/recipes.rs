@@ -510,6 +510,9 @@ fn every_loss_trains_and_its_settings_are_checked() {
         e(ClassifyConfig { class_weights: Some(vec![1.0]), ..everything() }).contains("class_weights are 1 numbers")
     );
     let nowhere = Penalty { pattern: "nothing".into(), ..Penalty::new(Norm::L2, 1.0) };
+    for (bad, word) in [(Penalty::new(Norm::L1, -1.0), "factor is -1"), (Penalty::new(Norm::Lp(0.0), 1.0), "p is 0")] {
+        assert!(penalty(bad).unwrap_err().to_string().contains(word));
+    }
     assert!(penalty(nowhere).unwrap_err().to_string().contains("`nothing` is on no parameter"));
 }
 

@@ -53,6 +53,11 @@ fn settings_that_make_no_sense_are_named() {
         (r#"{"timm":{"lr":-1,"epochs":3,"curve":"constant"}}"#, "lr is -1"),
         (r#"{"timm":{"lr":1,"epochs":0,"curve":"constant"}}"#, "epochs is 0"),
         (r#"{"timm":{"lr":1,"epochs":3,"curve":"constant","cycles":{"limit":0}}}"#, "cycle_limit is 0"),
+        (r#"{"timm":{"lr":1,"epochs":3,"curve":"constant","cycles":{"limit":4000000000}}}"#, "at most 10000 cycles"),
+        (
+            r#"{"timm":{"lr":1,"epochs":3,"curve":{"tanh":{"lb":0,"ub":1}},"cycles":{"mul":100,"limit":9}}}"#,
+            "at most 10000000",
+        ),
         (r#"{"timm":{"lr":1,"epochs":3,"curve":{"multistep":{"milestones":[3,1],"rate":0.1}}}}"#, "decay_milestones"),
         (r#"{"timm":{"lr":1,"epochs":3,"curve":{"step":{"every":0,"rate":0.1}}}}"#, "decay_epochs is 0"),
         (r#"{"timm":{"lr":1,"epochs":3,"curve":{"wsd":{"decay":5}}}}"#, "decay_epochs is 5"),
@@ -66,7 +71,10 @@ fn settings_that_make_no_sense_are_named() {
             r#"{"torch":{"lr":1,"kind":{"OneCycleLR":{"pct_start":1,"div_factor":25,"final_div_factor":2}}}}"#,
             "pct_start is 1",
         ),
-        (r#"{"torch":{"lr":1,"kind":{"CosineAnnealingWarmRestarts":{"t_0":0,"t_mult":1,"eta_min":0}}}}"#, "t_0 is 0"),
+        (
+            r#"{"torch":{"lr":1,"kind":{"CosineAnnealingWarmRestarts":{"t_0":0,"t_mult":1,"eta_min":0}}}}"#,
+            "t_0 is 0, expected at least 1 epoch",
+        ),
         (r#"{"timm":{"lr":1,"epochs":3,"curve":{"cosin":{}}}}"#, "unknown variant `cosin`"),
     ] {
         assert!(e(text).contains(word), "{text}: {}", e(text));

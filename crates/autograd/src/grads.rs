@@ -5,7 +5,7 @@ use crate::params::{Entry, ParamStore};
 use crate::tensor::tensor_from;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use candlelight_kernels::{elementwise, mem};
+use candlelight_kernels::elementwise;
 use std::collections::HashMap;
 
 /// A finished gradient, on the device of its parameter.
@@ -70,9 +70,7 @@ impl Gradients {
             .into_iter()
             .map(|e| Slot {
                 place: match e.var.device() {
-                    Device::Cpu => {
-                        Place::Host(if e.trainable { mem::filled(0.0, e.var.elem_count()) } else { Vec::new() })
-                    }
+                    Device::Cpu => Place::Host(if e.trainable { vec![0.0; e.var.elem_count()] } else { Vec::new() }),
                     _ => Place::Device(None),
                 },
                 dims: e.var.dims().to_vec(),

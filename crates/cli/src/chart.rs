@@ -1,6 +1,7 @@
 //! Curves as SVG.
 
 use crate::Result;
+use candlelight_store::atomic::write_atomic;
 use plotters::prelude::*;
 use std::path::Path;
 
@@ -43,8 +44,7 @@ pub fn draw(path: &Path, charts: &[(&str, &str, Vec<Line>)]) -> Result<()> {
         }
         root.present()?;
     }
-    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(())
+    Ok(write_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
 fn one(

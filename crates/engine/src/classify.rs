@@ -111,6 +111,7 @@ impl<M> Classify<M> {
                 return Err(Error::Config(format!("class_weights have no meaning for the loss {:?}", config.loss)));
             }
         }
+        config.penalties.iter().try_for_each(Penalty::check)?;
         if let Some(p) = config.penalties.iter().find(|p| p.names(&params).is_empty()) {
             return Err(Error::Config(format!("a penalty on `{}` is on no parameter that trains", p.pattern)));
         }
@@ -386,10 +387,9 @@ where
         if let Some(ema) = now.ema {
             let e = ema.with(&self.params, || self.evaluate_until(now.signals))?;
             log.extend(e.figures().into_iter().map(|f| (f.ema_log, f.value.into())));
-            if let Some((tag, value)) = e.headline() {
-                scalars.push(Scalar { tag, x, value: value as f32 });
-                averaged = format!(", averaged weights {value:.2}");
-            }
+            let (tag, value) = e.headline();
+            scalars.push(Scalar { tag, x, value: value as f32 });
+            averaged = format!(", averaged weights {value:.2}");
             // A run that averages its weights is run for the average, so the best weights are those with the best average.
             score = e.score();
         }

@@ -63,12 +63,12 @@ impl Verdict {
     }
 
     /// The tag and the value of the figure by which averaged weights are shown.
-    pub(crate) fn headline(&self) -> Option<(&'static str, f64)> {
-        Some(match *self {
+    pub(crate) fn headline(&self) -> (&'static str, f64) {
+        match *self {
             Verdict::Classes(Scores { top1, .. }) => ("perf/test_ema_acc1", top1),
             Verdict::Several { map, .. } => ("perf/test_ema_map", map),
             Verdict::Numbers { mae, .. } => ("perf/test_ema_mae", mae),
-        })
+        }
     }
 
     /// The figure by which the best weights are chosen; higher is better.

@@ -90,7 +90,7 @@ impl Key {
     /// The draws of [`Key::normal`], made on the calling thread alone: threads that do other work at the same time do not
     /// wait for each other.
     pub fn normal_serial(self, n: usize) -> Vec<f32> {
-        let mut out = crate::mem::filled(0.0, n);
+        let mut out = vec![0.0f32; n];
         chunk(0, &mut out, &|c, out| four_normals(c, self.key, out));
         out
     }
@@ -125,7 +125,7 @@ impl Key {
     }
 
     fn fill(self, n: usize, f: impl Fn([u32; 4], &mut [f32]) + Sync) -> Vec<f32> {
-        let mut out = crate::mem::filled(0.0, n);
+        let mut out = vec![0.0f32; n];
         if n <= CHUNK {
             // A few draws are made at once; handing them to other threads would mean waiting for those.
             chunk(0, &mut out, &f);

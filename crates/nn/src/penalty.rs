@@ -1,6 +1,6 @@
 //! Penalties on parameters, which are added to a loss.
 
-use candlelight_autograd::{ParamStore, Result, Tape, Value, glob};
+use candlelight_autograd::{Error, ParamStore, Result, Tape, Value, glob};
 use serde::{Deserialize, Serialize};
 
 /// A penalty on the parameters that a pattern names, each tensor counted once.
@@ -41,6 +41,21 @@ impl Penalty {
     /// A penalty on all parameters that are no vectors.
     pub fn new(norm: Norm, factor: f32) -> Self {
         Penalty { norm, factor, pattern: all(), vectors: false }
+    }
+
+    /// Refuses a factor or a p that is out of range.
+    ///
+    /// # Errors
+    /// When the factor is negative or not finite, or p is not above 0.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message| Err(Error::Shape { op: "penalty", message });
+        if !(self.factor >= 0.0 && self.factor.is_finite()) {
+            return fail(format!("its factor is {}, expected a number of at least 0", self.factor));
+        }
+        match self.norm {
+            Norm::Lp(p) if !(p > 0.0 && p.is_finite()) => fail(format!("its p is {p}, expected a number above 0")),
+            _ => Ok(()),
+        }
     }
 
     /// The names of the parameters that it is on: those that train, match the pattern, and are no vectors unless these count.

@@ -1,9 +1,9 @@
 //! Adafactor, N. Shazeer and M. Stern, arXiv 1804.04235, as timm has it, with a learning rate of one's own.
 
 use crate::Result;
+use crate::caution::mask;
 use crate::method::{Method, Now, SlotSpec, check_positive, check_share};
 use crate::operands::{Formula, Number, Operands, Place, Step, Updated, Work, elsewhere};
-use crate::projection::mask;
 use candle_core::Tensor;
 use candlelight_kernels::optim::factored::{Dims, factored};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Adan, X. Xie et al., arXiv 2208.06677, as timm has it.
 
 use crate::Result;
-use crate::caution::{Descent, factor};
+use crate::caution::factor;
 use crate::method::{Method, Now, SlotSpec, check_betas};
 use crate::operands::{Formula, Number, Operands, Updated};
 use serde::{Deserialize, Serialize};
@@ -44,21 +44,27 @@ struct Update {
     first: bool,
 }
 
-impl Descent<4> for Update {
-    /// The slot `d` keeps the gradient of the last update.
+impl Update {
+    /// The new slots, of which the last keeps the gradient.
     #[inline(always)]
-    fn direction<V: Number>(&self, _: V, g: V, [m, e, n, d]: [V; 4]) -> ([V; 4], V) {
+    fn slots<V: Number>(&self, g: V, [m, e, n, d]: [V; 4]) -> [V; 4] {
         let last = if self.first { g.clone() } else { d };
         let change = g.clone() - last;
         let m = m.towards(g.clone(), self.take1);
         let e = e.times(self.b2) + change.clone().times(self.take2);
         let n = change.mul_add(self.b2, g.clone()).square().mul_add(self.take3, n.times(self.b3));
-        ([m.clone(), e, n, g], m)
+        [m, e, n, g]
     }
-    /// Only the moment is masked, so the rest of the update is made in a second formula.
+}
+
+/// Counts the elements whose moment has the gradient's sign, and changes nothing. Caution is on the moment alone, not on its difference.
+struct Count<'a>(&'a Update);
+
+impl Formula<4, 1> for Count<'_> {
     #[inline(always)]
-    fn change<V: Number>(&self, p: V, _: V) -> V {
-        p
+    fn update<V: Number>(&self, p: V, g: V, slots: [V; 4]) -> Updated<V, 4, 1> {
+        let [moment, ..] = self.0.slots(g.clone(), slots.clone());
+        (p, slots, [(moment * g).positive()])
     }
 }
 
@@ -69,7 +75,8 @@ impl Formula<4, 0> for Whole<'_> {
     #[inline(always)]
     fn update<V: Number>(&self, p: V, g: V, slots: [V; 4]) -> Updated<V, 4, 0> {
         let u = self.0;
-        let ([m, e, n, last], mut moment) = u.direction(p.clone(), g.clone(), slots);
+        let [m, e, n, last] = u.slots(g.clone(), slots);
+        let mut moment = m.clone();
         if let Some(factor) = self.1 {
             let mask = (moment.clone() * g).positive();
             moment = moment * mask.times(factor);
@@ -106,7 +113,11 @@ impl Method for AdanConfig {
             step_diff: (now.lr * b2 / now.correction(b2)) as f32,
             first: now.first,
         };
-        let kept = if self.caution { Some(factor(operands, now.elements(), &update)?) } else { None };
+        let mut kept = None;
+        if self.caution {
+            let [count] = operands.apply(&Count(&update))?;
+            kept = Some(factor(count, now.elements()) as f32);
+        }
         operands.apply(&Whole(&update, kept)).map(|_| ())
     }
 }

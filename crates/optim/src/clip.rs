@@ -4,7 +4,7 @@ use crate::operands::{Formula, Number, Updated};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use candlelight_autograd::{CpuSlice, Gradient, Gradients, ParamStore, glob};
-use candlelight_kernels::optim::formula::{apply, apply_rows};
+use candlelight_kernels::optim::formula::apply_rows;
 use serde::{Deserialize, Serialize};
 
 /// How gradients are clipped.
@@ -100,10 +100,6 @@ fn adapt(limit: f64, grad: &mut [f32], param: &Tensor) -> Result<()> {
         if g < most { 1.0 } else { (most / g.max(LEAST.1)) as f32 }
     };
     let factors: Vec<f32> = apply_rows(width, |_| Squares, grad, &param, [])?.into_iter().map(factor).collect();
-    if let [all] = factors[..] {
-        apply(&Scale(all), grad, &param, [])?;
-        return Ok(());
-    }
     apply_rows(width, |row| Scale(factors[row]), grad, &param, [])?;
     Ok(())
 }

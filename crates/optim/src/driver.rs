@@ -6,7 +6,6 @@ use crate::rules::{Group, Rule, assign};
 use crate::{Error, OptimizerConfig, Result};
 use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
-use candlelight_kernels::mem::filled;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -309,7 +308,7 @@ fn on_host(e: &mut Entry, grad: &[f32], update: impl FnOnce(&mut Operands<'_>) -
     let mut slots: Vec<Vec<f32>> = match std::mem::replace(&mut e.slots, Slots::None) {
         // A save that still reads the old values keeps them.
         Slots::Host(slots) => slots.into_iter().map(Arc::unwrap_or_clone).collect(),
-        _ => e.specs.iter().map(|s| filled(s.fill, s.shape.iter().product())).collect(),
+        _ => e.specs.iter().map(|s| vec![s.fill; s.shape.iter().product()]).collect(),
     };
     let done = ParamStore::update(&e.var, |param| {
         update(&mut Operands { place: Place::Host { param, grad, slots: &mut slots } })

@@ -1,6 +1,7 @@
 //! LAMB, Y. You et al., arXiv 1904.00962, as timm has it.
 
 use crate::Result;
+use crate::caution::factor;
 use crate::method::{Method, Now, SlotSpec, check_betas};
 use crate::operands::{Formula, Number, Operands, Updated};
 use crate::{Error, method::check_positive};
@@ -122,7 +123,7 @@ impl Method for LambConfig {
             caution: self.caution,
         };
         let [kept, uu, up, pp] = operands.apply(&Moments(direction))?;
-        let factor = if self.caution { 1.0 / (kept / now.elements().max(1) as f64).max(1e-3) } else { 1.0 };
+        let factor = if self.caution { factor(kept, now.elements()) } else { 1.0 };
         let decay = if self.decoupled { 0.0 } else { now.weight_decay };
         let keep = if self.decoupled { 1.0 - now.lr * now.weight_decay } else { 1.0 };
         // |factor u + decay p|, from the sums.

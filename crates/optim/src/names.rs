@@ -250,7 +250,8 @@ impl Maker<'_> {
                 return Err(Error::Config("lookahead goes around a method: write lookahead_adamw, for example".into()));
             }
             _ => {
-                let known: Vec<&str> = NAMES.into_iter().filter(|n| !n.starts_with("fused")).collect();
+                let refused = |n: &&str| n.starts_with("fused") || ["adahessian", "lookahead"].contains(n);
+                let known: Vec<&str> = NAMES.into_iter().filter(|n| !refused(n)).collect();
                 return Err(Error::Config(format!(
                     "there is no optimizer `{}`; there are {}, each also as fused and with lookahead_ before its name",
                     self.name,
@@ -288,6 +289,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let e = |n: &str, s: &Settings| OptimizerConfig::named(n, s).unwrap_err().to_string();
         assert!(e("adamz", &Settings::default()).contains("no optimizer `adamz`; there are sgd, "));
+        assert!(!e("adamz", &Settings::default()).contains("adahessian"));
         assert!(e("lookahead_x", &Settings::default()).contains("no optimizer `x`"));
         assert!(e("adahessian", &Settings::default()).contains("second derivatives"));
         let two = Settings { betas: Some(vec![0.9, 0.99]), ..Settings::default() };

@@ -1,9 +1,10 @@
 //! The projection of an update onto the sphere of its weights, B. Heo et al., arXiv 2006.08217: what AdamP and SGDP share.
 
 use crate::Result;
+use crate::caution::{factor, mask, mask_device, mask_host};
 use crate::operands::{Formula, Number, Operands, Place, Updated, Work, elsewhere};
-use candle_core::{D, DType, Tensor};
-use candlelight_kernels::optim::formula::{apply, apply_rows};
+use candle_core::{D, Tensor};
+use candlelight_kernels::optim::formula::apply_rows;
 
 /// The settings of the projection.
 #[derive(Debug, Clone, Copy)]
@@ -93,8 +94,7 @@ impl Projection {
             }
             // Project and count what agrees, mask, and project again.
             let kept = remove(&dots, Some(0.0), p, u)?;
-            let factor = 1.0 / (kept / all as f64).max(1e-3);
-            remove(&dots, Some(factor as f32), p, u)?;
+            remove(&dots, Some(factor(kept, all) as f32), p, u)?;
             let again = apply_rows(width, |_| Dots, p, g, [u])?;
             remove(&again, None, p, u)?;
             return Ok(self.wd_ratio);
@@ -132,44 +132,4 @@ impl Projection {
         }
         Ok(1.0)
     }
-}
-
-/// Leaves out the elements of a direction whose sign is not the gradient's.
-pub(crate) fn mask(operands: &mut Operands<'_>, direction: &mut Work) -> Result<()> {
-    match (&operands.place, direction) {
-        (Place::Host { grad, .. }, Work::Host(u)) => mask_host(grad, u),
-        (Place::Device { grad, .. }, Work::Device(u)) => {
-            *u = mask_device(grad, u)?;
-            Ok(())
-        }
-        _ => Err(elsewhere()),
-    }
-}
-
-fn mask_device(g: &Tensor, u: &Tensor) -> candle_core::Result<Tensor> {
-    let mask = (u * g)?.gt(0.0)?.to_dtype(DType::F32)?;
-    let share = mask.mean_all()?.maximum(1e-3)?;
-    (u * mask)?.broadcast_div(&share)
-}
-
-fn mask_host(g: &[f32], u: &mut [f32]) -> Result<()> {
-    struct Count;
-    impl Formula<0, 1> for Count {
-        #[inline(always)]
-        fn update<V: Number>(&self, u: V, g: V, _: [V; 0]) -> Updated<V, 0, 1> {
-            let kept = (u.clone() * g).positive();
-            (u, [], [kept])
-        }
-    }
-    struct Mask(f32);
-    impl Formula<0, 0> for Mask {
-        #[inline(always)]
-        fn update<V: Number>(&self, u: V, g: V, _: [V; 0]) -> Updated<V, 0, 0> {
-            let kept = (u.clone() * g).positive();
-            (u * kept.times(self.0), [], [])
-        }
-    }
-    let [kept] = apply(&Count, u, g, [])?;
-    apply(&Mask((1.0 / (kept / u.len().max(1) as f64).max(1e-3)) as f32), u, g, [])?;
-    Ok(())
 }

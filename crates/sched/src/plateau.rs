@@ -61,7 +61,9 @@ impl PlateauConfig {
             return;
         }
         let better = state.best.is_none_or(|best| {
-            if self.maximise { metric > best * (1.0 + self.threshold) } else { metric < best * (1.0 - self.threshold) }
+            // A share of the best one's size: torch takes it of the value, so that below 0 a worse metric would be better.
+            let margin = if best < 0.0 { -self.threshold } else { self.threshold };
+            if self.maximise { metric > best * (1.0 + margin) } else { metric < best * (1.0 - margin) }
         });
         if better && !metric.is_nan() {
             state.best = Some(metric);
@@ -91,4 +93,22 @@ pub struct PlateauState {
     pub best: Option<f64>,
     /// The epochs in a row without an improvement.
     pub bad: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_below_zero_improve_upwards_too() {
+        let config = PlateauConfig { patience: 0, threshold: 0.1, ..PlateauConfig::new(1.0) };
+        let mut state = PlateauState::default();
+        config.observe(1, -1.0, &mut state);
+        config.observe(2, -0.8, &mut state);
+        assert_eq!((state.best, state.lr), (Some(-0.8), None));
+        config.observe(3, -0.85, &mut state);
+        assert_eq!((state.best, state.lr), (Some(-0.8), Some(0.1)), "worse, although within the threshold");
+        config.observe(4, f64::NAN, &mut state);
+        assert_eq!(state.lr, Some(0.1 * 0.1));
+    }
 }

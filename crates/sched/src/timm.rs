@@ -68,7 +68,7 @@ pub struct CyclesConfig {
     pub mul: f64,
     /// The factor from the highest rate of one cycle to the next, above 0.
     pub decay: f64,
-    /// The number of cycles, at least 1; after them the rate is `min_lr`.
+    /// The number of cycles, from 1 to 10,000; after them the rate is `min_lr`.
     pub limit: u32,
 }
 
@@ -98,6 +98,10 @@ impl CyclesConfig {
         (self.limit, start, length)
     }
 }
+
+/// What a run can have: more is a slip of the keys, and would never end.
+const MOST_CYCLES: u32 = 10_000;
+const MOST_EPOCHS: f64 = 1e7;
 
 impl TimmConfig {
     /// A schedule without warm-up, in one cycle, that changes with the epochs.
@@ -165,8 +169,13 @@ impl Schedule for TimmConfig {
                 return Err(Error(format!("{name} is 0, expected more")));
             }
         }
-        if self.cycles.limit == 0 {
-            return Err(Error("cycle_limit is 0, expected at least 1 cycle".into()));
+        let limit = self.cycles.limit;
+        if limit == 0 || limit > MOST_CYCLES {
+            return Err(Error(format!("cycle_limit is {limit}, expected at least 1 and at most {MOST_CYCLES} cycles")));
+        }
+        let total = self.epochs * self.cycles.total();
+        if total > MOST_EPOCHS {
+            return Err(Error(format!("all cycles together have {total:.0} epochs, expected at most {MOST_EPOCHS}")));
         }
         if let Some(noise) = &self.noise {
             noise.check()?;

@@ -36,7 +36,7 @@ pub enum TorchKind {
     },
     /// The same over cycles of `t_0`, `t_0 t_mult`, ... epochs, each starting at the full rate; there is no warm-up in it.
     CosineAnnealingWarmRestarts {
-        /// The length of the first cycle in epochs, above 0.
+        /// The length of the first cycle in epochs, at least 1.
         t_0: f64,
         /// The factor from one cycle's length to the next, at least 1.
         t_mult: f64,
@@ -86,6 +86,9 @@ impl Schedule for TorchConfig {
         let (positive, others): (Named, Named) = match &self.kind {
             TorchKind::CosineAnnealingLR { t_max, eta_min } => (vec![("t_max", *t_max)], vec![("eta_min", *eta_min)]),
             TorchKind::CosineAnnealingWarmRestarts { t_0, t_mult, eta_min } => {
+                if *t_0 < 1.0 {
+                    return Err(Error(format!("t_0 is {t_0}, expected at least 1 epoch")));
+                }
                 if *t_mult < 1.0 {
                     return Err(Error(format!("t_mult is {t_mult}, expected at least 1")));
                 }

@@ -9,6 +9,7 @@ use crate::train::observe::Observers;
 use crate::train::steps::StepLog;
 use crate::train::trainer::Extent;
 use crate::train::{Best, Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
+use candlelight_sched::ScheduleConfig;
 use candlelight_store::{CheckpointFolder, RunFolder};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -343,8 +344,14 @@ impl<T: Task> Running<'_, '_, T> {
             self.save_behind();
         }
         let Some(found) = self.report(epochs, whole, finished)? else { return Ok(false) };
-        if let (Some(score), true) = (found.score, whole) {
-            self.trainer.observe(epochs, score);
+        match found.score {
+            Some(score) if whole => self.trainer.observe(epochs, score),
+            None if epochs == 1 && matches!(self.trainer.plan.schedule, ScheduleConfig::Plateau(_)) => self.say(|| {
+                tracing::warn!(
+                    "the rate falls when a score stops improving, and there is none so far: it stays as it is"
+                );
+            }),
+            _ => {}
         }
         if whole {
             self.trainer.end_epoch();

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape};
 use candlelight_data::{Batch, Normalize, Pipeline};
 use candlelight_models::weights;
-use candlelight_optim::{Ema, Optimizer, SlotValues};
+use candlelight_optim::{ClipMode, Ema, Optimizer, SlotValues};
 use candlelight_sched::ScheduleConfig;
 use candlelight_store::Saver;
 use candlelight_store::tensors::Entry;
@@ -342,7 +342,7 @@ impl<T: Task> Trainer<T> {
             let Learner { grads, .. } = &mut self.learners[i];
             grads.zero();
             tape.backward(&loss, grads)?;
-            let norm = clip(&self.plan, &self.task.unclipped(), &params, grads)?;
+            let norm = clip(&self.plan, &self.task, &params, grads)?;
             norms += norm * norm;
             if !norm.is_finite() {
                 self.window.finite = false;
@@ -405,8 +405,7 @@ impl<T: Task> Trainer<T> {
     fn update(&mut self) -> Result<bool> {
         if self.learners.len() == 1 {
             // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-            let head = self.task.unclipped();
-            let norm = clip(&self.plan, &head, self.task.params(), &mut self.learners[0].grads)?;
+            let norm = clip(&self.plan, &self.task, self.task.params(), &mut self.learners[0].grads)?;
             self.norm = Some(norm);
             if !norm.is_finite() {
                 return Ok(false);
@@ -563,9 +562,8 @@ pub(crate) fn read<T: Task>(path: &Path) -> Result<Saved<T::Config>> {
 }
 
 /// Clips gradients as the plan says, and returns their norm before.
-fn clip(plan: &Plan, head: &[String], params: &ParamStore, grads: &mut Gradients) -> Result<f64> {
-    Ok(match plan.clip_grad {
-        Some(limit) => plan.clip_mode.clip(limit, grads, params, head)?,
-        None => grads.norm()?,
-    })
+fn clip(plan: &Plan, task: &impl Task, params: &ParamStore, grads: &mut Gradients) -> Result<f64> {
+    let Some(limit) = plan.clip_grad else { return Ok(grads.norm()?) };
+    let head = if plan.clip_mode == ClipMode::Agc { task.unclipped() } else { vec![] };
+    Ok(plan.clip_mode.clip(limit, grads, params, &head)?)
 }

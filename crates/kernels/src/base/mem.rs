@@ -20,13 +20,6 @@ pub fn buffer(n: usize) -> Vec<f32> {
     v
 }
 
-/// A buffer of `n` times a value, on large pages where it is large: streams through it meet fewer page boundaries.
-pub fn filled(value: f32, n: usize) -> Vec<f32> {
-    let mut v = buffer(n);
-    v.fill(value);
-    v
-}
-
 /// Asks for 2 MiB pages under a large buffer: its first touch costs far fewer page faults, and products that stride
 /// through it fewer address translations. Advice only: refusal changes nothing.
 fn huge_pages(v: &[f32]) {
