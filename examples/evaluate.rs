@@ -13,11 +13,15 @@ fn run(args: &Args) -> Result<ExitCode> {
     let device = device(args.device.as_deref())?;
     let trained = args.from.load(args.size(), args.pos_interpolation, &device)?;
     let judged = args.data(&trained)?;
-    let metrics = args.evaluate(&trained, &judged, &device)?;
+    let (metrics, real) = args.evaluate(&trained, &judged, &device)?;
     if judged.loader.bad_samples() > 0 {
         println!("{} images could not be read and were left out", judged.loader.bad_samples());
     }
     runs::print(&Verdict::Classes(metrics.scores()));
+    if let Some(real) = real {
+        let (top1, top5, samples) = real.scores();
+        println!("reassessed labels: top1 {top1:.3}, top5 {top5:.3} on {samples} images");
+    }
     args.write(&metrics, &judged.data)?;
     Ok(ExitCode::SUCCESS)
 }

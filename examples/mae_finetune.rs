@@ -14,7 +14,7 @@ use candlelight::prelude::*;
 use candlelight_cli::data::Labelled;
 use candlelight_cli::mae_finetune::Args;
 use candlelight_cli::runs::{Ended, Run, ended};
-use candlelight_cli::{Result, start, train, weights};
+use candlelight_cli::{Result, common, start, weights};
 use std::process::ExitCode;
 
 /// Trains one run; gives its outcome, and its top-1 if it came to its end.
@@ -29,7 +29,7 @@ fn train(args: &Args, model: &VitConfig, data: &Labelled, run: &Run, signals: &S
     }
     let (loader, held_out) = args.loaders(&config, data, run.seed)?;
     let task = Classify::new(config, params, Box::new(vit))?.evaluating(held_out, plan.precision);
-    train::count(task.params(), &device);
+    common::count(task.params(), &device);
     if args.eval {
         return Ok((ExitCode::SUCCESS, Some(args.evaluate(&task, run)?)));
     }

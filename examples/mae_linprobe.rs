@@ -16,7 +16,7 @@ use candlelight::prelude::*;
 use candlelight_cli::data::Labelled;
 use candlelight_cli::mae_linprobe::{Args, or_interrupted};
 use candlelight_cli::runs::{Ended, Run, ended};
-use candlelight_cli::{Result, start, train, weights};
+use candlelight_cli::{Result, common, start, weights};
 use std::process::ExitCode;
 
 /// Trains one run; gives its outcome, and its top-1 if it came to its end.
@@ -45,7 +45,7 @@ fn train(args: &Args, model: &VitConfig, data: &Labelled, run: &Run, signals: &S
         let task = Classify::new(config, params, Box::new(vit))?.evaluating(loaders.held_out, plan.precision);
         (Box::new(loaders.train.clone()), task)
     };
-    train::count(task.params(), &device);
+    common::count(task.params(), &device);
     let mut trainer = Trainer::new(plan.check()?, task)?;
     match args.common.session(&*batches, &folder, &mut trainer, signals)? {
         Some(outcome) => Ok(ended(outcome, &trainer, &run.output, &loaders.train)),

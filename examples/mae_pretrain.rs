@@ -10,8 +10,8 @@ use candlelight::engine::pretrain::{Pretrain, Shown};
 use candlelight::engine::signals::Signals;
 use candlelight::engine::task::Task;
 use candlelight::engine::train::Trainer;
+use candlelight_cli::common::{count, finish};
 use candlelight_cli::mae_pretrain::Args;
-use candlelight_cli::train::{count, finish};
 use candlelight_cli::{Result, start};
 use std::process::ExitCode;
 

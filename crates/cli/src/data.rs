@@ -5,11 +5,12 @@ use candlelight_data::{
     ClassOrder, Collection, Dataset, Decode, LabelKind, Limits, Normalize, OpenConfig, open, statistics,
 };
 use candlelight_engine::trained;
+use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The flags on how data is read.
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Serialize)]
 #[command(rename_all = "snake_case")]
 pub struct DataArgs {
     /// Number classes in natural order, as timm does: 2 before 10
@@ -36,7 +37,8 @@ pub struct DataArgs {
 }
 
 /// What becomes of pictures whose EXIF data says that they are to be turned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exif {
     /// They are turned as they are to be seen.
     Turn,
@@ -192,7 +194,7 @@ pub fn labelled(
 }
 
 /// Whether two parts begin and end with the same pixels.
-fn same(a: &dyn Dataset, b: &dyn Dataset) -> Result<bool> {
+pub(crate) fn same(a: &dyn Dataset, b: &dyn Dataset) -> Result<bool> {
     let n = a.len();
     if n != b.len() || n == 0 {
         return Ok(false);

@@ -2,13 +2,17 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod avg_checkpoints;
 pub mod chart;
+pub mod common;
+mod config;
 pub mod data;
 mod device;
 pub mod draw;
 pub mod evaluate;
 pub mod export;
 pub mod inspect_data;
+pub mod lr_find;
 pub mod mae_finetune;
 pub mod mae_linprobe;
 pub mod mae_pretrain;
@@ -43,6 +47,11 @@ pub fn shipped_data() -> PathBuf {
 /// When it is none; the error lists those that are.
 pub fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+/// An image size as one number where it is square, else as `HEIGHTxWIDTH`.
+pub(crate) fn shown_size((h, w): (usize, usize)) -> String {
+    if h == w { h.to_string() } else { format!("{h}x{w}") }
 }
 
 /// Logs what a library guessed or chose, one line each.

@@ -1,8 +1,8 @@
 //! The flags of MAE's finetuning and what follows from them.
 
+use crate::common::{Preset, TrainArgs};
 use crate::data::{Labelled, labelled, share};
 use crate::runs::{self, Run};
-use crate::train::{Preset, TrainArgs};
 use crate::weights::{self, Pretrained};
 use crate::{Result, parsed};
 use candlelight_data::{
@@ -300,6 +300,8 @@ impl Args {
             },
             class_weights: None,
             penalties: vec![],
+            distill: None,
+            metric: None,
             optimizer: match self.opt.as_str() {
                 "sgd" => SgdConfig::default().into(),
                 "lars" => LarsConfig::default().into(),

@@ -1,8 +1,8 @@
 //! The flags of MAE's linear probing and what follows from them.
 
+use crate::common::{Preset, TrainArgs};
 use crate::data::{Labelled, labelled, share};
 use crate::runs::{self, Run};
-use crate::train::{Preset, TrainArgs};
 use crate::weights::{self, Pretrained};
 use crate::{Progress, Result, parsed};
 use candle_core::Device;
@@ -182,6 +182,8 @@ impl Args {
             loss: LossConfig::CrossEntropy { smoothing: 0.0 },
             class_weights: None,
             penalties: vec![],
+            distill: None,
+            metric: None,
             optimizer: LarsConfig::default().into(),
             weight_decay: self.common.weight_decay.unwrap_or(0.0),
             layer_decay: None,

@@ -1,6 +1,6 @@
 //! The flags of MAE's pretraining and what follows from them.
 
-use crate::train::{Preset, TrainArgs};
+use crate::common::{Preset, TrainArgs};
 use crate::{Result, shipped_data};
 use candlelight_data::{Dataset, Decode, LabelKind, Loader, Normalize, Pipeline};
 use candlelight_engine::pretrain::PretrainConfig;

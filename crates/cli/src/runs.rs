@@ -1,7 +1,7 @@
 //! Programs that repeat runs with several seeds and compare them: choosing weights, repeating runs, printing results.
 
 use crate::Result;
-use crate::train::{TrainArgs, finish};
+use crate::common::{TrainArgs, finish};
 use crate::weights::{located, newest};
 use candlelight_data::Loader;
 use candlelight_engine::Verdict;

@@ -7,6 +7,7 @@ use candlelight_sched::{
 };
 use candlelight_store::nearest;
 use clap::Args;
+use serde::Serialize;
 
 /// The names of schedules: timm's, and torch's as they are called there.
 pub const NAMES: [&str; 16] = [
@@ -29,7 +30,7 @@ pub const NAMES: [&str; 16] = [
 ];
 
 /// The flags of timm's schedules, with its names. Without a flag, the value is that of [`Defaults`].
-#[derive(Debug, Clone, Default, PartialEq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize)]
 #[command(rename_all = "snake_case")]
 pub struct SchedArgs {
     /// Lowest learning rate of schedules that go down to one
@@ -108,6 +109,8 @@ pub struct Defaults {
     pub cooldown_epochs: usize,
     /// `--decay_epochs`, except for wsd and rsqrt, whose decay takes the last fifth.
     pub decay_epochs: f64,
+    /// `--sched_on_updates`.
+    pub on_updates: bool,
     /// `--lr_cycle_decay`; `None` for the value of `--decay_rate`, as timm had it.
     pub cycle_decay: Option<f64>,
 }
@@ -122,6 +125,7 @@ impl Defaults {
         min_lr: 1e-5,
         cooldown_epochs: 10,
         decay_epochs: 30.0,
+        on_updates: false,
         cycle_decay: None,
     };
     /// Those of timm 1.0.
@@ -133,6 +137,7 @@ impl Defaults {
         min_lr: 0.0,
         cooldown_epochs: 0,
         decay_epochs: 90.0,
+        on_updates: false,
         cycle_decay: Some(0.5),
     };
 }
@@ -151,6 +156,17 @@ pub struct Run {
 }
 
 impl SchedArgs {
+    /// Gives flags their defaults. Those that mean different things to different schedules are left to them.
+    pub(crate) fn fill(&mut self, d: &Defaults) {
+        self.min_lr.get_or_insert(d.min_lr);
+        self.warmup_lr.get_or_insert(d.warmup_lr);
+        self.warmup_epochs.get_or_insert(d.warmup_epochs);
+        self.cooldown_epochs.get_or_insert(d.cooldown_epochs);
+        self.decay_rate.get_or_insert(0.1);
+        self.patience_epochs.get_or_insert(10);
+        self.sched_on_updates |= d.on_updates;
+    }
+
     /// The schedule of a name, and the epochs of the whole run: cycles, cool-down and a warm-up before them are added as in timm.
     ///
     /// # Errors

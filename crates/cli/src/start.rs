@@ -1,7 +1,8 @@
 //! From the command line to the exit status: arguments, configuration files, logging, error messages.
 
+use crate::config;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The result type of programs: any error, which [`start`] prints.
@@ -15,50 +16,17 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
     let command = P::command().args_override_self(true);
     let line = arguments();
     let mut all = line[..1].to_vec();
+    let short = command.get_arguments().any(|a| a.get_long() == Some("config") && a.get_short() == Some('c'));
     let file = line.iter().enumerate().find_map(|(i, a)| match a.to_str()?.strip_prefix("--config=") {
         Some(path) => Some(OsString::from(path)),
-        None => (a == "--config").then(|| line.get(i + 1).cloned()).flatten(),
+        None => (a == "--config" || (short && a == "-c")).then(|| line.get(i + 1).cloned()).flatten(),
     });
     if let Some(path) = file {
-        all.extend(of_file(&PathBuf::from(path), &command)?);
+        all.extend(config::flags(&PathBuf::from(path), &command)?);
     }
     all.extend_from_slice(&line[1..]);
     let matches = command.get_matches_from(all);
     P::from_arg_matches(&matches).map_err(|e| e.exit())
-}
-
-/// The entries of a configuration file as flags.
-fn of_file(path: &Path, command: &clap::Command) -> Result<Vec<OsString>> {
-    let mut all: Vec<OsString> = vec![];
-    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
-    let table: toml::Table = text.parse().map_err(|e| named(&e))?;
-    for (key, value) in table {
-        let is = |a: &clap::Arg| {
-            a.get_long() == Some(&key) || a.get_all_aliases().is_some_and(|all| all.contains(&key.as_str()))
-        };
-        if key == "config" || !command.get_arguments().any(is) {
-            return Err(named(&format!("`{key}` is not a flag of this program")).into());
-        }
-        let takes_none = |a: &clap::Arg| is(a) && !a.get_action().takes_values();
-        if command.get_arguments().any(takes_none) {
-            match value.as_bool() {
-                Some(true) => all.push(format!("--{key}").into()),
-                Some(false) => {}
-                None => return Err(named(&format!("`{key}` must be true or false")).into()),
-            }
-            continue;
-        }
-        let plain = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), Into::into);
-        match &value {
-            toml::Value::Array(values) => {
-                all.push(format!("--{key}").into());
-                all.extend(values.iter().map(|v| plain(v).into()));
-            }
-            other => all.push(format!("--{key}={}", plain(other)).into()),
-        }
-    }
-    Ok(all)
 }
 
 /// Parses the arguments, runs the program, and ends it with an exit status, after a message if it failed. Memory that is freed is kept for
@@ -149,32 +117,13 @@ mod tests {
     #[derive(Parser, Debug)]
     #[command(rename_all = "snake_case")]
     struct Args {
-        #[arg(long, alias = "finetune")]
-        weights: Option<String>,
         #[arg(long, num_args = 1.., action = clap::ArgAction::Set)]
         mean: Option<Vec<f32>>,
-        #[arg(long)]
-        fast: bool,
     }
 
     #[test]
-    fn entries_of_a_file_are_flags_under_any_of_their_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.toml");
-        let flags = |text: &str| -> Result<Vec<OsString>> {
-            std::fs::write(&path, text).unwrap();
-            of_file(&path, &Args::command())
-        };
-        let found = flags("finetune = \"w.pth\"\nmean = [0.5, 0.25]\nfast = true\n").unwrap();
-        assert_eq!(found, ["--fast", "--finetune=w.pth", "--mean", "0.5", "0.25"]);
-        assert!(flags("fast = false\n").unwrap().is_empty());
+    fn flags_are_found_for_the_settings_of_libraries() {
         assert_eq!(flags_of("set `mean` to 3; `cat` is no class", &Args::command()), ["--mean"]);
         assert!(flags_of("`mean`: give --mean", &Args::command()).is_empty());
-        for (text, words) in
-            [("fsat = true\n", "`fsat` is not a flag"), ("fast = 3\n", "true or false"), ("= 3", "c.toml")]
-        {
-            let e = flags(text).unwrap_err().to_string();
-            assert!(e.contains(words) && e.contains("c.toml"), "{e}");
-        }
     }
 }

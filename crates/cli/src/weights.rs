@@ -9,6 +9,7 @@ use candlelight_models::adapt::Fitting;
 use candlelight_models::posemb::Interpolation;
 use candlelight_models::{Architecture, MaeConfig, VitConfig, registry, weights as file};
 use candlelight_store::locate;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The weights that a flag names; the log says what was chosen.
@@ -106,7 +107,7 @@ impl WeightArgs {
 }
 
 /// The flags on how pretrained weights are read.
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Default, Serialize)]
 #[command(rename_all = "snake_case")]
 pub struct Pretrained {
     /// Of a file with several sets of weights, the one to start from, such as teacher or state_dict_ema
@@ -188,7 +189,13 @@ pub fn load_trained(
 }
 
 /// Loads pretrained weights into the parameters of a classifier, and logs what was loaded, left out or resized.
-pub fn load(path: &Path, params: &ParamStore, config: &VitConfig, how: Interpolation, from: &Pretrained) -> Result<()> {
+pub fn load(
+    path: &Path,
+    params: &ParamStore,
+    config: &dyn Architecture,
+    how: Interpolation,
+    from: &Pretrained,
+) -> Result<()> {
     let named = |e: candlelight_models::Error| format!("{}: {e}", path.display());
     let file = opened(path, &file::Options { set: from.weights_set.clone(), ema: from.use_ema })?;
     let how = Fitting { grid: grid(path)?, positions: how, partial: from.partial };

@@ -189,6 +189,11 @@ pub fn best(dir: &Path) -> PathBuf {
     CheckpointFolder::new(dir).best()
 }
 
+/// The path of the best weights themselves, where [`best`] has the best average.
+pub fn best_raw(dir: &Path) -> PathBuf {
+    CheckpointFolder::new(dir).best_raw()
+}
+
 /// What a checkpoint says about itself.
 #[derive(Debug, Clone)]
 pub struct Description {

@@ -5,7 +5,8 @@ pub use crate::loss::LossConfig;
 use crate::metrics::{Metrics, Scores};
 use crate::signals::Signals;
 use crate::task::{At, Batches, Findings, Moment, Scalar, Task};
-use crate::verdict::{Targets, Verdict};
+use crate::teacher::{DistillConfig, Teacher};
+use crate::verdict::{Metric, Targets, Verdict};
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
@@ -13,7 +14,7 @@ use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
 use candlelight_nn::loss;
 use candlelight_nn::penalty::Penalty;
-use candlelight_optim::{Ema, EmaConfig, LayerDecay, Optimizer, OptimizerConfig};
+use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The settings of training a classifier. `M` is the configuration of the model.
@@ -31,6 +32,12 @@ pub struct ClassifyConfig<M> {
     /// What is added to the loss for the size of parameters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub penalties: Vec<Penalty>,
+    /// How a teacher's logits count; the teacher is given to [`Classify::taught_by`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
+    /// The figure by which the best weights are chosen; `None` for the top-1, the mAP or the loss, whichever there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
     /// The optimizer and its settings.
     pub optimizer: OptimizerConfig,
     /// The weight decay of matrices.
@@ -56,6 +63,8 @@ impl<C> ClassifyConfig<C> {
             loss: LossConfig::CrossEntropy { smoothing: 0.0 },
             class_weights: None,
             penalties: vec![],
+            distill: None,
+            metric: None,
             optimizer: candlelight_optim::AdamWConfig::default().into(),
             weight_decay: 0.05,
             layer_decay: None,
@@ -75,6 +84,7 @@ pub struct Classify<M> {
     precision: Precision,
     held_out: Option<Box<dyn Batches>>,
     evaluation: Option<Pipeline>,
+    teacher: Option<Teacher>,
     verdict: Option<Verdict>,
 }
 
@@ -111,6 +121,9 @@ impl<M> Classify<M> {
                 return Err(Error::Config(format!("class_weights have no meaning for the loss {:?}", config.loss)));
             }
         }
+        if let Some(d) = &config.distill {
+            d.check()?;
+        }
         config.penalties.iter().try_for_each(Penalty::check)?;
         if let Some(p) = config.penalties.iter().find(|p| p.names(&params).is_empty()) {
             return Err(Error::Config(format!("a penalty on `{}` is on no parameter that trains", p.pattern)));
@@ -128,8 +141,8 @@ impl<M> Classify<M> {
             trained.apply(&params, &model.anatomy())?;
         }
         let precision = Precision::F32;
-        let (held_out, evaluation, verdict) = (None, None, None);
-        Ok(Classify { config, params, model, precision, held_out, evaluation, verdict })
+        let (held_out, evaluation, teacher, verdict) = (None, None, None, None);
+        Ok(Classify { config, params, model, precision, held_out, evaluation, teacher, verdict })
     }
 
     /// The same task with images to evaluate on, and the precision of the evaluation.
@@ -144,6 +157,14 @@ impl<M> Classify<M> {
     #[must_use]
     pub fn prepared_by(mut self, evaluation: Pipeline) -> Self {
         self.evaluation = Some(evaluation);
+        self
+    }
+
+    /// The same task with a teacher, whose logits count as [`ClassifyConfig::distill`] says.
+    #[must_use]
+    pub fn taught_by(mut self, teacher: Teacher) -> Self {
+        self.config.distill.get_or_insert_default();
+        self.teacher = Some(teacher);
         self
     }
 
@@ -200,7 +221,7 @@ impl<M> Classify<M> {
             let mut batch = batch?;
             let images = crate::batch::images(&mut batch, data.normalize(), &device)?;
             let tape = Tape::off().with_precision(self.precision);
-            let logits = self.model.forward(&tape.constant(&images), None)?;
+            let logits = views_averaged(&self.model.forward(&tape.constant(&images), None)?, batch.views)?;
             let values = logits.tensor().flatten_all()?.to_vec1()?;
             match &batch.targets {
                 None => of_classes.add(&values, &batch.labels)?,
@@ -246,6 +267,12 @@ impl<M> Classify<M> {
                 let positive = pos_weight.map(|p| vec![p; self.config.classes]);
                 loss::weighted_binary_cross_entropy(logits, &targets()?, w, positive.as_deref(), sum)?
             }
+            (LossConfig::Jsd { splits, alpha, smoothing }, _) => {
+                if !hard {
+                    return Err(Error::Config("the loss jsd needs one class per sample, not mixed or several".into()));
+                }
+                loss::jsd_cross_entropy(logits, &batch.labels, splits, alpha, smoothing)?
+            }
             (LossConfig::Asymmetric(c), _) => loss::asymmetric(logits, &targets()?, &c)?,
             (LossConfig::Focal { gamma, .. }, w) => loss::focal(logits, &targets()?, gamma, w)?,
             (LossConfig::Dice { smooth }, _) => loss::dice(logits, &targets()?, smooth)?,
@@ -270,6 +297,25 @@ impl<M> Classify<M> {
         }
         Ok(Tensor::from_vec(targets, ((), k), device)?)
     }
+}
+
+/// The mean of the logits (V x B, K) over the views of each sample.
+fn views_averaged(logits: &Value, views: usize) -> Result<Value> {
+    if views <= 1 {
+        return Ok(logits.clone());
+    }
+    let n = logits.dim(0)? / views;
+    let first = logits.narrow(0, 0, n)?;
+    let sum = (1..views).try_fold(first, |sum, v| sum.add(&logits.narrow(0, v * n, n)?))?;
+    Ok(sum.affine(1.0 / views as f64, 0.0)?)
+}
+
+/// The labels and targets of all views of a batch, whose pixels were taken out.
+fn viewed(batch: &Batch) -> Batch {
+    let mut all = batch.clone();
+    all.labels = batch.labels.repeat(batch.views);
+    all.targets = batch.targets.as_ref().map(|t| t.repeat(batch.views));
+    all
 }
 
 /// Refuses data with more classes than the model has.
@@ -304,12 +350,15 @@ where
 
     fn optimizer(&self) -> Result<Optimizer> {
         let decay = self.config.weight_decay;
+        let parts = self.model.anatomy();
         let rules = match self.config.layer_decay {
-            Some(d) => {
-                let parts = self.model.anatomy();
-                d.rules(&parts.layers, &parts.no_decay, &parts.final_norm, decay)
+            Some(d) => d.rules(&parts.layers, &parts.no_decay, &parts.final_norm, decay),
+            None => {
+                let free = Group { weight_decay: 0.0, lr_scale: 1.0 };
+                let mut rules: Vec<Rule> = parts.no_decay.iter().map(|n| Rule::named(n, free)).collect();
+                rules.extend(self.config.optimizer.clone().method().rules(decay));
+                rules
             }
-            None => self.config.optimizer.clone().method().rules(decay),
         };
         Ok(Optimizer::new(self.config.optimizer.clone(), &rules, &self.params)?)
     }
@@ -360,7 +409,11 @@ where
             }
         }
         let logits = self.model.forward(&tape.constant(images), Some(&key))?;
-        let mut loss = self.criterion(&logits, batch, images.device())?;
+        let all = (batch.views > 1 && !matches!(self.config.loss, LossConfig::Jsd { .. })).then(|| viewed(batch));
+        let mut loss = self.criterion(&logits, all.as_ref().unwrap_or(batch), images.device())?;
+        if let (Some(teacher), Some(config)) = (&self.teacher, &self.config.distill) {
+            loss = teacher.teach(config, images, &logits, &loss, tape.precision())?;
+        }
         for penalty in &self.config.penalties {
             if let Some(more) = penalty.on(tape, &self.params)? {
                 loss = loss.add(&more)?;
@@ -375,26 +428,40 @@ where
         if self.held_out.is_none() || !due {
             return Ok(Findings { last, ..Findings::default() });
         }
-        let verdict = self.evaluate_until(now.signals)?;
+        let verdict = match self.evaluate_until(now.signals) {
+            Err(e @ Error::NanLogits) => {
+                // What training does about it is the plan's business.
+                tracing::warn!("after {} epochs: no score, {e}", now.epochs);
+                return Ok(Findings { last, ..Findings::default() });
+            }
+            found => found?,
+        };
         let x = now.epochs.saturating_sub(1) as i64; // MAE's axis: the epoch that ended
         let mut log: Vec<_> = verdict.figures().into_iter().map(|f| (f.log, f.value.into())).collect();
         let tags = |v: &Verdict| -> Vec<Scalar> {
             v.figures().into_iter().map(|f| Scalar { tag: f.tag, x, value: f.value as f32 }).collect()
         };
         let mut scalars = tags(&verdict);
-        let mut score = verdict.score();
+        let score = |v: &Verdict| v.score_by(self.config.metric).map(Some);
+        let (mut best, mut raw) = (score(&verdict)?, None);
         let mut averaged = String::new();
         if let Some(ema) = now.ema {
-            let e = ema.with(&self.params, || self.evaluate_until(now.signals))?;
-            log.extend(e.figures().into_iter().map(|f| (f.ema_log, f.value.into())));
-            let (tag, value) = e.headline();
-            scalars.push(Scalar { tag, x, value: value as f32 });
-            averaged = format!(", averaged weights {value:.2}");
             // A run that averages its weights is run for the average, so the best weights are those with the best average.
-            score = e.score();
+            raw = best.take();
+            match ema.with(&self.params, || self.evaluate_until(now.signals)) {
+                Err(e @ Error::NanLogits) => averaged = format!(", averaged weights without a score: {e}"),
+                found => {
+                    let e = found?;
+                    log.extend(e.figures().into_iter().map(|f| (f.ema_log, f.value.into())));
+                    let (tag, value) = e.headline();
+                    scalars.push(Scalar { tag, x, value: value as f32 });
+                    averaged = format!(", averaged weights {value:.2}");
+                    best = score(&e)?;
+                }
+            }
         }
         tracing::info!("after {} epochs: {verdict}{averaged}", now.epochs);
         self.verdict = Some(verdict);
-        Ok(Findings { log, last, score: Some(score), scalars, images: vec![] })
+        Ok(Findings { log, last, score: best, raw, scalars, images: vec![] })
     }
 }

@@ -28,6 +28,9 @@ pub enum Error {
         /// The checkpoint that was written.
         saved: PathBuf,
     },
+    /// An evaluation met outputs that are not numbers.
+    #[error("a logit is NaN: the weights or the input are not numbers")]
+    NanLogits,
     /// A signal asked to stop in the middle of an evaluation.
     #[error("interrupted by a signal")]
     Interrupted,

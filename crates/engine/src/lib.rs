@@ -14,12 +14,15 @@ mod plan;
 mod position;
 pub mod pretrain;
 mod progress;
+mod scaler;
 pub mod signals;
 pub mod task;
+pub mod teacher;
 pub mod tensorboard;
 pub mod train;
 pub mod trained;
 mod verdict;
 
 pub use error::{Error, Result};
-pub use verdict::Verdict;
+pub use scaler::LossScaler;
+pub use verdict::{Metric, Verdict};

@@ -27,6 +27,16 @@ pub enum LossConfig {
     },
     /// The asymmetric loss for several labels per image (T. Ridnik et al., arXiv 2009.14119).
     Asymmetric(AsymmetricConfig),
+    /// Cross-entropy on the clean view, and the divergence of all views (D. Hendrycks et al., arXiv 1912.02781). Its batches have `splits`
+    /// views of each sample, the first of them clean.
+    Jsd {
+        /// The number of views, at least 2.
+        splits: usize,
+        /// The factor of the divergence, at least 0.
+        alpha: f32,
+        /// Label smoothing, in [0, 1).
+        smoothing: f32,
+    },
     /// The focal loss of a softmax (T.-Y. Lin et al., arXiv 1708.02002).
     Focal {
         /// The exponent, at least 0.
@@ -59,6 +69,7 @@ impl LossConfig {
         match *self {
             LossConfig::CrossEntropy { smoothing }
             | LossConfig::BinaryCrossEntropy { smoothing, .. }
+            | LossConfig::Jsd { smoothing, .. }
             | LossConfig::Focal { smoothing, .. } => smoothing,
             _ => 0.0,
         }
@@ -66,7 +77,13 @@ impl LossConfig {
 
     /// Whether samples may have several labels, or numbers, instead of one class.
     pub(crate) fn takes_targets(&self) -> bool {
-        !matches!(self, LossConfig::CrossEntropy { .. } | LossConfig::Focal { .. } | LossConfig::Dice { .. })
+        !matches!(
+            self,
+            LossConfig::CrossEntropy { .. }
+                | LossConfig::Jsd { .. }
+                | LossConfig::Focal { .. }
+                | LossConfig::Dice { .. }
+        )
     }
 
     /// Whether its targets are numbers, such as columns of a list, where samples have no classes.
@@ -97,6 +114,11 @@ impl LossConfig {
                 }
                 Err(Error::Config(format!(
                     "gamma_neg {gamma_neg} and gamma_pos {gamma_pos} must be at least 0, and clip {clip} in [0, 1)"
+                )))
+            }
+            LossConfig::Jsd { splits, alpha, .. } if splits < 2 || alpha.is_nan() || alpha < 0.0 => {
+                Err(Error::Config(format!(
+                    "jsd: {splits} splits and alpha {alpha}, expected at least 2 splits and an alpha of at least 0"
                 )))
             }
             LossConfig::Dice { smooth } => above("smooth", smooth),

@@ -61,7 +61,7 @@ impl Metrics {
                 return Err(Error::Config(format!("label {label} is past the last of {} classes", self.classes)));
             }
             if row.iter().any(|v| v.is_nan()) {
-                return Err(Error::Config("a logit is NaN: the weights or the input are not numbers".into()));
+                return Err(Error::NanLogits);
             }
             let own = row[label];
             let above = row.iter().enumerate().filter(|(k, v)| **v > own || (**v == own && *k < label)).count();

@@ -1,6 +1,7 @@
 //! The settings that every training has, whatever it trains.
 
 use crate::error::{Error, Result};
+use crate::scaler::LossScaler;
 use candlelight_autograd::Precision;
 use candlelight_optim::ClipMode;
 use candlelight_sched::{CosineConfig, Length, Schedule, ScheduleConfig, Span};
@@ -35,6 +36,19 @@ pub struct Plan {
     pub keep: usize,
     /// The number of updates in a row that may fail because numbers are not finite before the run ends.
     pub max_non_finite: usize,
+    /// The number of steps between checkpoints inside an epoch; `None` makes them at its end only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_interval: Option<usize>,
+    /// The number of best models that are kept in the folder `history`; 0 keeps none there.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub history: usize,
+    /// Whether the batches at the end of an epoch that are fewer than `accum_iter` make an update, as in timm, of the mean of their
+    /// gradients; otherwise they make none, as in MAE.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remainder: bool,
+    /// The scaling of the loss; `None` scales nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaler>,
     /// What is done where numbers are not finite, or the loss is a spike.
     pub non_finite: NonFinite,
     /// How many standard deviations above the mean of the last 64 losses a loss must lie to be a spike, whose update is treated as one
@@ -84,10 +98,18 @@ impl Default for Plan {
             save_every: 1,
             keep: 2,
             max_non_finite: 10,
+            recovery_interval: None,
+            history: 0,
+            remainder: false,
+            loss_scale: None,
             non_finite: NonFinite::default(),
             spike: None,
         }
     }
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A plan whose settings were checked, as a trainer needs it.
@@ -122,6 +144,10 @@ impl Plan {
         {
             return Err(Error::Config(format!("clip_grad is {c}, expected more than 0")));
         }
+        if self.recovery_interval == Some(0) {
+            return Err(Error::Config("recovery_interval is 0, expected at least 1 step".into()));
+        }
+        self.loss_scale.as_ref().map_or(Ok(()), LossScaler::check)?;
         if let Some(s) = self.spike
             && (s.is_nan() || s <= 0.0)
         {

@@ -1,5 +1,6 @@
 //! The position of a run: how far it has come.
 
+use crate::scaler::ScalerState;
 use candlelight_sched::PlateauState;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -31,6 +32,15 @@ pub(crate) struct Position {
     /// The best report so far.
     #[serde(default)]
     pub(crate) best: Option<Best>,
+    /// The best report of the weights themselves, where `best` is that of their average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) best_raw: Option<Best>,
+    /// The reports whose models are kept, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) history: Vec<Best>,
+    /// The scale of the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scaler: Option<ScalerState>,
     /// The last losses, as bits, where spikes are looked for.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     recent: VecDeque<u32>,
@@ -94,9 +104,23 @@ impl Position {
     }
 
     pub(crate) fn next_epoch(&mut self) {
-        let Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, plateau, .. } =
-            std::mem::take(self);
-        let epoch = epoch + 1;
-        *self = Position { epoch, updates, skipped, bad_in_a_row, best, recent, passed, plateau, ..Default::default() };
+        self.begin_epoch(self.epoch + 1);
+    }
+
+    /// Begins an epoch: what is counted within one starts anew.
+    pub(crate) fn begin_epoch(&mut self, epoch: usize) {
+        *self = Position { epoch, step: 0, loss_bits: 0, lr_bits: 0, finite: 0, ..std::mem::take(self) };
+    }
+
+    /// Enters a report into the history of at most `most` models, if it is better than one of them. Returns whether it did, and the
+    /// report that it took the place of.
+    pub(crate) fn remember(&mut self, report: Best, most: usize) -> (bool, Option<Best>) {
+        self.history.retain(|b| b.epochs != report.epochs);
+        let place = self.history.iter().take_while(|b| b.score >= report.score).count();
+        if place >= most {
+            return (false, None);
+        }
+        self.history.insert(place, report);
+        (true, if self.history.len() > most { self.history.pop() } else { None })
     }
 }

@@ -159,6 +159,8 @@ pub struct Findings {
     pub last: Vec<(&'static str, serde_json::Value)>,
     /// A score, where higher is better: the weights with the best score are kept. `None` gives no score.
     pub score: Option<f64>,
+    /// The score of the weights themselves, where `score` is that of their average.
+    pub raw: Option<f64>,
     /// Numbers for those who see the run, such as TensorBoard.
     pub scalars: Vec<Scalar>,
     /// Pictures for them.

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use candlelight_metrics::AveragePrecision;
-use serde::Serialize;
+use candlelight_store::nearest;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What an evaluation found.
@@ -30,6 +31,69 @@ pub enum Verdict {
         /// The number of samples.
         samples: u64,
     },
+}
+
+/// A figure by which weights are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// The mean loss per sample; lower is better.
+    Loss,
+    /// The share of samples whose class comes first.
+    Top1,
+    /// The share of samples whose class is among the first five.
+    Top5,
+    /// The mean over classes of the share of predictions that are right.
+    Precision,
+    /// The mean over classes of the share of samples that are found.
+    Recall,
+    /// The mean over classes of the harmonic mean of both.
+    F1,
+    /// The mean average precision, where samples have several labels.
+    Map,
+    /// The mean absolute error of numbers; lower is better.
+    Mae,
+}
+
+impl Metric {
+    /// Every metric by its name.
+    pub const NAMES: [(&'static str, Metric); 8] = [
+        ("loss", Metric::Loss),
+        ("top1", Metric::Top1),
+        ("top5", Metric::Top5),
+        ("precision", Metric::Precision),
+        ("recall", Metric::Recall),
+        ("f1", Metric::F1),
+        ("map", Metric::Map),
+        ("mae", Metric::Mae),
+    ];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, m)| *m == self).map_or("", |(n, _)| n)
+    }
+
+    /// Whether a higher value is better.
+    pub fn maximised(self) -> bool {
+        !matches!(self, Metric::Loss | Metric::Mae)
+    }
+
+    /// The value behind a score, for which higher is always better.
+    pub fn value(self, score: f64) -> f64 {
+        if self.maximised() { score } else { -score }
+    }
+}
+
+impl std::str::FromStr for Metric {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        let names = || Self::NAMES.iter().map(|(n, _)| *n);
+        Self::NAMES.iter().find(|(n, _)| *n == s).map(|(_, m)| *m).ok_or_else(|| {
+            let near = nearest(names(), s);
+            let meant = if near.is_empty() { String::new() } else { format!("did you mean {}? ", near.join(" or ")) };
+            format!("`{s}` is no metric; {meant}there are {}", names().collect::<Vec<_>>().join(", "))
+        })
+    }
 }
 
 /// A figure of a verdict.
@@ -71,13 +135,51 @@ impl Verdict {
         }
     }
 
+    /// A figure of the verdict; `None` where samples have no such figure.
+    pub fn figure(&self, metric: Metric) -> Option<f64> {
+        Some(match (self, metric) {
+            (
+                Verdict::Classes(Scores { loss, .. }) | Verdict::Several { loss, .. } | Verdict::Numbers { loss, .. },
+                Metric::Loss,
+            ) => *loss,
+            (Verdict::Classes(s), Metric::Top1) => s.top1,
+            (Verdict::Classes(s), Metric::Top5) => s.top5,
+            (Verdict::Classes(s), Metric::Precision) => s.precision,
+            (Verdict::Classes(s), Metric::Recall) => s.recall,
+            (Verdict::Classes(s), Metric::F1) => s.f1,
+            (Verdict::Several { map, .. }, Metric::Map) => *map,
+            (Verdict::Numbers { mae, .. }, Metric::Mae) => *mae,
+            _ => return None,
+        })
+    }
+
+    /// The metric that the best weights are chosen by where none is named.
+    pub fn main_metric(&self) -> Metric {
+        match self {
+            Verdict::Classes(_) => Metric::Top1,
+            Verdict::Several { .. } => Metric::Map,
+            Verdict::Numbers { .. } => Metric::Loss,
+        }
+    }
+
+    /// The score by a metric, by default [`Verdict::main_metric`]; higher is better.
+    ///
+    /// # Errors
+    /// When samples have no such figure.
+    pub fn score_by(&self, metric: Option<Metric>) -> Result<f64> {
+        let metric = metric.unwrap_or(self.main_metric());
+        let figure = self.figure(metric).ok_or_else(|| {
+            let has = Metric::NAMES.iter().filter(|(_, m)| self.figure(*m).is_some()).map(|(n, _)| *n);
+            let has: Vec<_> = has.collect();
+            Error::Config(format!("metric {}: this evaluation has {}", metric.name(), has.join(", ")))
+        })?;
+        Ok(metric.value(figure))
+    }
+
     /// The figure by which the best weights are chosen; higher is better.
     pub fn score(&self) -> f64 {
-        match *self {
-            Verdict::Classes(Scores { top1, .. }) => top1,
-            Verdict::Several { map, .. } => map,
-            Verdict::Numbers { loss, .. } => -loss,
-        }
+        let metric = self.main_metric();
+        metric.value(self.figure(metric).unwrap_or(f64::NAN))
     }
 }
 

@@ -16,7 +16,10 @@ pub mod weights;
 pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
-pub use model::{Architecture, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, Published, Variant};
+pub use model::{
+    Architecture, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, ModelSettings, Pooling, Published,
+    Variant,
+};
 pub use registry::ModelConfig;
 pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::weights::{self, Report};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use candlelight_autograd::ops::GlobalPool;
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_nn::{Anatomy, BatchNormConfig};
 use candlelight_store::preparation::{Origin, Preparation, Setting};
@@ -97,6 +98,11 @@ pub trait Architecture {
         None
     }
 
+    /// What a program that trains the model changes; `None` where nothing can be changed.
+    fn settings(&mut self) -> Option<ModelSettings<'_>> {
+        None
+    }
+
     /// Builds the model.
     ///
     /// # Errors
@@ -122,6 +128,61 @@ pub trait Architecture {
     fn load_pretrained(&self, params: &ParamStore, tensors: &[(String, Tensor)], how: &Fitting) -> Result<Loaded> {
         let _ = how;
         Ok(Loaded { notes: vec![], report: weights::load(params, &weights::weights_only(tensors), false)? })
+    }
+}
+
+/// What a program that trains a model changes in its configuration.
+#[derive(Debug)]
+pub struct ModelSettings<'a> {
+    /// The number of image channels.
+    pub channels: &'a mut usize,
+    /// The number of classes.
+    pub classes: &'a mut usize,
+    /// The rate of dropout.
+    pub dropout: &'a mut f32,
+    /// The rate of stochastic depth.
+    pub drop_path: &'a mut f32,
+    /// The rate of DropBlock; `None` for an architecture without it.
+    pub drop_block: Option<&'a mut f32>,
+    /// What the head reads.
+    pub pool: Pooling<'a>,
+}
+
+/// What the head of a model reads.
+#[derive(Debug)]
+pub enum Pooling<'a> {
+    /// The channels of a map, pooled over its places.
+    Map(&'a mut GlobalPool),
+    /// A token, or the mean of all.
+    Tokens(&'a mut crate::vit::Pool),
+}
+
+impl ModelSettings<'_> {
+    /// Sets what the head reads, by timm's names.
+    ///
+    /// # Errors
+    /// When the architecture has no such pooling; the error lists those that it has.
+    pub fn set_pool(&mut self, name: &str) -> Result<()> {
+        let unknown = |names: &str| Err(Error::Config(format!("pool `{name}`: this model has {names}")));
+        match &mut self.pool {
+            Pooling::Map(pool) => {
+                **pool = match name {
+                    "avg" | "fast" | "fastavg" => GlobalPool::Avg,
+                    "max" => GlobalPool::Max,
+                    "avgmax" => GlobalPool::AvgMax,
+                    "catavgmax" | "avgmaxc" => GlobalPool::CatAvgMax,
+                    _ => return unknown("avg (also fast), max, avgmax and catavgmax (also avgmaxc)"),
+                }
+            }
+            Pooling::Tokens(pool) => {
+                **pool = match name {
+                    "avg" => crate::vit::Pool::Avg,
+                    "token" => crate::vit::Pool::Token,
+                    _ => return unknown("token and avg"),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

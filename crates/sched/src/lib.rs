@@ -6,6 +6,7 @@ mod cosine;
 mod curve;
 mod noise;
 mod plateau;
+mod range;
 mod span;
 mod timm;
 mod torch;
@@ -15,6 +16,7 @@ pub use cosine::CosineConfig;
 pub use curve::{Curve, Decay, Wsd};
 pub use noise::NoiseConfig;
 pub use plateau::{PlateauConfig, PlateauState};
+pub use range::RangeConfig;
 pub use span::{Length, Span};
 pub use timm::{CyclesConfig, TimmConfig, WarmupConfig};
 pub use torch::{TorchConfig, TorchKind};
@@ -58,6 +60,8 @@ pub enum ScheduleConfig {
     Torch(TorchConfig),
     /// A rate that falls when a metric stops improving. It has a memory.
     Plateau(PlateauConfig),
+    /// A rate that rises through all sizes.
+    Range(RangeConfig),
 }
 
 impl ScheduleConfig {
@@ -85,6 +89,7 @@ impl Schedule for ScheduleConfig {
             ScheduleConfig::Timm(s) => s.check(),
             ScheduleConfig::Torch(s) => s.check(),
             ScheduleConfig::Plateau(s) => s.check(),
+            ScheduleConfig::Range(s) => s.check(),
         }
     }
 
@@ -96,6 +101,7 @@ impl Schedule for ScheduleConfig {
             ScheduleConfig::Timm(s) => s.at(epoch, run),
             ScheduleConfig::Torch(s) => s.at(epoch, run),
             ScheduleConfig::Plateau(s) => s.at(epoch, &PlateauState::default()),
+            ScheduleConfig::Range(s) => s.at(epoch, run),
         }
     }
 }
@@ -115,6 +121,12 @@ impl From<TorchConfig> for ScheduleConfig {
 impl From<PlateauConfig> for ScheduleConfig {
     fn from(s: PlateauConfig) -> Self {
         ScheduleConfig::Plateau(s)
+    }
+}
+
+impl From<RangeConfig> for ScheduleConfig {
+    fn from(s: RangeConfig) -> Self {
+        ScheduleConfig::Range(s)
     }
 }
 

@@ -53,6 +53,53 @@ impl CheckpointFolder {
         self.path.join("best.safetensors")
     }
 
+    /// The path of the best weights themselves, where [`CheckpointFolder::best`] is the best average.
+    pub fn best_raw(&self) -> PathBuf {
+        self.path.join("best-raw.safetensors")
+    }
+
+    /// The folder of the best models of the run.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history")
+    }
+
+    /// The path of the model after so many epochs, if it is one of the best.
+    pub fn ranked(&self, epochs: usize) -> PathBuf {
+        self.history().join(format!("epoch-{epochs:04}.safetensors"))
+    }
+
+    /// The models of the history, by epoch.
+    pub fn all_ranked(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.history()).into_iter().flatten().flatten().map(|e| e.path());
+        let of_ours = |p: &PathBuf| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let number = name.strip_prefix("epoch-").and_then(|n| n.strip_suffix(".safetensors"));
+            number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let mut found: Vec<PathBuf> = entries.filter(of_ours).collect();
+        found.sort();
+        found
+    }
+
+    /// Puts `to` in the place of what is there: another name of the file `from`, or a copy where the file system has no links.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        let beside = to.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let made = || {
+            faults::operation(to)?;
+            let _ = std::fs::remove_file(&beside);
+            std::fs::hard_link(from, &beside).or_else(|_| std::fs::copy(from, &beside).map(|_| ()))?;
+            std::fs::rename(&beside, to)
+        };
+        made().map_err(|e| {
+            let _ = std::fs::remove_file(&beside);
+            file(to, &e)
+        })
+    }
+
     /// Removes the oldest checkpoints, so that `keep` of them remain, at least one.
     ///
     /// # Errors
@@ -87,17 +134,16 @@ impl CheckpointFolder {
         Ok(Some(Aside { files: all.len() - from, folder }))
     }
 
-    /// Moves the best weights aside, which are not those of the run any more.
+    /// Moves a file aside that is not of the run any more, such as the best weights.
     ///
     /// # Errors
-    /// When the file cannot be moved.
-    pub fn set_best_aside(&self) -> Result<Option<Aside>> {
-        let best = self.best();
-        if !best.exists() {
+    /// When it cannot be moved.
+    pub fn set_file_aside(&self, path: &Path) -> Result<Option<Aside>> {
+        if !path.exists() {
             return Ok(None);
         }
         let folder = self.aside()?;
-        move_into(&best, &folder)?;
+        move_into(path, &folder)?;
         Ok(Some(Aside { files: 1, folder }))
     }
 
@@ -161,9 +207,9 @@ mod tests {
         // From a checkpoint of another folder: none of these is its past.
         let aside = folder.set_aside(Path::new("elsewhere/checkpoint-00000040.safetensors")).unwrap().unwrap();
         assert_eq!((aside.files, aside.folder.ends_with("abandoned-2")), (2, true));
-        assert_eq!(folder.set_best_aside().unwrap(), None);
+        assert_eq!(folder.set_file_aside(&folder.best()).unwrap(), None);
         std::fs::write(folder.best(), "b").unwrap();
-        assert!(folder.set_best_aside().unwrap().unwrap().folder.join("best.safetensors").exists());
+        assert!(folder.set_file_aside(&folder.best()).unwrap().unwrap().folder.join("best.safetensors").exists());
         assert!(dir.path().join("checkpoint-foo.safetensors").exists());
     }
 }

@@ -51,10 +51,19 @@ impl RunFolder {
                 "holds an earlier run: continue it by setting resume to auto, or set another output_dir".into(),
             ));
         }
-        for entry in std::fs::read_dir(path).map_err(|e| file(path, e.to_string()))?.flatten() {
+        let beside = std::fs::read_dir(CheckpointFolder::new(path).history()).into_iter().flatten();
+        for entry in std::fs::read_dir(path).map_err(|e| file(path, e.to_string()))?.chain(beside).flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // Only what a run writes itself: other programs' temporary files are theirs.
-            let own = [".checkpoint-", ".best.safetensors.", ".log.txt.", ".features-", ".report.html."];
+            let own = [
+                ".checkpoint-",
+                ".best.safetensors.",
+                ".best-raw.safetensors.",
+                ".epoch-",
+                ".log.txt.",
+                ".features-",
+                ".report.html.",
+            ];
             if own.iter().any(|p| name.starts_with(p))
                 && name.ends_with(".tmp")
                 && entry.file_type().is_ok_and(|t| t.is_file())

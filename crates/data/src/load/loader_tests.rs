@@ -171,7 +171,7 @@ fn repeats_are_augmented_anew_and_views_and_mixing_reach_the_batch() {
     assert!(batch.indices.iter().all(|i| *i == batch.indices[0]));
     assert!(v.chunks(48).skip(1).any(|o| o != &v[..48]), "the same sample four times, not the same pixels");
 
-    p.splits = Some(Splits { count: 3, shared: 2 });
+    p.splits = Some(Splits { count: 3, shared: 2, erase_clean: false });
     p.transforms.push(Transform::GaussianNoise { std: 0.2, p: 1.0 });
     let l = Loader::new(data(), p, c.clone()).unwrap();
     let batch = all(&l, 0, 0).remove(0);

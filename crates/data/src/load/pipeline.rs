@@ -68,6 +68,9 @@ pub struct Splits {
     pub count: usize,
     /// How many transforms, from the first on, all views share, such as crop and flip. The first view skips the rest.
     pub shared: usize,
+    /// Whether random erasing erases the first view too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erase_clean: bool,
 }
 
 /// Steps from a decoded image to the pixels of a batch.
@@ -322,8 +325,10 @@ impl Pipeline {
     /// Random erasing, where it is asked for.
     fn erased(&self, height: usize, width: usize, key: Key, view: usize, out: Out<'_>) -> Result<()> {
         match (&self.erase, out) {
-            // The clean view stays whole.
-            (Some(erase), Out::F32(o)) if self.splits.is_none() || view > 0 => erase.apply(o, height, width, key),
+            // The clean view stays whole, unless it is asked for.
+            (Some(erase), Out::F32(o)) if view > 0 || self.splits.as_ref().is_none_or(|s| s.erase_clean) => {
+                erase.apply(o, height, width, key)
+            }
             (Some(_), Out::U8(_)) => {
                 return Err(Error::Config(
                     "random erasing works on f32 values, not on bytes: leave out `erase`, or use a loader without `bytes`"
@@ -443,7 +448,7 @@ mod tests {
     #[test]
     fn views_share_the_crop_and_the_first_is_clean() {
         let mut p = Pipeline::mae_finetune((8, 8), Normalize::imagenet(), "augmix-m8-w3", 1.0).unwrap();
-        p.splits = Some(Splits { count: 3, shared: 2 });
+        p.splits = Some(Splits { count: 3, shared: 2, erase_clean: false });
         p.check().unwrap();
         let views: Vec<Vec<f32>> = (0..3)
             .map(|v| {
@@ -458,7 +463,7 @@ mod tests {
         assert_eq!(views[0], clean);
         assert!(views[1] != clean && views[1] != views[2]);
         assert!(p.to_string().contains("3 views") && p.to_string().contains("augmix-m8-w3"));
-        p.splits = Some(Splits { count: 1, shared: 2 });
+        p.splits = Some(Splits { count: 1, shared: 2, erase_clean: false });
         assert!(p.check().is_err());
     }
 

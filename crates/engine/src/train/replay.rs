@@ -47,7 +47,7 @@ impl Session<'_> {
                      of the run",
                 ));
             }
-            trainer.take(c)?;
+            trainer.take(c, true)?;
         } else if !checkpoint::list(dir).is_empty() {
             // The weights at the start of the run are made from its seed.
             tracing::info!("no checkpoint in {} lies before step {step}: from the start of the run", dir.display());

@@ -3,7 +3,9 @@
 use crate::checkpoint;
 use crate::error::{Error, Result, file};
 use crate::memory;
+use crate::position::{Best, Position};
 use crate::task::{Batches, Task};
+use crate::train::session::Anew;
 use crate::train::trainer::{Extent, Record};
 use crate::train::{Resume, Trainer};
 use candlelight_store::RunFolder;
@@ -21,7 +23,13 @@ pub(super) struct Start {
 
 impl<T: Task> Trainer<T> {
     /// Continues from the checkpoint that `resume` names, and checks that the data still fits.
-    pub(super) fn start(&mut self, data: &dyn Batches, folder: &RunFolder, resume: &Resume) -> Result<Start> {
+    pub(super) fn start(
+        &mut self,
+        data: &dyn Batches,
+        folder: &RunFolder,
+        resume: &Resume,
+        anew: Anew,
+    ) -> Result<Start> {
         let dir = folder.path();
         let mut found = match resume {
             Resume::No => None,
@@ -44,11 +52,15 @@ impl<T: Task> Trainer<T> {
         let steps = data.steps();
         if let Some(c) = &mut found {
             tracing::info!("resuming from {}", c.path().display());
-            self.take(c)?;
+            self.take(c, !anew.optimizer)?;
             if !self.classes.is_empty() && !data.classes().is_empty() && self.classes != data.classes() {
                 return Err(Error::Config("the checkpoint was trained on other classes than the data has".into()));
             }
             self.place(&c.record, data)?;
+        }
+        if let Some(epoch) = anew.epoch {
+            self.position.begin_epoch(epoch);
+            self.begin();
         }
         let c = &self.plan;
         if steps < c.accum_iter {
@@ -123,22 +135,40 @@ impl<T: Task> Trainer<T> {
                 aside.folder.display()
             );
         }
-        let (best, ours) = (checkpoints.best(), self.position.best);
-        let there = crate::checkpoint::load::<serde_json::Value>(&best, T::KIND).ok().and_then(|c| {
-            serde_json::from_value::<crate::position::Position>(c.record.get("position")?.clone()).ok()?.best
-        });
+        let (epoch, owes) = (self.position.epoch, self.position.step == steps);
+        let position = |path: &Path| {
+            let c = crate::checkpoint::load::<serde_json::Value>(path, T::KIND).ok()?;
+            serde_json::from_value::<Position>(c.record.get("position")?.clone()).ok()
+        };
         // The report that this checkpoint still owes was made before, and will find the same best again.
-        let owed = self.position.step == steps && there.is_some_and(|b| b.epochs == self.position.epoch + 1);
-        if best.exists()
-            && there != ours
-            && !owed
-            && let Some(aside) = checkpoints.set_best_aside()?
-        {
-            tracing::warn!("{} is not of this run's past and is now in {}", best.display(), aside.folder.display());
+        let owed = |b: &Option<Best>| owes && b.is_some_and(|b| b.epochs == epoch + 1);
+        type Which = fn(&mut Position) -> &mut Option<Best>;
+        let kinds: [(PathBuf, Which); 2] =
+            [(checkpoints.best(), |p| &mut p.best), (checkpoints.best_raw(), |p| &mut p.best_raw)];
+        for (best, which) in kinds {
+            let there = position(&best).and_then(|mut p| which(&mut p).take());
+            let ours = which(&mut self.position);
+            if best.exists()
+                && there != *ours
+                && !owed(&there)
+                && let Some(aside) = checkpoints.set_file_aside(&best)?
+            {
+                tracing::warn!("{} is not of this run's past and is now in {}", best.display(), aside.folder.display());
+            }
+            if !best.exists() {
+                // The file of the best weights is missing, or the run continues in another folder: the best is found anew.
+                *ours = None;
+            }
         }
-        if ours.is_some() && !best.exists() {
-            // The file of the best weights is missing, or the run continues in another folder: the best is found anew.
-            self.position.best = None;
+        self.position.history.retain(|b| checkpoints.ranked(b.epochs).exists());
+        for path in checkpoints.all_ranked() {
+            let is = |epochs| checkpoints.ranked(epochs) == path;
+            let ours = self.position.history.iter().any(|b| is(b.epochs)) || (owes && is(epoch + 1));
+            if !ours
+                && let Some(aside) = checkpoints.set_file_aside(&path)?
+            {
+                tracing::warn!("{} is not of this run's past and is now in {}", path.display(), aside.folder.display());
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub struct Session<'a> {
     pub(super) folder: &'a RunFolder,
     signals: Signals,
     resume: Resume,
+    anew: Anew,
     events: Option<PathBuf>,
     observers: Observers<'a>,
     progress: bool,
@@ -41,13 +42,36 @@ impl<'a> Session<'a> {
     /// A new run on `data` in `folder`. It shows nothing, and no signal stops it.
     pub fn new(data: &'a dyn Batches, folder: &'a RunFolder) -> Self {
         let (events, observers) = (None, Observers::default());
-        Session { data, folder, signals: Signals::default(), resume: Resume::No, events, observers, progress: false }
+        Session {
+            data,
+            folder,
+            signals: Signals::default(),
+            resume: Resume::No,
+            anew: Anew::default(),
+            events,
+            observers,
+            progress: false,
+        }
     }
 
     /// The checkpoint to continue from.
     #[must_use]
     pub fn resume(self, resume: Resume) -> Self {
         Session { resume, ..self }
+    }
+
+    /// Begins at this epoch, counted from 0, whatever the checkpoint says.
+    #[must_use]
+    pub fn start_epoch(mut self, epoch: usize) -> Self {
+        self.anew.epoch = Some(epoch);
+        self
+    }
+
+    /// Leaves out the optimizer's state of the checkpoint that the run continues from.
+    #[must_use]
+    pub fn new_optimizer(mut self) -> Self {
+        self.anew.optimizer = true;
+        self
     }
 
     /// The signals that stop the run or have it saved.
@@ -83,7 +107,7 @@ impl<'a> Session<'a> {
     /// be done.
     pub fn run<T: Task>(mut self, trainer: &mut Trainer<T>) -> Result<Outcome> {
         self.folder.notes().iter().for_each(|n| tracing::warn!("{n}"));
-        let start = trainer.start(self.data, self.folder, &self.resume)?;
+        let start = trainer.start(self.data, self.folder, &self.resume, self.anew)?;
         if start.complete {
             return match start.from {
                 Some(checkpoint) => Ok(Outcome::Complete { checkpoint }),
@@ -124,6 +148,15 @@ impl<'a> Session<'a> {
         };
         running.run()
     }
+}
+
+/// What a run does not take over from the checkpoint that it continues from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Anew {
+    /// The epoch that it begins at.
+    pub(super) epoch: Option<usize>,
+    /// Whether the optimizer's state starts anew.
+    pub(super) optimizer: bool,
 }
 
 /// A session under way.
@@ -236,7 +269,8 @@ impl<T: Task> Running<'_, '_, T> {
                 if let Some(signal) = self.session.signals.caught() {
                     return Ok(Steps::Stopped(signal));
                 }
-                let again = self.failed.is_some_and(|at| at.elapsed() > AGAIN);
+                let again = self.failed.is_some_and(|at| at.elapsed() > AGAIN)
+                    || self.trainer.plan.recovery_interval.is_some_and(|n| step.step % n == 0);
                 if self.session.signals.take_save() || again {
                     self.save_behind();
                 }
@@ -321,7 +355,7 @@ impl<T: Task> Running<'_, '_, T> {
         };
         let mut passed = std::mem::take(&mut self.trainer.position.passed);
         passed.push(over);
-        self.trainer.take(&mut c)?;
+        self.trainer.take(&mut c, true)?;
         self.trainer.position.passed = passed;
         self.saved = None;
         let (epoch, from, to) = over;
@@ -357,11 +391,8 @@ impl<T: Task> Running<'_, '_, T> {
             self.trainer.end_epoch();
         }
         // A report inside an epoch does not count for the best weights: the uninterrupted run would not have made it.
-        if let (Some(score), true) = (found.score.filter(|s| s.is_finite()), whole)
-            && self.trainer.position.best.is_none_or(|b| score > b.score)
-        {
-            self.trainer.position.best = Some(Best { epochs, score });
-            self.save_best();
+        if whole {
+            self.rank(epochs, &found);
         }
         let line = whole.then(|| {
             let mut line = serde_json::Map::new();
@@ -487,16 +518,55 @@ impl<T: Task> Running<'_, '_, T> {
         }
     }
 
-    /// Writes the weights, without the optimizer's state, as the best so far.
-    fn save_best(&mut self) {
-        let path = self.checkpoints.best();
+    /// Keeps the weights that are the best so far, or belong to the history.
+    fn rank(&mut self, epochs: usize, found: &Findings) {
+        let report = |score: Option<f64>| score.filter(|s| s.is_finite()).map(|score| Best { epochs, score });
+        let better = |new: &Best, old: Option<Best>| old.is_none_or(|b| new.score > b.score);
+        let position = &mut self.trainer.position;
+        let best = report(found.score).filter(|b| better(b, position.best));
+        let raw = report(found.raw).filter(|b| better(b, position.best_raw));
+        position.best = best.or(position.best);
+        position.best_raw = raw.or(position.best_raw);
+        let most = self.trainer.plan.history;
+        let (kept, worst) = report(found.score).map_or((false, None), |b| position.remember(b, most));
+        let mut files = vec![];
+        if kept {
+            let folder = self.checkpoints.history();
+            if let Err(e) = std::fs::create_dir_all(&folder) {
+                self.say(|| tracing::warn!("{}: {e}", folder.display()));
+            }
+            files.push(self.checkpoints.ranked(epochs));
+        }
+        files.extend(best.map(|_| self.checkpoints.best()));
+        files.extend(raw.map(|_| self.checkpoints.best_raw()));
+        let mut written = files.into_iter();
+        if let Some(first) = written.next().filter(|p| self.save_weights(p)) {
+            // The same weights under other names are further links to the file.
+            for path in written {
+                if self.checkpoints.link(&first, &path).is_err() {
+                    self.save_weights(&path);
+                }
+            }
+        }
+        if let Some(worst) = worst
+            && let Err(e) = std::fs::remove_file(self.checkpoints.ranked(worst.epochs))
+        {
+            self.say(|| {
+                tracing::warn!("the model after {} epochs could not be removed from the history: {e}", worst.epochs)
+            });
+        }
+    }
+
+    /// Writes the weights without the optimizer's state, and returns whether they are there.
+    fn save_weights(&mut self, path: &Path) -> bool {
         let written = self
             .trainer
             .record(self.extent)
-            .and_then(|record| Ok(checkpoint::save_record(&path, T::KIND, &record, &self.trainer.entries(false)?)?));
-        if let Err(e) = written {
+            .and_then(|record| Ok(checkpoint::save_record(path, T::KIND, &record, &self.trainer.entries(false)?)?));
+        if let Err(e) = &written {
             self.say(|| tracing::warn!("the best weights could not be saved: {e}"));
         }
+        written.is_ok()
     }
 
     /// Saves the run after something failed; returns the error, whatever comes of the save.

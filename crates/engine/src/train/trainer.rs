@@ -118,6 +118,8 @@ pub struct Trainer<T: Task> {
     pub(super) position: Position,
     pub(super) classes: Vec<String>,
     window: Window,
+    /// The steps of an epoch, as the last call said.
+    steps: usize,
     /// The norm of the gradients of the last update.
     norm: Option<f64>,
     /// The save that reads weights and state while the next forward and backward pass run.
@@ -155,16 +157,23 @@ impl<T: Task> Trainer<T> {
                 "spike: the losses of a task of several parts are not compared; leave it out".into(),
             ));
         }
+        if parts.len() > 1 && plan.loss_scale.is_some() {
+            return Err(Error::Config(
+                "loss_scale: the losses of a task of several parts are not scaled; leave it out".into(),
+            ));
+        }
         let learner = |(i, p): (usize, &Part)| {
             Ok(Learner { optimizer: task.part_optimizer(i)?, grads: Gradients::new(p.params) })
         };
         let learners = parts.iter().enumerate().map(learner).collect::<Result<_>>()?;
-        let position = Position::default();
+        let mut position = Position::default();
+        position.scaler = plan.loss_scale.map(|s| s.start());
         Ok(Trainer {
             device: task.params().device(),
             learners,
             ema: task.ema()?,
             window: Window::new(&position),
+            steps: usize::MAX,
             norm: None,
             position,
             classes: vec![],
@@ -196,6 +205,16 @@ impl<T: Task> Trainer<T> {
         self.position.best
     }
 
+    /// The best report of the weights themselves, where [`Trainer::best`] is that of their average.
+    pub fn best_raw(&self) -> Option<Best> {
+        self.position.best_raw
+    }
+
+    /// The reports whose models are kept in the folder `history`, the best first.
+    pub fn history(&self) -> &[Best] {
+        &self.position.history
+    }
+
     /// Makes one step: forward, backward and, where the batch is the last of an update, the update. An epoch has `steps` steps; a batch
     /// that carries a later step than the next one says that those between have no batch. `normalize` turns bytes into values.
     ///
@@ -204,6 +223,7 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// When the batch does not fit the model. The position is then that of the last update.
     pub fn step(&mut self, batch: Batch, normalize: &Normalize, steps: usize) -> Result<StepReport> {
+        self.steps = steps;
         let mut skipped = self.pass(batch.step.min(steps.saturating_sub(1)))?;
         let (epoch, accum) = (self.position.epoch, self.plan.accum_iter);
         if self.position.step % accum == 0 {
@@ -228,7 +248,7 @@ impl<T: Task> Trainer<T> {
         self.window.finite &= loss.is_finite() && self.window.spike.is_none();
         self.position.add(loss, lr);
         self.position.step += 1;
-        let boundary = self.position.step % accum == 0;
+        let boundary = self.is_boundary(self.position.step);
         if boundary {
             skipped = self.boundary(loss)?.or(skipped);
         }
@@ -240,9 +260,22 @@ impl<T: Task> Trainer<T> {
 
     /// Passes the rest of an epoch of so many steps, for which there are no batches.
     pub(super) fn pass_rest(&mut self, steps: usize) -> Result<Option<Skipped>> {
+        self.steps = steps;
         let skipped = self.pass(steps)?;
         self.last_step()?;
         Ok(skipped)
+    }
+
+    /// Whether an update is made after so many steps of the epoch.
+    fn is_boundary(&self, step: usize) -> bool {
+        step % self.plan.accum_iter == 0 || (self.plan.remainder && step == self.steps)
+    }
+
+    /// The number of batches of the update that the next step belongs to.
+    fn window_size(&self) -> usize {
+        let accum = self.plan.accum_iter;
+        let rest = self.steps % accum;
+        if self.plan.remainder && self.position.step >= self.steps - rest { rest } else { accum }
     }
 
     /// Does what optimizers do after the last step of an epoch, before anything is saved or evaluated, so that a checkpoint of this
@@ -319,10 +352,12 @@ impl<T: Task> Trainer<T> {
         }
         if value.is_finite() && self.window.spike.is_none() {
             // Gradients are final with the last micro-batch, and never where the update will be skipped.
-            let last = (self.position.step + 1) % self.plan.accum_iter == 0;
+            let last = self.is_boundary(self.position.step + 1);
+            let size = self.window_size() as f32;
+            let scale = self.position.scaler.map_or(1.0, |s| s.scale as f32);
             let grads = &mut self.learners[0].grads;
             grads.accumulating(!(last && self.window.finite));
-            tape.backward_scaled(&loss, 1.0 / self.plan.accum_iter as f32, grads)?;
+            tape.backward_scaled(&loss, scale / size, grads)?;
         }
         Ok(value)
     }
@@ -378,7 +413,7 @@ impl<T: Task> Trainer<T> {
         let mut skipped = None;
         while self.position.step < to {
             self.position.step += 1;
-            if self.position.step % self.plan.accum_iter == 0 {
+            if self.is_boundary(self.position.step) {
                 skipped = self.boundary(f32::NAN)?.or(skipped);
             }
         }
@@ -391,6 +426,10 @@ impl<T: Task> Trainer<T> {
         if self.window.pending > 0 && !(self.window.finite && self.update()?) {
             self.undo_statistics();
             self.position.skipped += 1;
+            if self.overflowed() {
+                self.begin();
+                return Ok(None);
+            }
             self.position.bad_in_a_row += 1;
             let samples = std::mem::take(&mut self.window.samples);
             let steps = (self.position.epoch, self.window.updated.step, self.position.step);
@@ -401,9 +440,26 @@ impl<T: Task> Trainer<T> {
         Ok(skipped)
     }
 
+    /// Lowers the scale of the loss after gradients that are not finite, where that can help.
+    fn overflowed(&mut self) -> bool {
+        let (Some(scaler), Some(state)) = (&self.plan.loss_scale, &mut self.position.scaler) else { return false };
+        let was = state.scale;
+        let blamed = self.window.finite && scaler.update(state, true);
+        if blamed {
+            tracing::info!(
+                "gradients overflowed at a loss scale of {was}: the update is left out, the scale is {} now",
+                state.scale
+            );
+        }
+        blamed
+    }
+
     /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
     fn update(&mut self) -> Result<bool> {
         if self.learners.len() == 1 {
+            if let Some(s) = self.position.scaler {
+                self.learners[0].grads.scale((1.0 / s.scale) as f32)?;
+            }
             // A finite loss can still have a gradient that is not; one such update would ruin every weight.
             let norm = clip(&self.plan, &self.task, self.task.params(), &mut self.learners[0].grads)?;
             self.norm = Some(norm);
@@ -418,6 +474,9 @@ impl<T: Task> Trainer<T> {
         }
         if let Some(ema) = &mut self.ema {
             ema.update(self.task.params())?;
+        }
+        if let (Some(scaler), Some(state)) = (&self.plan.loss_scale, &mut self.position.scaler) {
+            scaler.update(state, false);
         }
         self.position.updates += 1;
         self.position.bad_in_a_row = 0;
@@ -472,10 +531,11 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// When the checkpoint holds another model, is damaged, or is not one of ours.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
-        self.take(&mut checkpoint::load(path, T::KIND)?)
+        self.take(&mut checkpoint::load(path, T::KIND)?, true)
     }
 
-    pub(super) fn take(&mut self, c: &mut Checkpoint<Record<T::Config>>) -> Result<()> {
+    /// Takes over a checkpoint; without `optimizer` its state is left out.
+    pub(super) fn take(&mut self, c: &mut Checkpoint<Record<T::Config>>, optimizer: bool) -> Result<()> {
         let path = c.path().to_path_buf();
         let fail = |message: String| crate::error::file(&path, message);
         if !self.task.same_model(&c.record.config) {
@@ -511,7 +571,8 @@ impl<T: Task> Trainer<T> {
             return Err(fail("no averaged weights: the checkpoint was trained without an EMA".into()));
         }
         // Gradient descent without momentum has no state, so a missing state is only an error where the optimizer needs one.
-        for (part, learner) in self.task.parts().iter().zip(&mut self.learners) {
+        let learners = if optimizer { &mut self.learners[..] } else { &mut [] };
+        for (part, learner) in self.task.parts().iter().zip(learners) {
             let state = |name: &str| c.tensor(&format!("optim.{}", part.full(name)));
             match learner.optimizer.load_state_with(updates, state) {
                 Err(_) if without => {
@@ -520,7 +581,18 @@ impl<T: Task> Trainer<T> {
                             .into(),
                     ));
                 }
-                loaded => loaded?,
+                Err(e) => {
+                    let json = |config| serde_json::to_value(config).unwrap_or_default()["optimizer"].clone();
+                    let (theirs, ours) = (json(&c.record.config), json(self.task.config()));
+                    if theirs == ours {
+                        return Err(e);
+                    }
+                    let how = checkpoint::differences(&theirs, &ours);
+                    return Err(fail(format!(
+                        "a checkpoint of another optimizer: {how}; to go on with the weights alone, leave its state out (no_resume_opt)"
+                    )));
+                }
+                Ok(()) => {}
             }
         }
         if let Some(ema) = &mut self.ema {
@@ -534,6 +606,9 @@ impl<T: Task> Trainer<T> {
             }
         }
         self.position = c.record.position.clone();
+        let start = || self.plan.loss_scale.map(|s| s.start());
+        self.position.scaler =
+            self.position.scaler.filter(|_| optimizer && self.plan.loss_scale.is_some()).or_else(start);
         self.classes = c.record.classes.clone();
         self.begin();
         Ok(())

@@ -5,7 +5,7 @@ use super::{
     wanted, whole,
 };
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Classifier, Fitted, Loaded};
+use crate::model::{Architecture, Classifier, Fitted, Loaded, ModelSettings, Pooling};
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::weights;
 use candle_core::Tensor;
@@ -33,6 +33,17 @@ impl Architecture for ResNetConfig {
 
     fn batch_norm(&mut self) -> Option<&mut BatchNormConfig> {
         Some(&mut self.norm)
+    }
+
+    fn settings(&mut self) -> Option<ModelSettings<'_>> {
+        Some(ModelSettings {
+            channels: &mut self.channels,
+            classes: &mut self.classes,
+            dropout: &mut self.dropout,
+            drop_path: &mut self.drop_path,
+            drop_block: Some(&mut self.drop_block),
+            pool: Pooling::Map(&mut self.pool),
+        })
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {

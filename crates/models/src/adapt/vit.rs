@@ -5,7 +5,7 @@ use super::{
     wanted, whole,
 };
 use crate::error::{Error, Result};
-use crate::model::{Architecture, Classifier, Fitted, Loaded};
+use crate::model::{Architecture, Classifier, Fitted, Loaded, ModelSettings, Pooling};
 use crate::posemb::resample;
 use crate::vit::{Head, Pool, Vit, VitConfig};
 use crate::weights::{self, names::to_timm};
@@ -29,6 +29,17 @@ impl Architecture for VitConfig {
 
     fn classes(&self) -> usize {
         self.classes
+    }
+
+    fn settings(&mut self) -> Option<ModelSettings<'_>> {
+        Some(ModelSettings {
+            channels: &mut self.channels,
+            classes: &mut self.classes,
+            dropout: &mut self.dropout,
+            drop_path: &mut self.drop_path,
+            drop_block: None,
+            pool: Pooling::Tokens(&mut self.pool),
+        })
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {

@@ -1,5 +1,9 @@
 //! The flags of an evaluation and what follows from them.
 
+mod labels;
+
+pub use labels::RealLabels;
+
 use crate::data::DataArgs;
 use crate::prepare::PrepareArgs;
 use crate::weights::WeightArgs;
@@ -63,6 +67,12 @@ pub struct Args {
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     pub device: Option<String>,
+    /// Of the model's classes only those in this file compete: their numbers or names, one per line
+    #[arg(long, value_name = "FILE")]
+    pub valid_labels: Option<PathBuf>,
+    /// Judge ImageNet's validation images by their reassessed labels too: the file real.json
+    #[arg(long, value_name = "FILE")]
+    pub real_labels: Option<PathBuf>,
     /// Also write the scores, in percent, to this JSON file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -72,7 +82,7 @@ pub struct Args {
 }
 
 /// The pipelines whose outputs are averaged; the first is the plain one.
-fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
+pub(crate) fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
     let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
     let cropped = |&(y, x): &(f64, f64)| {
         let mut p = pipeline.clone();
@@ -159,13 +169,24 @@ impl Args {
         Ok(Judged { data, loader, views: count })
     }
 
-    /// Evaluates a model, with the mean of its logits over the views of each image.
+    /// Evaluates a model, with the mean of its logits over the views of each image; the second result is by the reassessed labels, where
+    /// there are any.
     ///
     /// # Errors
     /// When the model fails, or too many images cannot be read.
-    pub fn evaluate(&self, trained: &Trained, judged: &Judged, device: &Device) -> Result<Metrics> {
+    pub fn evaluate(
+        &self,
+        trained: &Trained,
+        judged: &Judged,
+        device: &Device,
+    ) -> Result<(Metrics, Option<RealLabels>)> {
         let Judged { loader, views, .. } = judged;
         let mut metrics = Metrics::new(trained.config.classes());
+        let mut real = self.real_labels.as_deref().map(RealLabels::read).transpose()?;
+        let classes = trained.config.classes();
+        let names = trained.names.names().map_or(&[][..], |n| &n.value[..]);
+        let valid = self.valid_labels.as_deref().map(|p| labels::valid(p, classes, names)).transpose()?;
+        let dataset = loader.dataset();
         let mut shown = Progress::new("images", loader.samples());
         for batch in loader.epoch(0, 0) {
             let mut batch = batch?;
@@ -182,11 +203,24 @@ impl Args {
                 }
                 sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / *views as f32);
             }
+            for (row, index) in sum.chunks_exact_mut(classes).zip(&batch.indices) {
+                if let Some(valid) = &valid {
+                    row.iter_mut().zip(valid).filter(|(_, valid)| !**valid).for_each(|(l, _)| *l = f32::NEG_INFINITY);
+                }
+                if let (Some(real), Some(data)) = (&mut real, &dataset) {
+                    real.add(&data.name(*index), row)?;
+                }
+            }
+            let listed = |l: &u32| valid.as_ref().is_none_or(|v| v.get(*l as usize) != Some(&false));
+            if let Some(label) = batch.labels.iter().find(|l| !listed(l)) {
+                let name = judged.data.classes().get(*label as usize).map_or("", String::as_str);
+                return Err(format!("--valid_labels does not list class {label} `{name}`, which an image has").into());
+            }
             metrics.add(&sum, &batch.labels)?;
             let s = metrics.scores();
             shown.at(s.samples as usize, &format!("top1 {:.2}", s.top1));
         }
-        Ok(metrics)
+        Ok((metrics, real))
     }
 
     /// Writes the files that are asked for.

@@ -207,9 +207,9 @@ impl TrainArgs {
             max_steps: self.max_steps,
             save_every: self.save_every.unwrap_or(preset.save_every),
             keep: self.keep,
-            max_non_finite: 10,
             non_finite: self.non_finite,
             spike: self.spike,
+            ..Plan::default()
         }
     }
 
@@ -310,7 +310,7 @@ pub fn count(params: &ParamStore, device: &Device) {
 }
 
 /// Writes `report.html`, the page on a run. Where that cannot be done, it is said; the run is what matters.
-fn report(folder: &Path) {
+pub(crate) fn report(folder: &Path) {
     let write = || -> crate::Result<()> {
         let page = Runs::find(&[folder.into()])?.report();
         Ok(write_atomic(&folder.join("report.html"), |f| f.write_all(page.as_bytes()))?)

@@ -1,0 +1,91 @@
+//! What flags that are not given stand for.
+
+use crate::sched;
+
+/// The values of flags that are not given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Defaults {
+    /// `--model`.
+    pub model: &'static str,
+    /// `--batch_size`.
+    pub batch_size: usize,
+    /// `--lr`; `None` where it follows from `--lr_base`.
+    pub lr: Option<f64>,
+    /// `--weight_decay`.
+    pub weight_decay: f64,
+    /// `--remode`.
+    pub remode: &'static str,
+    /// `--checkpoint_hist`.
+    pub checkpoint_hist: usize,
+    /// `--smoothing`.
+    pub smoothing: f32,
+    /// `--scale`.
+    pub scale: (f64, f64),
+    /// `--color_jitter`.
+    pub color_jitter: f64,
+    /// The schedule's.
+    pub sched: sched::Defaults,
+}
+
+impl Defaults {
+    /// Those of timm 0.4, for which most published recipes were written.
+    pub const TIMM_0_4: Defaults = Defaults {
+        model: "resnet101",
+        batch_size: 32,
+        lr: Some(0.01),
+        weight_decay: 1e-4,
+        remode: "const",
+        checkpoint_hist: 10,
+        smoothing: 0.1,
+        scale: (0.08, 1.0),
+        color_jitter: 0.4,
+        sched: sched::Defaults::TIMM_0_4,
+    };
+    /// Those of timm 1.0.
+    pub const TIMM_1_0: Defaults = Defaults {
+        model: "resnet50",
+        batch_size: 128,
+        lr: None,
+        weight_decay: 2e-5,
+        remode: "pixel",
+        sched: sched::Defaults::TIMM_1_0,
+        ..Self::TIMM_0_4
+    };
+    /// Those of the demo: a small network on small pictures, in a few minutes on two cores.
+    pub const DEMO: Defaults = Defaults {
+        model: "resnet20",
+        batch_size: 128,
+        lr: Some(0.1),
+        weight_decay: 5e-4,
+        remode: "const",
+        checkpoint_hist: 1,
+        smoothing: 0.1,
+        scale: (0.7, 1.0),
+        color_jitter: 0.0,
+        sched: sched::Defaults {
+            sched: "cosine",
+            epochs: 15,
+            warmup_lr: 0.001,
+            warmup_epochs: 1.0,
+            min_lr: 0.0,
+            cooldown_epochs: 0,
+            decay_epochs: 30.0,
+            on_updates: true,
+            cycle_decay: None,
+        },
+    };
+
+    /// Those of a version of timm, `timm-0.4` or `timm-1.0`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "timm-0.4" => Some(Self::TIMM_0_4),
+            "timm-1.0" => Some(Self::TIMM_1_0),
+            _ => None,
+        }
+    }
+}
+
+/// Gives a flag its default.
+pub(super) fn fill<T>(flag: &mut Option<T>, value: T) {
+    flag.get_or_insert(value);
+}

@@ -1,0 +1,296 @@
+//! Supervised training with timm's flags: those of its `train.py`, under the same names, with the same meanings and defaults.
+
+mod augment;
+mod data;
+mod defaults;
+mod images;
+mod lines;
+mod loss;
+mod model;
+mod optimise;
+mod run;
+pub mod table;
+
+pub use augment::AugmentFlags;
+pub use data::{Data, DataFlags};
+pub use defaults::Defaults;
+pub use loss::LossFlags;
+pub use model::ModelFlags;
+pub use optimise::OptimFlags;
+pub use run::RunFlags;
+
+use crate::Result;
+use candlelight_autograd::Precision;
+use candlelight_data::{Loader, LoaderConfig, OnBad, Sampler, Shuffled};
+use candlelight_engine::Metric;
+use candlelight_engine::classify::ClassifyConfig;
+use candlelight_engine::train::Plan;
+use candlelight_models::ModelConfig;
+use candlelight_store::atomic::write_atomic;
+use clap::Parser;
+use images::SaveImages;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Train a classifier with timm's recipes. Without DATA it trains a small residual network on the images that come with the repository.
+#[derive(Parser, Debug, Clone, Serialize)]
+#[command(name = "train", version, rename_all = "snake_case")]
+#[group(skip)]
+pub struct Args {
+    /// Whose defaults: timm-0.4, for which most published recipes were written, or timm-1.0 [default: timm-0.4]
+    #[arg(long, value_parser = ["timm-0.4", "timm-1.0"], value_name = "VERSION")]
+    pub defaults: Option<String>,
+    /// A YAML (or TOML) file of these flags, such as the args.yaml of a run; the command line overrides it
+    #[arg(long, short = 'c', value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print what becomes of each of the 98 arguments of timm's train.py, as a table in Markdown
+    #[arg(long)]
+    #[serde(skip)]
+    pub flags: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// The data.
+    pub data: DataFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// The model.
+    pub model: ModelFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// Augmentation.
+    pub augment: AugmentFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// The loss.
+    pub loss: LossFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// Optimization.
+    pub optim: OptimFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// The run.
+    pub run: RunFlags,
+    #[command(flatten)]
+    #[serde(skip)]
+    /// What is accepted without effect, or refused.
+    foreign: table::Foreign,
+}
+
+impl Args {
+    fn preset(&self) -> Defaults {
+        if self.data.demo() {
+            return Defaults::DEMO;
+        }
+        self.defaults.as_deref().and_then(Defaults::named).unwrap_or(Defaults::TIMM_0_4)
+    }
+
+    /// The same flags with a value for each that has a default. The log says what has no effect here.
+    ///
+    /// # Errors
+    /// When flags are refused, contradict each other or would do nothing.
+    pub fn filled(&self) -> Result<Self> {
+        self.foreign.answer()?;
+        let (mut all, d) = (self.clone(), self.preset());
+        self.augment.check(self.loss.jsd, self.model.split_bn, &d)?;
+        match self.data.demo() {
+            true => {
+                tracing::info!("demo: no DATA is given, so a small network trains on the shipped Fashion-MNIST images")
+            }
+            false => all.defaults = Some(self.defaults.clone().unwrap_or_else(|| "timm-0.4".into())),
+        }
+        all.data.fill(&d);
+        all.model.fill(&d);
+        all.augment.fill(&d);
+        all.loss.fill(&d);
+        all.optim.fill(&d);
+        all.run.fill(&d);
+        all.data.check()?;
+        all.loss.check()?;
+        all.optim.check()?;
+        all.run.check()?;
+        if all.loss.jsd && all.loss.class_weights.is_some() {
+            return Err("--jsd and --class_weights exclude each other".into());
+        }
+        Ok(all)
+    }
+
+    /// The model, without its number of classes.
+    ///
+    /// # Errors
+    /// When there is no such model, or it has no place for a setting.
+    pub fn model(&self) -> Result<ModelConfig> {
+        let (mut channels, mut size) = self.data.input();
+        if self.data.demo() {
+            // The shipped images are gray, 28 x 28.
+            channels = channels.or(Some(1));
+            size = size.or(Some((28, 28)));
+        }
+        self.model.config((channels, size), self.augment.splits())
+    }
+
+    /// The settings of every training.
+    ///
+    /// # Errors
+    /// When there is no such schedule, or a setting is out of range.
+    pub fn plan(&self) -> Result<Plan> {
+        let (batch_size, d) = (self.data.batch_size.unwrap_or(32), self.preset());
+        let maximise = self.run.eval_metric.is_none_or(Metric::maximised);
+        let (optim, run) = (&self.optim, &self.run);
+        let (schedule, epochs) = optim.schedule(optim.rate(batch_size), maximise, run.seed(), &d)?;
+        if Some(epochs) != optim.epochs {
+            tracing::info!("{epochs} epochs in all, with cycles, warm-up before them and cool-down");
+        }
+        Ok(Plan {
+            batch_size,
+            accum_iter: optim.grad_accum_steps.unwrap_or(1),
+            remainder: true,
+            epochs,
+            schedule,
+            seed: run.seed(),
+            precision: self.precision()?,
+            clip_grad: optim.clip_grad.filter(|c| *c != 0.0),
+            clip_mode: optim.clip_mode(),
+            max_steps: run.max_steps,
+            save_every: 1,
+            keep: run.keep.unwrap_or(2),
+            recovery_interval: run.recovery_interval.filter(|n| *n > 0),
+            history: run.checkpoint_hist.unwrap_or_default(),
+            loss_scale: optim.scaler(),
+            non_finite: optim.non_finite(),
+            ..Plan::default()
+        })
+    }
+
+    /// The precision of matrix products.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn precision(&self) -> Result<Precision> {
+        Ok(self.optim.precision.as_deref().unwrap_or("f32").parse()?)
+    }
+
+    /// The configuration of the task for this data, whose model has as many outputs.
+    ///
+    /// # Errors
+    /// When there is no such optimizer, or weights of classes are none.
+    pub fn config(&self, mut model: ModelConfig, data: &Data) -> Result<ClassifyConfig<ModelConfig>> {
+        let classes = self.model.num_classes.unwrap_or(data.outputs);
+        if let Some(settings) = model.architecture_mut().settings() {
+            *settings.classes = classes;
+        }
+        let (loss, optim) = (&self.loss, &self.optim);
+        Ok(ClassifyConfig {
+            classes,
+            loss: loss.config(self.augment.splits()),
+            class_weights: loss.weights(&data.counts, data.collection.classes())?,
+            penalties: loss.penalties(),
+            distill: self.model.distill(),
+            metric: self.run.eval_metric,
+            optimizer: optim.optimizer()?,
+            weight_decay: optim.weight_decay.unwrap_or_default(),
+            layer_decay: optim.layers(),
+            ema: optim.ema(),
+            mix: self.augment.mix(classes, loss.smoothing.unwrap_or_default()),
+            eval_every: self.run.val_interval,
+            ..ClassifyConfig::new(model, classes)
+        })
+    }
+
+    /// The images to train on and those to judge by, as the configuration wants them. What is judged by is never replaced: unreadable images
+    /// are left out, and counted.
+    ///
+    /// # Errors
+    /// When the pipelines contradict the images.
+    pub fn loaders(
+        &self,
+        config: &ClassifyConfig<ModelConfig>,
+        data: &Data,
+        folder: &Path,
+    ) -> Result<(Loader, Option<Loader>)> {
+        let (size, flags) = (config.model.image(), &self.data);
+        let evaluation = flags.evaluation(self.model.name(), size, &data.normalize)?;
+        let training = self.augment.pipeline(size, &data.normalize, &evaluation)?;
+        for (name, pipeline) in [("training", &training), ("evaluation", &evaluation)] {
+            tracing::info!("{name}: {}", pipeline.to_string().trim_end().replace('\n', ", "));
+        }
+        let batch_size = flags.batch_size.unwrap_or(32);
+        let load = LoaderConfig {
+            batch_size,
+            size,
+            seed: self.run.seed(),
+            shuffle: true,
+            drop_last: true,
+            workers: flags.threads(),
+            max_bad: flags.max_bad.unwrap_or(0.1),
+            memory: flags.loader_memory.map(|mb| mb.saturating_mul(1 << 20)),
+        };
+        let mut loader = match flags.passes() {
+            1 => Loader::new(data.train.clone(), training, load.clone())?,
+            passes => {
+                let once: Arc<dyn Sampler> = Arc::new(Shuffled { n: data.train.len(), seed: self.run.seed() });
+                let sampler = Arc::new(Repeated { once, passes });
+                Loader::with_sampler(data.train.clone(), sampler, training, load.clone())?
+            }
+        }
+        .decoding(data.decode);
+        if let Some(mix) = &config.mix {
+            loader = loader.collating(Arc::new(mix.clone()));
+        }
+        if self.run.save_images {
+            let (folder, every) = (folder.to_path_buf(), self.run.log_interval.unwrap_or(50));
+            loader = loader.collating(Arc::new(SaveImages { folder, every, normalize: data.normalize.clone() }));
+        }
+        let Some(held_out) = &data.held_out else { return Ok((loader, None)) };
+        let multiple = flags.validation_batch_size_multiplier.unwrap_or(1);
+        let all = LoaderConfig { batch_size: batch_size * multiple, shuffle: false, drop_last: false, ..load };
+        let views = match flags.tta.as_deref() {
+            Some("2") => Some("flip"),
+            Some("5") => Some("five"),
+            Some("10") => Some("ten"),
+            _ => None,
+        };
+        let mut held_out_loader =
+            Loader::new(held_out.clone(), evaluation.clone(), all)?.decoding(data.decode).on_bad(OnBad::Skip);
+        if views.is_some() {
+            held_out_loader = held_out_loader.viewing(crate::evaluate::views(&evaluation, views))?;
+        }
+        tracing::info!("loading: {}", loader.plan());
+        tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out_loader.samples());
+        Ok((loader, Some(held_out_loader)))
+    }
+
+    /// Writes the flags as `args.yaml` into the folder of a run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = yaml_serde::to_string(self)?;
+        Ok(write_atomic(&folder.join("args.yaml"), |out| out.write_all(text.as_bytes()))?)
+    }
+}
+
+/// Several passes over the data in an epoch, each in an order of its own.
+struct Repeated {
+    once: Arc<dyn Sampler>,
+    passes: usize,
+}
+
+impl Sampler for Repeated {
+    fn len(&self) -> usize {
+        self.once.len() * self.passes
+    }
+
+    fn order(&self, epoch: usize) -> Vec<candlelight_data::Pick> {
+        let pass = |p: usize| {
+            let order = self.once.order(epoch * self.passes + p);
+            order.into_iter().map(move |pick| candlelight_data::Pick { repeat: p as u32, ..pick })
+        };
+        (0..self.passes).flat_map(pass).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The model of a run, its weights, and its teacher.
+
+use super::defaults::{Defaults, fill};
+use crate::weights::{self, Pretrained, located};
+use crate::{Result, say};
+use candle_core::Device;
+use candlelight_autograd::ParamStore;
+use candlelight_data::Normalize;
+use candlelight_engine::teacher::{DistillConfig, Teacher};
+use candlelight_engine::trained::{Trained, TrainedOptions};
+use candlelight_models::posemb::Interpolation;
+use candlelight_models::{ModelConfig, registry};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// The flags on the model, with timm's names.
+#[derive(Args, Debug, Clone, Default, Serialize)]
+#[command(rename_all = "snake_case")]
+pub struct ModelFlags {
+    /// Name of the model [default: resnet101; timm-1.0: resnet50; demo: resnet20]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Start from the ImageNet weights of the model from the HuggingFace hub
+    #[arg(long, help_heading = "Model", conflicts_with = "initial_checkpoint")]
+    pub pretrained: bool,
+    /// Weights to start from: a file of timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
+    #[arg(long, visible_alias = "pretrained_path", value_name = "FILE", help_heading = "Model")]
+    pub initial_checkpoint: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// How those weights are read.
+    pub reading: Pretrained,
+    /// Number of classes [default: that of the data]
+    #[arg(long, visible_alias = "nb_classes", value_name = "N", help_heading = "Model")]
+    pub num_classes: Option<usize>,
+    /// Global pooling: avg, max, avgmax or catavgmax; of transformers token or avg [default: the model's]
+    #[arg(long, value_name = "POOL", help_heading = "Model")]
+    pub gp: Option<String>,
+    /// Rate of dropout, in [0, 1) [default: 0]
+    #[arg(long, value_name = "RATE", help_heading = "Model")]
+    pub drop: Option<f32>,
+    /// Rate of stochastic depth, in [0, 1) [default: 0]
+    #[arg(long, visible_alias = "drop_connect", value_name = "RATE", help_heading = "Model")]
+    pub drop_path: Option<f32>,
+    /// Rate of DropBlock, in [0, 1), for residual networks [default: 0]
+    #[arg(long, value_name = "RATE", help_heading = "Model")]
+    pub drop_block: Option<f32>,
+    /// Share of a batch in the running statistics of batch normalisations [default: the model's]
+    #[arg(long, value_name = "SHARE", help_heading = "Model")]
+    pub bn_momentum: Option<f64>,
+    /// Constant that batch normalisations add to variances [default: the model's]
+    #[arg(long, value_name = "EPS", help_heading = "Model")]
+    pub bn_eps: Option<f64>,
+    /// Use TensorFlow's constants for both, unless they are given
+    #[arg(long, help_heading = "Model")]
+    pub bn_tf: bool,
+    /// Give each split of --aug_splits batch normalisations of its own
+    #[arg(long, help_heading = "Model")]
+    pub split_bn: bool,
+    /// Learn from this trained model too: a checkpoint of ours, or any file with --teacher_model
+    #[arg(long, value_name = "FILE", help_heading = "Teacher")]
+    pub teacher: Option<String>,
+    /// Architecture of the teacher [default: the one its checkpoint names]
+    #[arg(long, requires = "teacher", value_name = "NAME", help_heading = "Teacher")]
+    pub teacher_model: Option<String>,
+    /// Temperature of both logits [default: 1]
+    #[arg(long, visible_alias = "kd_temperature", requires = "teacher", value_name = "T", help_heading = "Teacher")]
+    pub distill_temperature: Option<f64>,
+    /// Weight of the divergence from the teacher [default: 1, or 1 less --task_loss_weight]
+    #[arg(long, requires = "teacher", value_name = "W", help_heading = "Teacher")]
+    pub distill_loss_weight: Option<f64>,
+    /// Weight of the loss of the labels [default: 1]
+    #[arg(long, requires = "teacher", value_name = "W", help_heading = "Teacher")]
+    pub task_loss_weight: Option<f64>,
+}
+
+impl ModelFlags {
+    pub(super) fn fill(&mut self, d: &Defaults) {
+        fill(&mut self.model, d.model.into());
+    }
+
+    /// The name of the model.
+    pub fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
+    }
+
+    /// The model for images of so many channels and this size, where they are asked for, without its number of classes.
+    ///
+    /// # Errors
+    /// When there is no such model, or it has no place for a setting.
+    pub fn config(
+        &self,
+        (channels, size): (Option<usize>, Option<(usize, usize)>),
+        splits: usize,
+    ) -> Result<ModelConfig> {
+        let name = self.name();
+        let mut config = ModelConfig::named(name)?;
+        let architecture = config.architecture_mut();
+        if let Some(size) = size {
+            architecture.set_image(size);
+        }
+        if self.split_bn {
+            match architecture.batch_norm() {
+                Some(norm) => norm.splits = splits,
+                None => return Err(format!("--split_bn: {name} has no batch normalisation to split").into()),
+            }
+        }
+        let settings = architecture.settings();
+        let mut settings = settings.ok_or_else(|| format!("{name}: its configuration cannot be changed"))?;
+        for (flag, rate) in [("drop", self.drop), ("drop_path", self.drop_path), ("drop_block", self.drop_block)] {
+            if let Some(r) = rate.filter(|r| !(0.0..1.0).contains(r)) {
+                return Err(format!("--{flag} {r}: expected a rate in [0, 1)").into());
+            }
+        }
+        *settings.channels = channels.unwrap_or(*settings.channels);
+        *settings.dropout = self.drop.unwrap_or(*settings.dropout);
+        *settings.drop_path = self.drop_path.unwrap_or(*settings.drop_path);
+        match (self.drop_block, &mut settings.drop_block) {
+            (Some(rate), Some(block)) => **block = rate,
+            (Some(rate), None) if rate > 0.0 => {
+                return Err(format!("--drop_block {rate}: {name} has no DropBlock; residual networks have").into());
+            }
+            _ => {}
+        }
+        if let Some(pool) = &self.gp {
+            settings.set_pool(pool).map_err(|e| format!("--gp: {e}"))?;
+        }
+        config.set_batch_norm(self.bn_tf, self.bn_momentum, self.bn_eps)?;
+        Ok(config)
+    }
+
+    /// The file of the weights to start from.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn weights(&self) -> Result<Option<PathBuf>> {
+        match (&self.initial_checkpoint, self.pretrained) {
+            (Some(name), _) if !name.is_empty() => located(name).map(Some),
+            (_, true) => match registry::published(self.name()) {
+                Some(name) => located(&name).map(Some),
+                None => {
+                    let with: Vec<_> =
+                        registry::list("*").into_iter().filter(|n| registry::published(n).is_some()).collect();
+                    Err(format!(
+                        "--pretrained: no published weights of {} are known; there are those of {}, and --initial_checkpoint FILE",
+                        self.name(),
+                        with.join(", ")
+                    )
+                    .into())
+                }
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Loads the weights to start from into the parameters of the model.
+    ///
+    /// # Errors
+    /// When they are not the model's.
+    pub fn load(&self, params: &ParamStore, config: &ModelConfig) -> Result<()> {
+        let Some(path) = self.weights()? else { return Ok(()) };
+        weights::load(&path, params, config.architecture(), Interpolation::Timm, &self.reading)
+    }
+
+    /// How a teacher counts; `None` without one.
+    pub(super) fn distill(&self) -> Option<DistillConfig> {
+        self.teacher.as_ref()?;
+        let usual = DistillConfig::default();
+        let weight = match (self.distill_loss_weight, self.task_loss_weight) {
+            (Some(w), _) => w,
+            (None, Some(task)) => 1.0 - task,
+            (None, None) => usual.weight,
+        };
+        Some(DistillConfig {
+            temperature: self.distill_temperature.unwrap_or(usual.temperature),
+            weight,
+            task_weight: self.task_loss_weight.unwrap_or(usual.task_weight),
+        })
+    }
+
+    /// The teacher, for images of this size that are normalised by `given`.
+    ///
+    /// # Errors
+    /// When its weights are not there, or not those of its model.
+    pub fn teacher(&self, size: (usize, usize), given: &Normalize, device: &Device) -> Result<Option<Teacher>> {
+        let Some(name) = &self.teacher else { return Ok(None) };
+        let options = TrainedOptions {
+            model: self.teacher_model.clone(),
+            published: Some(name.clone()).filter(|n| n.starts_with("hf:")),
+            size: Some(size),
+            ..TrainedOptions::default()
+        };
+        let trained = Trained::load(&located(name)?, &options, device)
+            .map_err(|e| e.to_string().replace("(--model)", "(--teacher_model)"))?;
+        let (pipeline, notes) = trained.pipeline(&Default::default())?;
+        say(&trained.notes.iter().chain(&notes).map(|n| format!("teacher: {n}")).collect::<Vec<_>>());
+        Ok(Some(Teacher::new(trained.model, given, &pipeline.normalize)))
+    }
+}

@@ -1,0 +1,43 @@
+//! Finds a learning rate for a training with the flags of `train`: prints a suggestion and draws the loss under rising rates.
+//!
+//! ```text
+//! cargo run --release --example lr_find                                    # for the demo of train
+//! cargo run --release --example lr_find -- DATA --model resnet50 --opt adamw
+//! ```
+
+use candlelight::engine::classify::Classify;
+use candlelight::engine::signals::Signals;
+use candlelight::engine::train::Trainer;
+use candlelight::prelude::*;
+use candlelight_cli::lr_find::Args;
+use candlelight_cli::{Result, start};
+use std::process::ExitCode;
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let train = args.train.filled()?;
+    let (device, signals) = (train.run.device()?, Signals::install()?);
+    let (plan, model) = (args.plan(&train)?, train.model()?);
+    let folder = std::env::temp_dir();
+    let data = train.data.open(model.channels(), train.model.weights()?.as_deref(), &folder)?;
+    let config = train.config(model, &data)?;
+    let (loader, _) = train.loaders(&config, &data, &folder)?;
+    let params = ParamStore::on(&device);
+    let net = config.model.build(params.builder(Key::new(plan.seed).child("init")))?;
+    train.model.load(&params, &config.model)?;
+    let mut trainer = Trainer::new(plan.check()?, Classify::new(config, params, net)?)?;
+
+    let found = args.find(&mut trainer, &loader, &signals)?;
+    args.draw(&found)?;
+    println!("{} steps, drawn to {}", found.rates.len(), args.picture.display());
+    match found.suggestion() {
+        Some(s) => println!("suggestion: --lr {:.1e} (the loss falls fastest); at most {:.1e}", s.steepest, s.most),
+        None => {
+            println!("no suggestion: the loss did not fall; give more --num_steps, or another --start_lr and --end_lr")
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    start(run)
+}

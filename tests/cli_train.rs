@@ -1,0 +1,397 @@
+//! `train`, `lr_find` and `avg_checkpoints` as a user meets them: recipes, run folders, configuration files, resuming, error texts.
+
+mod programs;
+
+use programs::{program, run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Class folders of gray 16 x 16 PNG pictures: bright at the top, at the bottom, at the left. The first class has the most.
+fn folders(dir: &Path) -> PathBuf {
+    for (split, n, first) in [("train", 12, 0), ("validation", 5, 12)] {
+        for (class, name) in ["1", "2", "10"].iter().enumerate() {
+            let folder = dir.join("data").join(split).join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in first..first + n - 2 * class.min(1) {
+                let bright = |x: usize, y: usize| [y < 8, y >= 8, x < 8][class];
+                let rgb = (0..256 * 3).map(|v| {
+                    if bright(v / 3 % 16, v / 3 / 16) { 220 - (i * 3) as u8 } else { 30 + (v / 3 * i % 17) as u8 }
+                });
+                let picture = candlelight::engine::picture::Picture { width: 16, height: 16, rgb: rgb.collect() };
+                std::fs::write(folder.join(format!("{i}.png")), picture.png().unwrap()).unwrap();
+            }
+        }
+    }
+    dir.join("data")
+}
+
+/// The flags of a small and quick run.
+const QUICK: &[&str] = &[
+    "data",
+    "--model",
+    "resnet20",
+    "--input_size",
+    "3",
+    "16",
+    "16",
+    "-b",
+    "8",
+    "--epochs",
+    "3",
+    "--sched",
+    "cosine",
+    "--warmup_epochs",
+    "0",
+    "--cooldown_epochs",
+    "0",
+    "--lr",
+    "0.05",
+    "--scale",
+    "0.6",
+    "1",
+    "-j",
+    "1",
+];
+
+fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    QUICK.iter().chain(more).copied().collect()
+}
+
+#[track_caller]
+fn ok(dir: &Path, name: &str, args: &[&str]) -> String {
+    let (code, text) = run(dir, name, args);
+    assert_eq!(code, Some(0), "{name} {args:?}: {text}");
+    text
+}
+
+#[track_caller]
+fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let (code, text) = run(dir, "train", args);
+    assert!(code == Some(1) || code == Some(2), "{args:?}: {code:?} {text}");
+    words.iter().for_each(|w| assert!(text.contains(w), "{args:?}: no `{w}` in: {text}"));
+    assert!(!text.contains("panicked"), "{args:?}: {text}");
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The weights of a run's last checkpoint.
+fn weights(dir: &Path) -> Vec<Vec<f32>> {
+    let path = candlelight::engine::checkpoint::list(dir).pop().unwrap();
+    let all = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    let mut names: Vec<&String> =
+        all.keys().filter(|n| n.starts_with("model.") && !n.ends_with("num_batches_tracked")).collect();
+    names.sort();
+    names.iter().map(|n| all[*n].flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+#[test]
+fn a_recipe_leaves_what_timms_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let flags = [
+        "--model_ema",
+        "--model_ema_decay",
+        "0.9",
+        "--mixup",
+        "0.2",
+        "--cutmix",
+        "1",
+        "--aa",
+        "rand-m5-mstd0.5",
+        "--reprob",
+        "0.2",
+        "--log_interval",
+        "2",
+        "--save_images",
+        "--checkpoint_hist",
+        "2",
+        "--pin-mem",
+        "--channels-last",
+        "--clip-grad",
+        "1",
+    ];
+    let text = ok(d, "train", &with(&flags));
+    for words in [
+        "3 classes",
+        "training on the part `train`, evaluating on `val`",
+        "Train: 0 [   0/",
+        "LR: 5.000e-02",
+        "averaged weights",
+        "without effect here: --channels_last",
+        "*** Best metric:",
+        "*** Best top1 of the weights themselves",
+    ] {
+        assert!(text.contains(words), "no `{words}` in: {text}");
+    }
+    let runs: Vec<PathBuf> = std::fs::read_dir(d.join("output/train")).unwrap().map(|e| e.unwrap().path()).collect();
+    let [folder] = &runs[..] else { panic!("{runs:?}") };
+    // timm's name: the time, the model, the size.
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let (time, rest) = name.split_at(15);
+    assert!(time.bytes().all(|b| b.is_ascii_digit() || b == b'-') && rest == "-resnet20-16", "{name}");
+    let summary = read(&folder.join("summary.csv"));
+    let head = "epoch,train_loss,eval_loss,eval_top1,eval_top5,eval_ema_loss,eval_ema_top1,eval_ema_top5,lr";
+    assert_eq!((summary.lines().next(), summary.lines().count()), (Some(head), 4), "{summary}");
+    for file in
+        ["best.safetensors", "best-raw.safetensors", "curves.svg", "report.html", "log.txt", "train-batch-0.jpg"]
+    {
+        assert!(folder.join(file).exists(), "{file}");
+    }
+    assert_eq!(std::fs::read_dir(folder.join("history")).unwrap().count(), 2);
+    let args = read(&folder.join("args.yaml"));
+    for line in
+        ["defaults: timm-0.4", "data_dir: data", "model: resnet20", "mixup: 0.2", "opt: sgd", "weight_decay: 0.0001"]
+    {
+        assert!(args.lines().any(|l| l == line), "no `{line}` in: {args}");
+    }
+
+    // The same again from args.yaml alone, to the bit.
+    ok(d, "train", &["-c", folder.join("args.yaml").to_str().unwrap(), "--experiment", "again", "--workers", "2"]);
+    let again = d.join("output/train/again");
+    assert_eq!(weights(&again), weights(folder));
+    assert_eq!(read(&again.join("summary.csv")), summary);
+
+    // The mean of the best, and what other programs make of it.
+    let text = ok(d, "avg_checkpoints", &[again.to_str().unwrap(), "-n", "2", "--output", "mean.safetensors"]);
+    assert!(text.contains("the mean of 2 models") && text.contains("score"), "{text}");
+    let text = ok(d, "evaluate", &["data", "--weights", "mean.safetensors"]);
+    assert!(text.contains("top1"), "{text}");
+    ok(d, "predict", &["--weights", again.to_str().unwrap(), "--source", "data/validation/1/12.png"]);
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_to_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let flags = [
+        "--recovery_interval",
+        "1",
+        "--mixup",
+        "0.3",
+        "--opt",
+        "adamw",
+        "--lr_noise",
+        "0.1",
+        "0.9",
+        "--sched_on_updates",
+    ];
+    let go = |name: &str, more: &[&str]| ok(d, "train", &with(&[&flags[..], &["--experiment", name], more].concat()));
+    go("whole", &[]);
+    go("parts", &["--max_steps", "5"]);
+    let folder = d.join("output/train/parts");
+    let config = folder.join("args.yaml");
+    // The folder of the checkpoint is the run's, and its arguments lie there.
+    let text =
+        ok(d, "train", &["--resume", folder.to_str().unwrap(), "-c", config.to_str().unwrap(), "--max_steps", "1000"]);
+    assert!(text.contains("resuming from"), "{text}");
+    assert_eq!(weights(&folder), weights(&d.join("output/train/whole")));
+    let epochs = |name: &str| {
+        let text = read(&d.join("output/train").join(name).join("summary.csv"));
+        text.lines().map(|l| l.split(',').next().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(epochs("parts"), ["epoch", "0", "1", "2"], "one header, and no epoch twice");
+    let text = ok(d, "train", &with(&[&flags[..], &["--experiment", "whole", "--resume", "auto"]].concat()));
+    assert!(text.contains("nothing left to train"), "{text}");
+
+    // Only the weights, and from an epoch.
+    let first = candlelight::engine::checkpoint::list(&folder)[0].to_str().unwrap().to_string();
+    let more = ["--experiment", "anew", "--resume", &first, "--no_resume_opt", "--start_epoch", "1"];
+    ok(d, "train", &with(&[&flags[..], &more].concat()));
+    assert_eq!(epochs("anew"), ["epoch", "1", "2"]);
+
+    // What the checkpoint is not for.
+    let resume = ["--resume", &first, "--experiment", "other"];
+    refused(d, &[QUICK, &resume, &["--model", "resnet32"]].concat(), &["another model", "depths"]);
+    let e = ["--resume", "nowhere", "--experiment", "x"];
+    refused(d, &with(&e), &["--resume nowhere: there is no such file or folder"]);
+    refused(d, &with(&["--experiment", "whole"]), &["holds an earlier run"]);
+    std::fs::rename(d.join("data/train/10"), d.join("data/train/11")).unwrap();
+    std::fs::rename(d.join("data/validation/10"), d.join("data/validation/11")).unwrap();
+    refused(d, &with(&[&flags[..], &["--resume", &first, "--experiment", "classes"]].concat()), &["other classes"]);
+    std::fs::rename(d.join("data/train/11"), d.join("data/train/10")).unwrap();
+    std::fs::rename(d.join("data/validation/11"), d.join("data/validation/10")).unwrap();
+    let other = with(&["--resume", &first, "--experiment", "optimizer"]);
+    refused(d, &other, &["a checkpoint of another optimizer", "adamw", "no_resume_opt"]);
+    let text =
+        ok(d, "train", &with(&["--resume", &first, "--experiment", "argument", "--opt", "adamw", "--lr", "0.01"]));
+    assert!(text.contains("the configuration differs"), "{text}");
+}
+
+#[test]
+fn every_kind_of_training_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let one =
+        |name: &str, more: &[&str]| ok(d, "train", &with(&[&["--experiment", name, "--epochs", "1"], more].concat()));
+    one("teacher", &[]);
+    let teacher = d.join("output/train/teacher");
+    let text = one(
+        "distilled",
+        &["--teacher", teacher.to_str().unwrap(), "--distill_temperature", "4", "--task_loss_weight", "0.3"],
+    );
+    assert!(text.contains("teacher: "), "{text}");
+    one("jsd", &["--aug_splits", "3", "--jsd", "--split_bn", "--aa", "augmix-m3", "--reprob", "0.3", "--resplit"]);
+    one("splits", &["--aug-splits", "2", "--aa", "rand-m9", "--reprob", "0.3"]);
+    let text = one(
+        "balanced",
+        &["--class_weights", "balanced", "--loss", "focal", "--l1_reg", "1e-4", "--lp_reg", "1e-3", "--lp_p", "inf"],
+    );
+    // 32 images in three classes: 32 / (3 x 12) and 32 / (3 x 10).
+    assert!(text.contains("class weights from frequencies: 0.889 1.067 1.067"), "{text}");
+    one("bce", &["--bce-loss", "--bce_target_thresh", "0.2", "--mixup", "0.5", "--eval_metric", "f1", "--tta", "2"]);
+    one(
+        "scaled",
+        &["--loss_scale", "--grad_accum_steps", "3", "--precision", "bf16", "--clip_mode", "agc", "--clip_grad", "0.1"],
+    );
+    one(
+        "repeated",
+        &[
+            "--epoch_repeats",
+            "2",
+            "--drop_path",
+            "0.1",
+            "--drop",
+            "0.1",
+            "--drop_block",
+            "0.1",
+            "--gp",
+            "catavgmax",
+            "--bn_tf",
+        ],
+    );
+    let text = one("blind", &["--val_split", "", "--sched", "plateau"]);
+    assert!(text.contains("there is none so far") && !text.contains("Best metric"), "{text}");
+    one(
+        "finetuned",
+        &["--initial_checkpoint", teacher.to_str().unwrap(), "--num_classes", "5", "--opt", "lookahead_adam"],
+    );
+    let vit = [
+        "--model",
+        "vit_demo_patch4",
+        "--input_size",
+        "3",
+        "16",
+        "16",
+        "--layer_decay",
+        "0.8",
+        "--defaults",
+        "timm-1.0",
+        "--gp",
+        "token",
+    ];
+    one("vit", &vit);
+    // Two columns of numbers.
+    let numbers = d.join("numbers");
+    std::fs::create_dir(&numbers).unwrap();
+    for (list, split, first) in [("train", "train", 0), ("val", "validation", 12)] {
+        let row =
+            |class: usize, i: usize, x: f32| format!("../data/{split}/{class}/{}.png,{x},{}\n", first + i, 1.0 - x);
+        let rows = [row(1, 0, 0.1), row(1, 1, 0.2), row(2, 0, 0.9), row(2, 1, 0.8)].concat();
+        std::fs::write(numbers.join(format!("{list}.csv")), format!("path,x,y\n{rows}")).unwrap();
+    }
+    let more = [
+        "numbers",
+        "--labels",
+        "numbers",
+        "--loss",
+        "huber",
+        "-b",
+        "2",
+        "--smoothing",
+        "0",
+        "--experiment",
+        "numbers",
+        "--epochs",
+        "1",
+    ];
+    let text = ok(d, "train", &[&more[..], &QUICK[1..7], &["--lr", "0.01", "--aa", ""]].concat());
+    assert!(text.contains("mean absolute error"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_is_said_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    refused(d, &with(&["--model", "resnet51"]), &["did you mean", "resnet50"]);
+    refused(d, &with(&["--opt", "adamv"]), &["adamw"]);
+    refused(d, &with(&["--opt", "adahessian"]), &["second derivatives"]);
+    refused(d, &with(&["--sched", "cosin"]), &["did you mean cosine?"]);
+    refused(d, &with(&["--eval_metric", "top2"]), &["did you mean top1"]);
+    refused(d, &with(&["--aa", "rnd-m9"]), &["--aa rnd-m9"]);
+    refused(d, &with(&["--val_split", "nowhere"]), &["there is no split `nowhere`", "train (32 samples)"]);
+    refused(d, &with(&["--amp"]), &["--amp is not supported", "--precision bf16"]);
+    refused(d, &with(&["--num_classes", "2"]), &["3 classes", "2"]);
+    refused(d, &with(&["-b", "64"]), &["larger than the data set of 32"]);
+    refused(d, &with(&["--class_weights", "1", "2"]), &["class_weights are 2 numbers", "3 classes"]);
+    refused(d, &with(&["--smoothing", "1.5"]), &["smoothing 1.5"]);
+    refused(d, &with(&["--teacher", "nowhere.safetensors"]), &["nowhere.safetensors"]);
+    refused(
+        d,
+        &with(&["--eval_metric", "map", "--experiment", "map"]),
+        &["metric map: this evaluation has loss, top1"],
+    );
+    std::fs::write(d.join("c.yaml"), "model: resnet20\nbach_size: 3\n").unwrap();
+    refused(d, &["-c", "c.yaml"], &["c.yaml: line 2: `bach_size` is not a flag", "did you mean `batch_size`?"]);
+    std::fs::write(d.join("c.yaml"), "model: [resnet20\n").unwrap();
+    refused(d, &["-c", "c.yaml"], &["c.yaml", "line"]);
+
+    // A rate that explodes: counted and named, and the run ends with a checkpoint.
+    let explode = with(&["--lr", "1e30", "--experiment", "explodes", "--epochs", "20", "--log_interval", "1000"]);
+    let (code, text) = run(d, "train", &explode);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("update skipped (samples") && text.contains("10 times in a row"), "{text}");
+    assert!(!candlelight::engine::checkpoint::list(&d.join("output/train/explodes")).is_empty());
+    let (code, text) =
+        run(d, "train", &with(&["--lr", "1e30", "--experiment", "stops", "--epochs", "20", "--non_finite", "stop"]));
+    assert!(code == Some(1) && text.contains("1 times in a row"), "{text}");
+}
+
+#[test]
+fn an_interrupted_run_prints_its_best_and_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let args = with(&["--experiment", "long", "--epochs", "100000", "--log_interval", "100000"]);
+    let mut child = Command::new(program("train"))
+        .current_dir(d)
+        .args(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = d.join("output/train/long/log.txt");
+    for _ in 0..600 {
+        if log.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut out = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut out).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{out}");
+    for words in ["stopped by signal 2", "continue with --resume", "*** Best metric:"] {
+        assert!(out.contains(words), "no `{words}` in: {out}");
+    }
+}
+
+#[test]
+fn a_rate_is_found_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let text = ok(d, "lr_find", &with(&["--num_steps", "60", "--start_lr", "1e-4", "--smoothing", "0"]));
+    assert!(text.contains("drawn to lr_find.svg") && text.contains("suggestion: --lr"), "{text}");
+    assert!(read(&d.join("lr_find.svg")).contains("polyline"));
+    let (code, text) = run(d, "lr_find", &with(&["--start_lr", "1", "--end_lr", "0.1"]));
+    assert!(code == Some(1) && text.contains("an end above it"), "{text}");
+    let (code, text) = run(d, "avg_checkpoints", &["data"]);
+    assert!(code == Some(1) && text.contains("holds no checkpoints"), "{text}");
+}

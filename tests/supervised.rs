@@ -1,0 +1,339 @@
+//! What timm-style training adds to a run: views and their divergence, a teacher, the scaling of the loss, updates of a last few batches,
+//! checkpoints inside epochs, and the history of the best models.
+
+use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Splits, Subset, Transform};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
+use candlelight::engine::teacher::{DistillConfig, Teacher};
+use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
+use candlelight::engine::{LossScaler, Metric, checkpoint};
+use candlelight::models::ModelConfig;
+use candlelight::nn::penalty::{Norm, Penalty};
+use candlelight::optim::{EmaConfig, SgdConfig};
+use candlelight::prelude::*;
+use candlelight::store::RunFolder;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn normalize() -> Normalize {
+    Normalize { mean: vec![0.286], std: vec![0.353] }
+}
+
+fn loader(part: &str, n: usize, pipeline: Pipeline) -> Loader {
+    let data = Idx::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), part).unwrap();
+    let data = Subset::new(data, (0..n).collect()).unwrap();
+    let config = LoaderConfig { batch_size: 8, size: (28, 28), seed: 0, workers: 1, ..LoaderConfig::default() };
+    Loader::new(Arc::new(data), pipeline, config).unwrap()
+}
+
+/// The loader of most tests: 56 images, seven steps per epoch.
+fn images() -> Loader {
+    loader("train", 56, Pipeline::evaluation((28, 28), normalize()))
+}
+
+fn model() -> ModelConfig {
+    let demo = registry::vit("vit_demo_patch4").unwrap();
+    VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, ..demo }.into()
+}
+
+fn config() -> ClassifyConfig<ModelConfig> {
+    ClassifyConfig { optimizer: SgdConfig::default().into(), ..ClassifyConfig::new(model(), 10) }
+}
+
+fn plan() -> Plan {
+    let schedule = CosineConfig { lr: 0.05, min_lr: 0.0, warmup: Span::Epochs(0.0) }.into();
+    Plan { batch_size: 8, epochs: 2, schedule, ..Plan::default() }
+}
+
+fn task(config: ClassifyConfig<ModelConfig>) -> Classify<ModelConfig> {
+    let params = ParamStore::new();
+    let built = config.model.build(params.builder(Key::new(0))).unwrap();
+    let held_out = loader("t10k", 24, Pipeline::evaluation((28, 28), normalize()));
+    Classify::new(config, params, built).unwrap().evaluating(held_out, Precision::F32)
+}
+
+struct Run {
+    dir: PathBuf,
+    plan: Plan,
+    data: Loader,
+}
+
+impl Run {
+    fn new(dir: &Path, plan: Plan) -> Self {
+        Run { dir: dir.into(), plan, data: images() }
+    }
+
+    fn go(&self, task: Classify<ModelConfig>, resume: Resume) -> (Outcome, Trainer<Classify<ModelConfig>>) {
+        self.with(task, resume, |s| s)
+    }
+
+    fn with(
+        &self,
+        task: Classify<ModelConfig>,
+        resume: Resume,
+        change: impl FnOnce(Session<'_>) -> Session<'_>,
+    ) -> (Outcome, Trainer<Classify<ModelConfig>>) {
+        let mut trainer = Trainer::new(self.plan.clone().check().unwrap(), task).unwrap();
+        let folder = RunFolder::open(&self.dir, true).unwrap();
+        let outcome = change(Session::new(&self.data, &folder).resume(resume)).run(&mut trainer).unwrap();
+        (outcome, trainer)
+    }
+
+    /// What a checkpoint says of the run's position.
+    fn position(&self) -> serde_json::Value {
+        let c = checkpoint::load::<serde_json::Value>(checkpoint::list(&self.dir).last().unwrap(), "classify").unwrap();
+        c.record["position"].clone()
+    }
+
+    fn last(&self) -> Vec<u8> {
+        std::fs::read(checkpoint::list(&self.dir).last().unwrap()).unwrap()
+    }
+}
+
+/// The bits of all weights.
+fn weights(trainer: &Trainer<Classify<ModelConfig>>) -> BTreeMap<String, Vec<u32>> {
+    let all = trainer.task().params().state_dict().into_iter();
+    let bits = |t: candle_core::Tensor| -> Vec<u32> {
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect()
+    };
+    all.map(|(n, t)| (n, bits(t))).collect()
+}
+
+#[test]
+fn the_last_few_batches_of_an_epoch_make_an_update_of_their_mean() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |name: &str, accum_iter: usize, remainder: bool| {
+        // Three steps, of which four would make an update.
+        let plan = Plan { accum_iter, remainder, epochs: 1, ..plan() };
+        let run = Run {
+            data: loader("train", 24, Pipeline::evaluation((28, 28), normalize())),
+            ..Run::new(&dir.path().join(name), plan)
+        };
+        let mut trainer = Trainer::new(run.plan.clone().check().unwrap(), task(config())).unwrap();
+        for batch in run.data.epoch(0, 0) {
+            trainer.step(batch.unwrap(), &normalize(), 3).unwrap();
+        }
+        weights(&trainer)
+    };
+    assert_eq!(with("rest", 4, true), with("three", 3, false));
+    assert_ne!(with("rest2", 4, true), with("none", 4, false), "MAE's rule makes no update of them");
+    let run = Run::new(&dir.path().join("counted"), Plan { accum_iter: 4, remainder: true, ..plan() });
+    run.go(task(config()), Resume::No);
+    assert_eq!(run.position()["updates"], 4, "two in each epoch of seven steps");
+}
+
+#[test]
+fn a_scaled_loss_gives_the_same_bits_and_overflows_lower_the_scale() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |name: &str, loss_scale: Option<LossScaler>| {
+        let run = Run::new(&dir.path().join(name), Plan { loss_scale, clip_grad: Some(0.1), ..plan() });
+        let trainer = run.go(task(config()), Resume::No).1;
+        (weights(&trainer), run.position())
+    };
+    let plain = with("plain", None).0;
+    let (scaled, position) = with("scaled", Some(LossScaler { growth_interval: 5, ..LossScaler::default() }));
+    assert_eq!(scaled, plain, "unscaled before clipping, by a power of two");
+    assert_eq!(position["scaler"], serde_json::json!({"scale": 65536.0 * 4.0, "good": 4}), "14 good updates");
+
+    // Penalties make large gradients, which overflow at such a scale.
+    let run = Run::new(
+        &dir.path().join("over"),
+        Plan { loss_scale: Some(LossScaler { init_scale: 2f64.powi(120), ..LossScaler::default() }), ..plan() },
+    );
+    let heavy = || ClassifyConfig { penalties: vec![Penalty::new(Norm::L2, 1e5)], ..config() };
+    let small =
+        Plan { schedule: CosineConfig { lr: 1e-7, min_lr: 0.0, warmup: Span::Epochs(0.0) }.into(), ..run.plan.clone() };
+    let run = Run { plan: small, ..run };
+    run.go(task(heavy()), Resume::No);
+    let position = run.position();
+    let skipped = position["skipped"].as_u64().unwrap();
+    assert!((1..14).contains(&skipped), "{position}");
+    assert_eq!(position["updates"].as_u64(), Some(14 - skipped));
+    assert_eq!(position["scaler"]["scale"].as_f64(), Some(2f64.powi(120 - skipped as i32)));
+
+    // Another process goes on with the same scale.
+    let whole = run.last();
+    let again =
+        Run { dir: dir.path().join("again"), plan: Plan { max_steps: Some(2), ..run.plan.clone() }, data: images() };
+    again.go(task(heavy()), Resume::No);
+    let again = Run { plan: run.plan.clone(), ..again };
+    again.go(task(heavy()), Resume::Auto);
+    assert_eq!(again.last(), whole);
+}
+
+#[test]
+fn checkpoints_inside_an_epoch_continue_at_their_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let every = Plan { recovery_interval: Some(3), keep: 20, ..plan() };
+    let whole = Run::new(&dir.path().join("whole"), every.clone());
+    whole.go(task(config()), Resume::No);
+    let names: Vec<String> = checkpoint::list(&whole.dir)
+        .iter()
+        .map(|p| p.file_stem().unwrap().to_str().unwrap().replace("checkpoint-", ""))
+        .collect();
+    let steps: Vec<u64> = names.iter().map(|n| n.parse().unwrap()).collect();
+    assert_eq!(steps, [3, 6, 7, 10, 13, 14]);
+    // A machine that stops behind step 10 leaves that checkpoint.
+    let run = Run::new(&dir.path().join("again"), every);
+    std::fs::create_dir_all(&run.dir).unwrap();
+    std::fs::copy(&checkpoint::list(&whole.dir)[3], run.dir.join("checkpoint-00000010.safetensors")).unwrap();
+    run.go(task(config()), Resume::Auto);
+    let weights_of = |run: &Run| {
+        let mut c =
+            checkpoint::load::<serde_json::Value>(checkpoint::list(&run.dir).last().unwrap(), "classify").unwrap();
+        c.names("model.")
+            .iter()
+            .map(|n| c.tensor(&format!("model.{n}")).unwrap().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(weights_of(&run), weights_of(&whole));
+}
+
+#[test]
+fn the_best_models_by_a_metric_are_kept_and_those_of_the_weights_and_their_average() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || ClassifyConfig {
+        ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+        metric: Some(Metric::Loss),
+        ..config()
+    };
+    let run = Run::new(dir.path(), Plan { epochs: 5, history: 2, ..plan() });
+    let trainer = run.go(task(config()), Resume::No).1;
+    let text = std::fs::read_to_string(run.dir.join("log.txt")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let best = |key: &str| {
+        let losses = lines.iter().map(|l| l[key].as_f64().unwrap());
+        losses.enumerate().fold((0, f64::INFINITY), |best, (i, v)| if v < best.1 { (i + 1, v) } else { best })
+    };
+    let (best_average, best_raw) = (trainer.best().unwrap(), trainer.best_raw().unwrap());
+    assert_eq!((best_average.epochs, -best_average.score), best("test_ema_loss"));
+    assert_eq!((best_raw.epochs, -best_raw.score), best("test_loss"));
+    // The two best by their average, the better one first.
+    let mut order: Vec<usize> = (1..=5).collect();
+    order.sort_by(|a, b| {
+        lines[a - 1]["test_ema_loss"].as_f64().partial_cmp(&lines[b - 1]["test_ema_loss"].as_f64()).unwrap()
+    });
+    let kept: Vec<usize> = trainer.history().iter().map(|b| b.epochs).collect();
+    assert_eq!(kept, order[..2]);
+    let files = |dir: &Path| {
+        let mut names: Vec<String> = std::fs::read_dir(dir.join("history"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let mut want: Vec<String> = kept.iter().map(|e| format!("epoch-{e:04}.safetensors")).collect();
+    want.sort();
+    assert_eq!(files(&run.dir), want);
+    let best = run.dir.join(format!("history/epoch-{:04}.safetensors", kept[0]));
+    assert_eq!(std::fs::read(run.dir.join("best.safetensors")).unwrap(), std::fs::read(best).unwrap());
+    assert!(run.dir.join("best-raw.safetensors").exists());
+
+    // The same comes out of a run that was stopped, and the history is part of what it continues with.
+    let again = Run::new(&dir.path().join("again"), Plan { max_steps: Some(24), ..run.plan.clone() });
+    again.go(task(config()), Resume::No);
+    let again = Run { plan: run.plan.clone(), ..again };
+    let trainer = again.go(task(config()), Resume::Auto).1;
+    assert_eq!(trainer.history().iter().map(|b| b.epochs).collect::<Vec<_>>(), kept);
+    assert_eq!(files(&again.dir), want);
+
+    // From an older checkpoint of another branch, what is not of its past goes aside and is not lost.
+    let old = Run::new(&dir.path().join("old"), Plan { epochs: 5, history: 5, keep: 9, ..plan() });
+    old.go(task(config()), Resume::No);
+    let second = checkpoint::list(&old.dir)[1].clone();
+    let stopped =
+        Run { plan: Plan { max_steps: Some(15), ..old.plan.clone() }, ..Run::new(&old.dir, old.plan.clone()) };
+    stopped.go(task(config()), Resume::From(second));
+    let aside: Vec<_> = (1..9).filter(|n| old.dir.join(format!("abandoned-{n}")).exists()).collect();
+    assert!(!aside.is_empty() && files(&old.dir).len() < 5);
+}
+
+#[test]
+fn a_run_can_begin_at_another_epoch_and_with_a_new_optimizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::new(dir.path(), Plan { max_steps: Some(7), ..plan() });
+    run.go(task(config()), Resume::No);
+    let first = checkpoint::list(&run.dir).last().unwrap().clone();
+    let go = |name: &str, change: fn(Session<'_>) -> Session<'_>| {
+        let run = Run::new(&dir.path().join(name), Plan { epochs: 4, ..plan() });
+        let trainer = run.with(task(config()), Resume::From(first.clone()), change).1;
+        let text = std::fs::read_to_string(run.dir.join("log.txt")).unwrap();
+        let epochs: Vec<u64> = text
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["epoch"].as_u64().unwrap())
+            .collect();
+        (epochs, weights(&trainer))
+    };
+    let (epochs, plain) = go("plain", |s| s);
+    assert_eq!(epochs, [1, 2, 3]);
+    assert_eq!(go("later", |s| s.start_epoch(2)).0, [2, 3]);
+    let (epochs, other) = go("anew", |s| s.new_optimizer());
+    assert_eq!(epochs, [1, 2, 3]);
+    assert_ne!(other, plain, "the velocity starts at 0");
+}
+
+#[test]
+fn views_of_images_are_learned_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let views = |count: usize| {
+        let mut p = Pipeline::evaluation((28, 28), normalize());
+        let shared = p.transforms.len();
+        p.transforms.push(Transform::HorizontalFlip { p: 0.5 });
+        p.splits = Some(Splits { count, shared, erase_clean: false });
+        p
+    };
+    let losses = [
+        LossConfig::Jsd { splits: 3, alpha: 12.0, smoothing: 0.1 },
+        LossConfig::CrossEntropy { smoothing: 0.1 },
+        LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: None, sum: false, pos_weight: None },
+    ];
+    for (i, loss) in losses.into_iter().enumerate() {
+        let data = loader("train", 56, views(3));
+        let run = Run { data, ..Run::new(&dir.path().join(i.to_string()), Plan { epochs: 6, ..plan() }) };
+        let (outcome, _) = run.go(task(ClassifyConfig { loss, ..config() }), Resume::No);
+        let text = std::fs::read_to_string(run.dir.join("log.txt")).unwrap();
+        let losses: Vec<f64> = text
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["train_loss"].as_f64().unwrap())
+            .collect();
+        assert!(matches!(outcome, Outcome::Finished { .. }) && losses[5] < losses[0], "{loss:?}: {losses:?}");
+    }
+    // As many views as the loss is told, or an error.
+    let run = Run { data: loader("train", 56, views(2)), ..Run::new(&dir.path().join("two"), plan()) };
+    let loss = LossConfig::Jsd { splits: 3, alpha: 12.0, smoothing: 0.0 };
+    let mut trainer =
+        Trainer::new(run.plan.clone().check().unwrap(), task(ClassifyConfig { loss, ..config() })).unwrap();
+    let batch = run.data.epoch(0, 0).next().unwrap().unwrap();
+    let e = trainer.step(batch, &normalize(), 7).unwrap_err().to_string();
+    assert!(e.contains("3 splits"), "{e}");
+}
+
+#[test]
+fn a_teacher_counts_as_its_weights_say() {
+    let first = |distill: Option<DistillConfig>, seed: u64, own: Normalize| {
+        let mut task = task(ClassifyConfig { distill, ..config() });
+        if distill.is_some() {
+            let built = model().build(ParamStore::new().builder(Key::new(seed))).unwrap();
+            task = task.taught_by(Teacher::new(built, &normalize(), &own));
+        }
+        let mut trainer = Trainer::new(plan().check().unwrap(), task).unwrap();
+        let batch = images().epoch(0, 0).next().unwrap().unwrap();
+        trainer.step(batch, &normalize(), 7).unwrap().loss
+    };
+    let plain = first(None, 0, normalize());
+    let with = |weight: f64, task_weight: f64| Some(DistillConfig { temperature: 2.0, weight, task_weight });
+    // A teacher that says the same adds nothing; one that only counts leaves no loss of labels.
+    assert!((first(with(1.0, 1.0), 0, normalize()) - plain).abs() < 1e-5);
+    assert!((first(with(1.0, 0.5), 0, normalize()) - plain / 2.0).abs() < 1e-5);
+    assert!(first(with(1.0, 0.0), 0, normalize()).abs() < 1e-5);
+    assert!(first(with(1.0, 0.0), 1, normalize()) > 1e-4, "another teacher says something else");
+    // Images are brought to the teacher's own statistics.
+    let other = Normalize { mean: vec![0.1], std: vec![0.9] };
+    assert!(first(with(1.0, 0.0), 0, other) > 1e-6);
+    let bad = DistillConfig { temperature: 0.0, ..DistillConfig::default() };
+    let params = ParamStore::new();
+    let built = model().build(params.builder(Key::new(0))).unwrap();
+    let e = Classify::new(ClassifyConfig { distill: Some(bad), ..config() }, params, built).err().unwrap().to_string();
+    assert!(e.contains("temperature 0"), "{e}");
+}
