@@ -17,7 +17,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     let train = args.train.filled()?;
     let (device, signals) = (train.run.device()?, Signals::install()?);
     let (plan, model) = (args.plan(&train)?, train.model()?);
-    let folder = std::env::temp_dir();
+    let folder = std::env::temp_dir().join(format!("lr_find-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
     let data = train.data.open(model.channels(), train.model.weights()?.as_deref(), &folder)?;
     let config = train.config(model, &data)?;
     let (loader, _) = train.loaders(&config, &data, &folder)?;
@@ -27,6 +28,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let mut trainer = Trainer::new(plan.check()?, Classify::new(config, params, net)?)?;
 
     let found = args.find(&mut trainer, &loader, &signals)?;
+    std::fs::remove_dir_all(&folder)?;
     args.draw(&found)?;
     println!("{} steps, drawn to {}", found.rates.len(), args.picture.display());
     match found.suggestion() {

@@ -31,7 +31,6 @@ fn run(args: &Args) -> Result<ExitCode> {
     let params = ParamStore::on(&device);
     let net = model.build(params.builder(Key::new(plan.seed).child("init")))?;
     args.model.load(&params, &model)?;
-    let metric = config.metric;
     let mut task = Classify::new(config, params, net)?;
     if let Some(held_out) = held_out {
         task = task.evaluating(held_out, plan.precision);
@@ -40,10 +39,9 @@ fn run(args: &Args) -> Result<ExitCode> {
         task = task.taught_by(teacher);
     }
     common::count(task.params(), &device);
-    args.write(folder.path())?;
 
     let mut trainer = Trainer::new(plan.check()?, task)?;
-    let outcome = args.run.session(&loader, &folder, &signals, metric).run(&mut trainer)?;
+    let outcome = args.session(&loader, &folder, &signals)?.run(&mut trainer)?;
     Ok(args.run.finish(&outcome, &trainer, &folder, &loader))
 }
 

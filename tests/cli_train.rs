@@ -160,6 +160,20 @@ fn a_recipe_leaves_what_timms_leaves() {
     assert!(text.contains("the mean of 2 models") && text.contains("score"), "{text}");
     let text = ok(d, "evaluate", &["data", "--weights", "mean.safetensors"]);
     assert!(text.contains("top1"), "{text}");
+    // Other labels: a part of the classes, and reassessed ones by the numbers of the files.
+    std::fs::write(d.join("all.txt"), "1\n2\n10\n").unwrap();
+    std::fs::write(d.join("part.txt"), "1\n2\n").unwrap();
+    std::fs::write(d.join("real.json"), format!("[{}[0, 1, 2]]", "[],".repeat(11))).unwrap();
+    let judged = ["data", "--weights", "mean.safetensors", "--real_labels", "real.json", "--valid_labels"];
+    let text = ok(d, "evaluate", &[&judged[..3], &["--valid_labels", "all.txt"]].concat());
+    assert!(text.contains("top1"), "{text}");
+    let (code, text) = run(d, "evaluate", &[&judged[..3], &["--valid_labels", "part.txt"]].concat());
+    assert!(code == Some(1) && text.contains("does not list class 2 `10`"), "{text}");
+    let (code, text) = run(d, "evaluate", &[&judged[..], &["all.txt"]].concat());
+    assert!(code == Some(1) && text.contains("a number from 1 to 12"), "{text}");
+    std::fs::write(d.join("real.json"), format!("[{}[0, 1, 2], [0, 1, 2], []]", "[0, 1, 2],".repeat(15))).unwrap();
+    let text = ok(d, "evaluate", &[&judged[..], &["all.txt"]].concat());
+    assert!(text.contains("reassessed labels: top1 100.000, top5 100.000 on 11 images"), "{text}");
     ok(d, "predict", &["--weights", again.to_str().unwrap(), "--source", "data/validation/1/12.png"]);
 }
 

@@ -1,16 +1,23 @@
 //! What timm-style training adds to a run: views and their divergence, a teacher, the scaling of the loss, updates of a last few batches,
 //! checkpoints inside epochs, and the history of the best models.
 
-use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Splits, Subset, Transform};
+mod goldens;
+
+use candlelight::data::{
+    Batch, Idx, Loader, LoaderConfig, Normalize, Pipeline, Pixels, Splits, Stats, Subset, Transform,
+};
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
+use candlelight::engine::task::Batches;
 use candlelight::engine::teacher::{DistillConfig, Teacher};
 use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
 use candlelight::engine::{LossScaler, Metric, checkpoint};
-use candlelight::models::ModelConfig;
+use candlelight::models::{ModelConfig, ResNetConfig, weights};
 use candlelight::nn::penalty::{Norm, Penalty};
-use candlelight::optim::{EmaConfig, SgdConfig};
+use candlelight::optim::{ClipMode, EmaConfig, OptimizerConfig, Settings, SgdConfig};
 use candlelight::prelude::*;
+use candlelight::sched::{Curve, TimmConfig, WarmupConfig};
 use candlelight::store::RunFolder;
+use goldens::{Golden, close, golden, values};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,12 +98,12 @@ impl Run {
 }
 
 /// The bits of all weights.
-fn weights(trainer: &Trainer<Classify<ModelConfig>>) -> BTreeMap<String, Vec<u32>> {
+fn bits(trainer: &Trainer<Classify<ModelConfig>>) -> BTreeMap<String, Vec<u32>> {
     let all = trainer.task().params().state_dict().into_iter();
-    let bits = |t: candle_core::Tensor| -> Vec<u32> {
+    let of = |t: candle_core::Tensor| -> Vec<u32> {
         t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect()
     };
-    all.map(|(n, t)| (n, bits(t))).collect()
+    all.map(|(n, t)| (n, of(t))).collect()
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn the_last_few_batches_of_an_epoch_make_an_update_of_their_mean() {
         for batch in run.data.epoch(0, 0) {
             trainer.step(batch.unwrap(), &normalize(), 3).unwrap();
         }
-        weights(&trainer)
+        bits(&trainer)
     };
     assert_eq!(with("rest", 4, true), with("three", 3, false));
     assert_ne!(with("rest2", 4, true), with("none", 4, false), "MAE's rule makes no update of them");
@@ -128,7 +135,7 @@ fn a_scaled_loss_gives_the_same_bits_and_overflows_lower_the_scale() {
     let with = |name: &str, loss_scale: Option<LossScaler>| {
         let run = Run::new(&dir.path().join(name), Plan { loss_scale, clip_grad: Some(0.1), ..plan() });
         let trainer = run.go(task(config()), Resume::No).1;
-        (weights(&trainer), run.position())
+        (bits(&trainer), run.position())
     };
     let plain = with("plain", None).0;
     let (scaled, position) = with("scaled", Some(LossScaler { growth_interval: 5, ..LossScaler::default() }));
@@ -263,7 +270,7 @@ fn a_run_can_begin_at_another_epoch_and_with_a_new_optimizer() {
             .lines()
             .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["epoch"].as_u64().unwrap())
             .collect();
-        (epochs, weights(&trainer))
+        (epochs, bits(&trainer))
     };
     let (epochs, plain) = go("plain", |s| s);
     assert_eq!(epochs, [1, 2, 3]);
@@ -336,4 +343,115 @@ fn a_teacher_counts_as_its_weights_say() {
     let built = model().build(params.builder(Key::new(0))).unwrap();
     let e = Classify::new(ClassifyConfig { distill: Some(bad), ..config() }, params, built).err().unwrap().to_string();
     assert!(e.contains("temperature 0"), "{e}");
+}
+
+/// The batches of a golden: five per epoch, and with `soft` targets of their own in every epoch.
+struct Stored {
+    golden: Golden,
+    soft: bool,
+    normalize: Normalize,
+    stats: Stats,
+}
+
+impl Batches for Stored {
+    fn steps(&self) -> usize {
+        5
+    }
+    fn samples(&self) -> usize {
+        40
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn normalize(&self) -> &Normalize {
+        &self.normalize
+    }
+    fn epoch<'a>(
+        &'a self,
+        epoch: usize,
+        start: usize,
+    ) -> Box<dyn Iterator<Item = candlelight::data::Result<Batch>> + 'a> {
+        let labels: Vec<u32> = values(&self.golden["labels"]).into_iter().map(|v| v as u32).collect();
+        let batch = move |step: usize| {
+            let images = Pixels::F32(values(&self.golden["images"].get(step).unwrap()));
+            let targets = self.soft.then(|| values(&self.golden["soft"].get(epoch).unwrap().get(step).unwrap()));
+            Ok(Batch { epoch, step, targets, ..Batch::new(images, (24, 24), 3, labels[step * 8..][..8].to_vec()) })
+        };
+        Box::new((start..5).map(batch))
+    }
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+#[test]
+fn fifty_steps_of_a_recipe_are_timms() {
+    let g = golden("train");
+    let network = ResNetConfig {
+        depths: vec![1, 1],
+        widths: vec![8, 12],
+        classes: 5,
+        zero_init_last: false,
+        ..registry::resnet("resnet18").unwrap()
+    };
+    for (name, lr, weight_decay, clip_mode, clip, soft) in
+        [("sgd", 0.05, 1e-2, ClipMode::Norm, 1.0, true), ("lamb", 0.01, 2e-2, ClipMode::Value, 0.05, false)]
+    {
+        let below = |part: &str| -> Vec<(String, candle_core::Tensor)> {
+            let prefix = format!("{name}.{part}.");
+            g.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t.clone()))).collect()
+        };
+        let model = ModelConfig::from(network.clone());
+        let params = ParamStore::new();
+        let built = model.build(params.builder(Key::new(0))).unwrap();
+        weights::load(&params, &below("weights"), true).unwrap();
+        let config = ClassifyConfig {
+            loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+            optimizer: OptimizerConfig::named(name, &Settings::default()).unwrap(),
+            weight_decay,
+            timm_groups: true,
+            ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+            ..ClassifyConfig::new(model, 5)
+        };
+        let schedule = TimmConfig {
+            warmup: WarmupConfig { epochs: 2.0, lr: 1e-3, prefix: false },
+            min_lr: 1e-4,
+            ..TimmConfig::new(lr, 8.0, Curve::Cosine { k_decay: 1.0 })
+        };
+        let plan = Plan {
+            batch_size: 8,
+            accum_iter: 2,
+            remainder: true,
+            epochs: 10,
+            schedule: schedule.into(),
+            clip_grad: Some(clip),
+            clip_mode,
+            ..Plan::default()
+        };
+        let normalize = Normalize { mean: vec![0.0; 3], std: vec![1.0; 3] };
+        let data = Stored { golden: g.clone(), soft, normalize, stats: Stats::default() };
+        let mut trainer = Trainer::new(plan.check().unwrap(), Classify::new(config, params, built).unwrap()).unwrap();
+        let (mut losses, mut rates) = (vec![], vec![]);
+        for epoch in 0..10 {
+            for batch in data.epoch(epoch, 0) {
+                let report = trainer.step(batch.unwrap(), &data.normalize, 5).unwrap();
+                losses.push(report.loss);
+                if report.step == 1 {
+                    rates.push(report.lr as f32);
+                }
+            }
+            trainer.end_epoch();
+        }
+        close(&format!("{name}: rates"), &rates, &values(&g[&format!("{name}.rates")]), 1e-6, 0.0);
+        close(&format!("{name}: losses"), &losses, &values(&g[&format!("{name}.losses")]), 1e-4, 1e-5);
+        let ema: std::collections::HashMap<String, candle_core::Tensor> =
+            trainer.ema().unwrap().state().into_iter().collect();
+        let ours: std::collections::HashMap<String, candle_core::Tensor> =
+            trainer.task().params().state_dict().into_iter().collect();
+        for (part, have) in [("after", &ours), ("ema", &ema)] {
+            for (n, want) in below(part).into_iter().filter(|(n, _)| !n.ends_with("num_batches_tracked")) {
+                close(&format!("{name}: {part} {n}"), &values(&have[&n]), &values(&want), 1e-3, 1e-4);
+            }
+        }
+    }
 }

@@ -57,6 +57,11 @@ impl DataArgs {
         Ok(c)
     }
 
+    /// Numbers classes in natural order.
+    pub(crate) fn naturally(&mut self) {
+        self.natural = true;
+    }
+
     /// What is wanted of data with these labels.
     pub fn config(&self, labels: LabelKind) -> OpenConfig {
         let order = if self.natural { ClassOrder::Natural } else { ClassOrder::Lexicographic };

@@ -301,6 +301,7 @@ impl Args {
             class_weights: None,
             penalties: vec![],
             distill: None,
+            timm_groups: false,
             metric: None,
             optimizer: match self.opt.as_str() {
                 "sgd" => SgdConfig::default().into(),

@@ -183,6 +183,7 @@ impl Args {
             class_weights: None,
             penalties: vec![],
             distill: None,
+            timm_groups: false,
             metric: None,
             optimizer: LarsConfig::default().into(),
             weight_decay: self.common.weight_decay.unwrap_or(0.0),

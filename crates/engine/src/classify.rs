@@ -1,5 +1,6 @@
 //! Supervised training of a classifier: finetuning, linear probing, or training from scratch.
 
+use crate::criterion::{viewed, views_averaged};
 use crate::error::{Error, Result};
 pub use crate::loss::LossConfig;
 use crate::metrics::{Metrics, Scores};
@@ -7,14 +8,13 @@ use crate::signals::Signals;
 use crate::task::{At, Batches, Findings, Moment, Scalar, Task};
 use crate::teacher::{DistillConfig, Teacher};
 use crate::verdict::{Metric, Targets, Verdict};
-use candle_core::{Device, Tensor};
-use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value, ops};
+use candle_core::Tensor;
+use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
-use candlelight_nn::loss;
 use candlelight_nn::penalty::Penalty;
-use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule};
+use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule, mae_rules};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The settings of training a classifier. `M` is the configuration of the model.
@@ -42,6 +42,9 @@ pub struct ClassifyConfig<M> {
     pub optimizer: OptimizerConfig,
     /// The weight decay of matrices.
     pub weight_decay: f64,
+    /// Whether vectors and biases never decay, whatever the optimizer, as in timm; otherwise the optimizer decides, and SGD decays them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timm_groups: bool,
     /// Layer-wise learning rates; `None` gives all layers the same rate.
     pub layer_decay: Option<LayerDecay>,
     /// The part of the model that trains; `None` trains everything.
@@ -67,6 +70,7 @@ impl<C> ClassifyConfig<C> {
             metric: None,
             optimizer: candlelight_optim::AdamWConfig::default().into(),
             weight_decay: 0.05,
+            timm_groups: false,
             layer_decay: None,
             trained: None,
             ema: None,
@@ -231,7 +235,7 @@ impl<M> Classify<M> {
                     return Err(Error::Config(message.into()));
                 }
                 Some(wanted) => {
-                    let loss = self.criterion(&logits, &batch, &device)?.scalar()?;
+                    let loss = self.config.criterion(&logits, &batch, &device)?.scalar()?;
                     let all =
                         of_targets.get_or_insert_with(|| Targets::new(classes, self.config.loss.compares_numbers()));
                     all.add(&values, wanted, loss)?;
@@ -241,81 +245,6 @@ impl<M> Classify<M> {
         }
         Ok(of_targets.map_or_else(|| Verdict::Classes(of_classes.scores()), Targets::verdict))
     }
-
-    /// The loss of logits.
-    fn criterion(&self, logits: &Value, batch: &Batch, device: &Device) -> Result<Value> {
-        let (config, weights) = (self.config.loss, self.config.class_weights.as_deref());
-        let hard = batch.targets.is_none();
-        let threshold = match config {
-            LossConfig::BinaryCrossEntropy { threshold, .. } => threshold,
-            _ => None,
-        };
-        let targets = || self.targets(batch, config.smoothing(), threshold, device);
-        Ok(match (config, weights) {
-            (LossConfig::CrossEntropy { smoothing }, None) if hard => {
-                ops::cross_entropy(logits, &batch.labels, smoothing)?
-            }
-            (LossConfig::CrossEntropy { smoothing }, Some(w)) if hard => {
-                loss::weighted_cross_entropy(logits, &batch.labels, smoothing, w)?
-            }
-            (LossConfig::CrossEntropy { .. }, None) => ops::soft_cross_entropy(logits, &targets()?)?,
-            (LossConfig::CrossEntropy { .. }, Some(w)) => loss::weighted_soft_cross_entropy(logits, &targets()?, w)?,
-            (LossConfig::BinaryCrossEntropy { sum, pos_weight: None, .. }, None) => {
-                ops::binary_cross_entropy(logits, &targets()?, sum)?
-            }
-            (LossConfig::BinaryCrossEntropy { sum, pos_weight, .. }, w) => {
-                let positive = pos_weight.map(|p| vec![p; self.config.classes]);
-                loss::weighted_binary_cross_entropy(logits, &targets()?, w, positive.as_deref(), sum)?
-            }
-            (LossConfig::Jsd { splits, alpha, smoothing }, _) => {
-                if !hard {
-                    return Err(Error::Config("the loss jsd needs one class per sample, not mixed or several".into()));
-                }
-                loss::jsd_cross_entropy(logits, &batch.labels, splits, alpha, smoothing)?
-            }
-            (LossConfig::Asymmetric(c), _) => loss::asymmetric(logits, &targets()?, &c)?,
-            (LossConfig::Focal { gamma, .. }, w) => loss::focal(logits, &targets()?, gamma, w)?,
-            (LossConfig::Dice { smooth }, _) => loss::dice(logits, &targets()?, smooth)?,
-            (LossConfig::Mse, _) => loss::mse(logits, &targets()?)?,
-            (LossConfig::Huber { delta }, _) => loss::huber(logits, &targets()?, delta)?,
-            (LossConfig::SmoothL1 { beta }, _) => loss::smooth_l1(logits, &targets()?, beta)?,
-        })
-    }
-
-    /// The targets (B, K): those of the batch where it has any, else its labels, smoothed.
-    fn targets(&self, batch: &Batch, smoothing: f32, threshold: Option<f32>, device: &Device) -> Result<Tensor> {
-        let k = self.config.classes;
-        let mut targets = match &batch.targets {
-            Some(t) => t.clone(),
-            None => loss::one_hot(&batch.labels, k, smoothing)?,
-        };
-        if targets.len() % k != 0 {
-            return Err(Error::Config(format!("{} target values are not rows of {k} classes", targets.len())));
-        }
-        if let Some(at) = threshold {
-            targets.iter_mut().for_each(|t| *t = f32::from(u8::from(*t > at)));
-        }
-        Ok(Tensor::from_vec(targets, ((), k), device)?)
-    }
-}
-
-/// The mean of the logits (V x B, K) over the views of each sample.
-fn views_averaged(logits: &Value, views: usize) -> Result<Value> {
-    if views <= 1 {
-        return Ok(logits.clone());
-    }
-    let n = logits.dim(0)? / views;
-    let first = logits.narrow(0, 0, n)?;
-    let sum = (1..views).try_fold(first, |sum, v| sum.add(&logits.narrow(0, v * n, n)?))?;
-    Ok(sum.affine(1.0 / views as f64, 0.0)?)
-}
-
-/// The labels and targets of all views of a batch, whose pixels were taken out.
-fn viewed(batch: &Batch) -> Batch {
-    let mut all = batch.clone();
-    all.labels = batch.labels.repeat(batch.views);
-    all.targets = batch.targets.as_ref().map(|t| t.repeat(batch.views));
-    all
 }
 
 /// Refuses data with more classes than the model has.
@@ -356,7 +285,10 @@ where
             None => {
                 let free = Group { weight_decay: 0.0, lr_scale: 1.0 };
                 let mut rules: Vec<Rule> = parts.no_decay.iter().map(|n| Rule::named(n, free)).collect();
-                rules.extend(self.config.optimizer.clone().method().rules(decay));
+                rules.extend(match self.config.timm_groups {
+                    true => mae_rules(decay),
+                    false => self.config.optimizer.clone().method().rules(decay),
+                });
                 rules
             }
         };
@@ -410,7 +342,7 @@ where
         }
         let logits = self.model.forward(&tape.constant(images), Some(&key))?;
         let all = (batch.views > 1 && !matches!(self.config.loss, LossConfig::Jsd { .. })).then(|| viewed(batch));
-        let mut loss = self.criterion(&logits, all.as_ref().unwrap_or(batch), images.device())?;
+        let mut loss = self.config.criterion(&logits, all.as_ref().unwrap_or(batch), images.device())?;
         if let (Some(teacher), Some(config)) = (&self.teacher, &self.config.distill) {
             loss = teacher.teach(config, images, &logits, &loss, tape.precision())?;
         }

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod classify;
+mod criterion;
 mod error;
 pub mod features;
 mod loss;

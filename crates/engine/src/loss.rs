@@ -87,7 +87,7 @@ impl LossConfig {
     }
 
     /// Whether its targets are numbers, such as columns of a list, where samples have no classes.
-    pub(crate) fn compares_numbers(&self) -> bool {
+    pub fn compares_numbers(&self) -> bool {
         matches!(self, LossConfig::Mse | LossConfig::Huber { .. } | LossConfig::SmoothL1 { .. })
     }
 

@@ -59,33 +59,36 @@ impl RealLabels {
     }
 }
 
-/// The outputs of a model that a file lists, by number or by name, one per line or separated by commas.
+/// The outputs of a model that a file lists, one per line or separated by commas: by name where every word is one, else by number.
 ///
 /// # Errors
 /// When it cannot be read, or lists what is no output of the model.
 pub fn valid(path: &Path, outputs: usize, names: &[String]) -> Result<Vec<bool>> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut listed = vec![false; outputs];
-    for (i, line) in text.lines().enumerate() {
-        // Names may hold commas, numbers do not.
+    let named = |word: &str| names.iter().position(|n| n == word);
+    // Names may hold commas, numbers do not.
+    let words = |line: &str| -> Vec<String> {
         let whole = line.trim();
-        let parts: Vec<&str> =
-            if names.iter().any(|n| n == whole) { vec![whole] } else { line.split(',').map(str::trim).collect() };
-        for word in parts.into_iter().filter(|w| !w.is_empty()) {
-            let number = word.parse::<usize>().ok().or_else(|| names.iter().position(|n| n == word));
-            match number.and_then(|n| listed.get_mut(n)) {
-                Some(l) => *l = true,
-                None => {
-                    let near = nearest(names.iter().map(String::as_str), word);
-                    let meant =
-                        if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
-                    return Err(format!(
-                        "{}: line {}: `{word}` is neither a number below {outputs} nor a class of the model{meant}",
-                        path.display(),
-                        i + 1
-                    )
-                    .into());
-                }
+        let parts = if named(whole).is_some() { vec![whole] } else { line.split(',').map(str::trim).collect() };
+        parts.into_iter().filter(|w| !w.is_empty()).map(Into::into).collect()
+    };
+    let lines: Vec<(usize, String)> =
+        text.lines().enumerate().flat_map(|(i, l)| words(l).into_iter().map(move |w| (i + 1, w))).collect();
+    let by_name = lines.iter().all(|(_, w)| named(w).is_some());
+    let mut listed = vec![false; outputs];
+    for (line, word) in &lines {
+        let number = if by_name { named(word) } else { word.parse().ok().or_else(|| named(word)) };
+        match number.and_then(|n: usize| listed.get_mut(n)) {
+            Some(l) => *l = true,
+            None => {
+                let near = nearest(names.iter().map(String::as_str), word);
+                let meant =
+                    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
+                return Err(format!(
+                    "{}: line {line}: `{word}` is neither a class of the model nor a number below {outputs}{meant}",
+                    path.display()
+                )
+                .into());
             }
         }
     }
@@ -129,10 +132,13 @@ mod tests {
         };
         assert_eq!(read("cat\ndog, big\n"), Ok(vec![true, true, false]));
         assert_eq!(read("0, 2\n\n"), Ok(vec![true, false, true]));
+        // Names that are numbers are names.
+        std::fs::write(&path, "1\n10\n").unwrap();
+        assert_eq!(valid(&path, 3, &["1", "2", "10"].map(String::from)).unwrap(), [true, false, true]);
         assert!(
             read("cat\ncov\n")
                 .unwrap_err()
-                .contains("line 2: `cov` is neither a number below 3 nor a class of the model; did you mean")
+                .contains("line 2: `cov` is neither a class of the model nor a number below 3; did you mean")
         );
         assert!(read("cat\n").unwrap_err().contains("at least 2"));
     }

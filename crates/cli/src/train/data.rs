@@ -108,6 +108,8 @@ impl DataFlags {
 
     pub(super) fn fill(&mut self, d: &Defaults) {
         self.data_dir = self.data.take().or(self.data_dir.take());
+        // timm's order of classes: 2 before 10.
+        self.reading.naturally();
         fill(&mut self.dataset, String::new());
         fill(&mut self.train_split, "train".into());
         fill(&mut self.labels, "classes".into());

@@ -3,7 +3,6 @@
 use crate::Result;
 use crate::chart::{self, Line};
 use candlelight_data::Loader;
-use candlelight_engine::Metric;
 use candlelight_engine::task::Findings;
 use candlelight_engine::train::{Observer, StepReport};
 use candlelight_store::atomic::write_atomic;
@@ -16,7 +15,6 @@ use std::time::Instant;
 pub(super) struct Lines<'a> {
     loader: &'a Loader,
     every: usize,
-    metric: Option<Metric>,
     last: Instant,
     waited: u64,
     epoch: Epoch,
@@ -33,9 +31,9 @@ struct Epoch {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(loader: &'a Loader, every: usize, metric: Option<Metric>) -> Self {
+    pub(super) fn new(loader: &'a Loader, every: usize) -> Self {
         let waited = loader.stats().wait.load(Ordering::Relaxed);
-        Lines { loader, every: every.max(1), metric, last: Instant::now(), waited, epoch: Epoch::default() }
+        Lines { loader, every: every.max(1), last: Instant::now(), waited, epoch: Epoch::default() }
     }
 }
 
@@ -98,10 +96,7 @@ impl Observer for Lines<'_> {
         Ok(())
     }
 
-    fn report(&mut self, found: &Findings, _line: Option<&Value>) -> candlelight_engine::Result<()> {
-        if let (Some(score), Some(metric)) = (found.score, self.metric) {
-            tracing::info!("Test: {} {:.3}", metric.name(), metric.value(score));
-        }
+    fn report(&mut self, _: &Findings, _line: Option<&Value>) -> candlelight_engine::Result<()> {
         // The time of an evaluation is none of the next step's.
         (self.last, self.waited) = (Instant::now(), self.loader.stats().wait.load(Ordering::Relaxed));
         self.epoch = Epoch::default();
@@ -109,14 +104,17 @@ impl Observer for Lines<'_> {
     }
 }
 
-/// Writes `summary.csv` and `curves.svg` from log.txt after each epoch, so that a run that continues has one table with one header.
+/// Writes `args.yaml` with the first step, and `summary.csv` and `curves.svg` from log.txt after each epoch, so that a run that continues has
+/// one table with one header.
 pub(super) struct Summary {
     folder: PathBuf,
+    /// What args.yaml is to hold; taken when it is written. Before the first step the run may still be refused.
+    args: Option<String>,
 }
 
 impl Summary {
-    pub(super) fn new(folder: &Path) -> Self {
-        Summary { folder: folder.into() }
+    pub(super) fn new(folder: &Path, args: String) -> Self {
+        Summary { folder: folder.into(), args: Some(args) }
     }
 
     fn write(&self) -> Result<()> {
@@ -189,7 +187,14 @@ fn charts(lines: &[Value]) -> Vec<(&'static str, &'static str, Vec<Line>)> {
 
 impl Observer for Summary {
     fn name(&self) -> &str {
-        "summary.csv and curves.svg"
+        "args.yaml, summary.csv and curves.svg"
+    }
+
+    fn step(&mut self, _: &StepReport, _at: f64) -> candlelight_engine::Result<()> {
+        match self.args.take() {
+            Some(text) => Ok(write_atomic(&self.folder.join("args.yaml"), |out| out.write_all(text.as_bytes()))?),
+            None => Ok(()),
+        }
     }
 
     fn report(&mut self, _: &Findings, line: Option<&Value>) -> candlelight_engine::Result<()> {

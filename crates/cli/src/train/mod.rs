@@ -24,9 +24,10 @@ use candlelight_autograd::Precision;
 use candlelight_data::{Loader, LoaderConfig, OnBad, Sampler, Shuffled};
 use candlelight_engine::Metric;
 use candlelight_engine::classify::ClassifyConfig;
-use candlelight_engine::train::Plan;
+use candlelight_engine::signals::Signals;
+use candlelight_engine::train::{Plan, Session};
 use candlelight_models::ModelConfig;
-use candlelight_store::atomic::write_atomic;
+use candlelight_store::RunFolder;
 use clap::Parser;
 use images::SaveImages;
 use serde::Serialize;
@@ -191,6 +192,7 @@ impl Args {
             metric: self.run.eval_metric,
             optimizer: optim.optimizer()?,
             weight_decay: optim.weight_decay.unwrap_or_default(),
+            timm_groups: true,
             layer_decay: optim.layers(),
             ema: optim.ema(),
             mix: self.augment.mix(classes, loss.smoothing.unwrap_or_default()),
@@ -262,13 +264,12 @@ impl Args {
         Ok((loader, Some(held_out_loader)))
     }
 
-    /// Writes the flags as `args.yaml` into the folder of a run.
+    /// The run of a trainer in its folder, with all that watches it.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        let text = yaml_serde::to_string(self)?;
-        Ok(write_atomic(&folder.join("args.yaml"), |out| out.write_all(text.as_bytes()))?)
+    /// When the flags cannot be written as YAML.
+    pub fn session<'a>(&self, loader: &'a Loader, folder: &'a RunFolder, signals: &Signals) -> Result<Session<'a>> {
+        Ok(self.run.session(loader, folder, signals, yaml_serde::to_string(self)?))
     }
 }
 

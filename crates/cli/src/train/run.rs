@@ -8,6 +8,7 @@ use candle_core::Device;
 use candlelight_data::Loader;
 use candlelight_engine::classify::Classify;
 use candlelight_engine::signals::Signals;
+use candlelight_engine::task::Task;
 use candlelight_engine::train::{Outcome, Resume, Session, Trainer};
 use candlelight_engine::{Metric, checkpoint};
 use candlelight_models::ModelConfig;
@@ -150,21 +151,21 @@ impl RunFlags {
         Ok(RunFolder::open(&path, self.from() != Resume::No)?)
     }
 
-    /// The run of a trainer in its folder, with all that watches it.
-    pub fn session<'a>(
+    /// The run of a trainer in its folder, with all that watches it; `args` becomes its args.yaml.
+    pub(super) fn session<'a>(
         &self,
         loader: &'a Loader,
         folder: &'a RunFolder,
         signals: &Signals,
-        metric: Option<Metric>,
+        args: String,
     ) -> Session<'a> {
-        let lines = Lines::new(loader, self.log_interval.unwrap_or(50), metric);
+        let lines = Lines::new(loader, self.log_interval.unwrap_or(50));
         let mut session = Session::new(loader, folder)
             .resume(self.from())
             .signals(signals)
             .events(folder.path())
             .observe(lines)
-            .observe(Summary::new(folder.path()));
+            .observe(Summary::new(folder.path(), args));
         if let Some(epoch) = self.start_epoch {
             session = session.start_epoch(epoch);
         }
@@ -209,8 +210,9 @@ impl RunFlags {
         if loader.bad_samples() > 0 {
             println!("  {} images could not be read and were replaced", loader.bad_samples());
         }
-        let metric = self.eval_metric.or(trainer.task().verdict().map(|v| v.main_metric()));
-        if let (Some(best), Some(metric)) = (trainer.best(), metric) {
+        let numbers = trainer.task().config().loss.compares_numbers();
+        let metric = self.eval_metric.unwrap_or(if numbers { Metric::Loss } else { Metric::Top1 });
+        if let Some(best) = trainer.best() {
             let value = |score| metric.value(score);
             if let Some(raw) = trainer.best_raw() {
                 let path = checkpoint::best_raw(dir);

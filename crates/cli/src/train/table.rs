@@ -50,7 +50,12 @@ const MIXED: &str = "give --precision bf16, in which products are bf16 and every
 /// Every argument, in the order of timm's help.
 pub const ROWS: [Row; 98] = [
     row("config", "none", "", "YAML or TOML; unknown keys are refused with a suggestion and their line"),
-    row("data_dir", "none", "", "also as the first argument; without it the demo runs"),
+    row(
+        "data_dir",
+        "none",
+        "",
+        "also as the first argument; without it the demo runs. Classes are numbered as in timm: 2 before 10",
+    ),
     row("dataset", "", "", "the kind of the data is recognised by its files; names of downloads are refused"),
     row("train_split", "train", "", ""),
     row("val_split", "none", "", "validation, else test; '' for no evaluation"),

@@ -4,7 +4,9 @@
 mod observe;
 mod replay;
 mod resume;
+mod saves;
 mod session;
+mod state;
 mod steps;
 mod trainer;
 
@@ -14,7 +16,7 @@ pub use observe::{Events, Observer};
 pub use session::Session;
 pub use trainer::{Skipped, StepReport, Trainer};
 
-pub(crate) use trainer::{Saved, read};
+pub(crate) use state::{Saved, read};
 
 use std::path::PathBuf;
 

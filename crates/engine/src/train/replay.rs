@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result, file};
 use crate::task::Task;
-use crate::train::trainer::{Extent, Record};
+use crate::train::state::{Extent, Record};
 use crate::train::{Session, StepReport, Trainer};
 
 impl Session<'_> {

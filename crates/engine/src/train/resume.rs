@@ -6,7 +6,7 @@ use crate::memory;
 use crate::position::{Best, Position};
 use crate::task::{Batches, Task};
 use crate::train::session::Anew;
-use crate::train::trainer::{Extent, Record};
+use crate::train::state::{Extent, Record};
 use crate::train::{Resume, Trainer};
 use candlelight_store::RunFolder;
 use std::path::{Path, PathBuf};
@@ -164,9 +164,7 @@ impl<T: Task> Trainer<T> {
         for path in checkpoints.all_ranked() {
             let is = |epochs| checkpoints.ranked(epochs) == path;
             let ours = self.position.history.iter().any(|b| is(b.epochs)) || (owes && is(epoch + 1));
-            if !ours
-                && let Some(aside) = checkpoints.set_file_aside(&path)?
-            {
+            if !ours && let Some(aside) = checkpoints.set_file_aside(&path)? {
                 tracing::warn!("{} is not of this run's past and is now in {}", path.display(), aside.folder.display());
             }
         }

@@ -6,16 +6,16 @@ use crate::progress::{Line, Progress};
 use crate::signals::Signals;
 use crate::task::{Batches, Findings, Moment, Task};
 use crate::train::observe::Observers;
+use crate::train::state::Extent;
 use crate::train::steps::StepLog;
-use crate::train::trainer::Extent;
-use crate::train::{Best, Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
+use crate::train::{Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
 use candlelight_sched::ScheduleConfig;
 use candlelight_store::{CheckpointFolder, RunFolder};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a failed save is left alone before the next attempt.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// A run of a trainer over some data in a folder.
 ///
@@ -160,22 +160,22 @@ pub(super) struct Anew {
 }
 
 /// A session under way.
-struct Running<'a, 't, T: Task> {
-    session: Session<'a>,
-    trainer: &'t mut Trainer<T>,
-    extent: Extent,
+pub(super) struct Running<'a, 't, T: Task> {
+    pub(super) session: Session<'a>,
+    pub(super) trainer: &'t mut Trainer<T>,
+    pub(super) extent: Extent,
     /// The number of steps per epoch.
-    steps: usize,
+    pub(super) steps: usize,
     /// The number of steps of the whole run.
     total: usize,
     progress: Option<Progress>,
-    checkpoints: CheckpointFolder,
+    pub(super) checkpoints: CheckpointFolder,
     /// The position that was saved last, and where.
-    saved: Option<(crate::position::Position, PathBuf)>,
+    pub(super) saved: Option<(crate::position::Position, PathBuf)>,
     /// The position that is being saved.
-    in_flight: Option<crate::position::Position>,
+    pub(super) in_flight: Option<crate::position::Position>,
     /// When a save failed last.
-    failed: Option<Instant>,
+    pub(super) failed: Option<Instant>,
     /// Lines of log.txt that could not be written yet.
     lines: Vec<serde_json::Value>,
 }
@@ -269,8 +269,7 @@ impl<T: Task> Running<'_, '_, T> {
                 if let Some(signal) = self.session.signals.caught() {
                     return Ok(Steps::Stopped(signal));
                 }
-                let again = self.failed.is_some_and(|at| at.elapsed() > AGAIN)
-                    || self.trainer.plan.recovery_interval.is_some_and(|n| step.step % n == 0);
+                let again = self.failed.is_some_and(|at| at.elapsed() > AGAIN) || self.recovery_due(step.step);
                 if self.session.signals.take_save() || again {
                     self.save_behind();
                 }
@@ -297,6 +296,12 @@ impl<T: Task> Running<'_, '_, T> {
             }
         }
         Ok(Steps::Done)
+    }
+
+    /// Whether a multiple of the steps between checkpoints lies in the update that ended with this step.
+    fn recovery_due(&self, step: usize) -> bool {
+        let plan = &self.trainer.plan;
+        plan.recovery_interval.is_some_and(|n| step / n > step.saturating_sub(plan.accum_iter) / n)
     }
 
     /// Shows a step to all who see it. Returns whether the run was brought back to a checkpoint.
@@ -437,147 +442,6 @@ impl<T: Task> Running<'_, '_, T> {
         }
     }
 
-    /// Writes a checkpoint of the present position and removes old ones, unless it is there already. Comes back when it is durable.
-    fn save(&mut self) -> Result<PathBuf> {
-        self.settle();
-        if let Some((position, path)) = &self.saved
-            && *position == self.trainer.position
-        {
-            return Ok(path.clone());
-        }
-        // The same weights at a later position, after a report, take the place of those before it.
-        let done = self.trainer.position.done(self.steps);
-        let replaced = self
-            .saved
-            .as_ref()
-            .filter(|(p, _)| p.done(self.steps) == done && p.updates == self.trainer.position.updates);
-        let path = replaced.map_or_else(|| self.checkpoints.next(done as u64), |(_, path)| path.clone());
-        let (record, entries) = (self.trainer.record(self.extent)?, self.trainer.entries(true)?);
-        write(&self.checkpoints, &path, T::KIND, &record, &entries, self.trainer.plan.keep)?;
-        self.saved = Some((self.trainer.position.clone(), path.clone()));
-        self.failed = None;
-        Ok(path)
-    }
-
-    /// Begins to write a checkpoint of the present position on a thread. What comes of it is noted later.
-    fn save_behind(&mut self) {
-        self.settle();
-        if self.saved.as_ref().is_some_and(|(p, _)| *p == self.trainer.position) {
-            return;
-        }
-        let start = Instant::now();
-        let made = self.trainer.record(self.extent).and_then(|r| Ok((r, self.trainer.entries(true)?)));
-        let (record, entries) = match made {
-            Ok(made) => made,
-            Err(e) => {
-                self.failed = Some(Instant::now());
-                return self.say(|| tracing::warn!("the run could not be saved: {e}"));
-            }
-        };
-        let (folder, keep) = (self.checkpoints.clone(), self.trainer.plan.keep);
-        let path = folder.next(self.trainer.position.done(self.steps) as u64);
-        self.in_flight = Some(self.trainer.position.clone());
-        let result = self.trainer.saver.start(move || {
-            write(&folder, &path, T::KIND, &record, &entries, keep)?;
-            Ok(path)
-        });
-        self.trainer.stood = start.elapsed();
-        self.note(result);
-    }
-
-    /// Waits for the save in flight and notes what came of it.
-    fn settle(&mut self) {
-        self.trainer.settle();
-        let saved = self.trainer.saved.take();
-        self.note(saved);
-    }
-
-    fn note(&mut self, result: Option<candlelight_store::Result<PathBuf>>) {
-        match result {
-            None => {}
-            Some(Ok(path)) => {
-                self.failed = None;
-                let stood = self.trainer.stood.as_secs_f64();
-                self.say(|| tracing::info!("saved {}; training stood still for {stood:.3} s", path.display()));
-                self.saved = self.in_flight.take().map(|p| (p, path));
-            }
-            Some(Err(e)) => {
-                self.in_flight = None;
-                self.failed = Some(Instant::now());
-                let kept = match &self.saved {
-                    Some((_, path)) => format!("{} is still there", path.display()),
-                    None => "there is no checkpoint yet".into(),
-                };
-                let seconds = AGAIN.as_secs();
-                self.say(|| {
-                    tracing::warn!(
-                        "the run could not be saved: {e}; {kept}, training goes on, and it is tried again after {seconds} s: make room"
-                    );
-                });
-            }
-        }
-    }
-
-    /// Keeps the weights that are the best so far, or belong to the history.
-    fn rank(&mut self, epochs: usize, found: &Findings) {
-        let report = |score: Option<f64>| score.filter(|s| s.is_finite()).map(|score| Best { epochs, score });
-        let better = |new: &Best, old: Option<Best>| old.is_none_or(|b| new.score > b.score);
-        let position = &mut self.trainer.position;
-        let best = report(found.score).filter(|b| better(b, position.best));
-        let raw = report(found.raw).filter(|b| better(b, position.best_raw));
-        position.best = best.or(position.best);
-        position.best_raw = raw.or(position.best_raw);
-        let most = self.trainer.plan.history;
-        let (kept, worst) = report(found.score).map_or((false, None), |b| position.remember(b, most));
-        let mut files = vec![];
-        if kept {
-            let folder = self.checkpoints.history();
-            if let Err(e) = std::fs::create_dir_all(&folder) {
-                self.say(|| tracing::warn!("{}: {e}", folder.display()));
-            }
-            files.push(self.checkpoints.ranked(epochs));
-        }
-        files.extend(best.map(|_| self.checkpoints.best()));
-        files.extend(raw.map(|_| self.checkpoints.best_raw()));
-        let mut written = files.into_iter();
-        if let Some(first) = written.next().filter(|p| self.save_weights(p)) {
-            // The same weights under other names are further links to the file.
-            for path in written {
-                if self.checkpoints.link(&first, &path).is_err() {
-                    self.save_weights(&path);
-                }
-            }
-        }
-        if let Some(worst) = worst
-            && let Err(e) = std::fs::remove_file(self.checkpoints.ranked(worst.epochs))
-        {
-            self.say(|| {
-                tracing::warn!("the model after {} epochs could not be removed from the history: {e}", worst.epochs)
-            });
-        }
-    }
-
-    /// Writes the weights without the optimizer's state, and returns whether they are there.
-    fn save_weights(&mut self, path: &Path) -> bool {
-        let written = self
-            .trainer
-            .record(self.extent)
-            .and_then(|record| Ok(checkpoint::save_record(path, T::KIND, &record, &self.trainer.entries(false)?)?));
-        if let Err(e) = &written {
-            self.say(|| tracing::warn!("the best weights could not be saved: {e}"));
-        }
-        written.is_ok()
-    }
-
-    /// Saves the run after something failed; returns the error, whatever comes of the save.
-    fn broken(&mut self, what: &str, e: Error) -> Error {
-        match self.save() {
-            Ok(saved) => self.say(|| tracing::error!("{what} failed; saved {}", saved.display())),
-            Err(other) => self.say(|| tracing::error!("{what} failed, and the run could not be saved: {other}")),
-        }
-        e
-    }
-
     /// Writes the lines of log.txt that are due. Those that cannot be written are kept for the next time.
     fn log(&mut self) {
         while let Some(line) = self.lines.first() {
@@ -603,35 +467,10 @@ impl<T: Task> Running<'_, '_, T> {
     }
 
     /// Says something without tearing the bar of the progress.
-    fn say(&self, f: impl FnOnce()) {
+    pub(super) fn say(&self, f: impl FnOnce()) {
         match &self.progress {
             Some(p) => p.quiet(f),
             None => f(),
         }
     }
-}
-
-/// Writes a checkpoint, at a second and third attempt where the first fails, and removes old ones.
-fn write(
-    folder: &CheckpointFolder,
-    path: &Path,
-    kind: &str,
-    record: &serde_json::Value,
-    entries: &[candlelight_store::tensors::Entry],
-    keep: usize,
-) -> candlelight_store::Result<()> {
-    let mut result = checkpoint::save_record(path, kind, record, entries);
-    for pause in [200, 1000] {
-        if result.is_ok() {
-            break;
-        }
-        candlelight_store::faults::pause(Duration::from_millis(pause));
-        result = checkpoint::save_record(path, kind, record, entries);
-    }
-    result?;
-    if let Err(e) = folder.prune(keep) {
-        // The new one is there; an old one too many does no harm.
-        tracing::warn!("an old checkpoint could not be removed: {e}");
-    }
-    Ok(())
 }
