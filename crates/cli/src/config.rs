@@ -2,8 +2,9 @@
 
 use crate::Result;
 use candlelight_store::nearest;
+use std::any::TypeId;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The value of an entry.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +94,8 @@ pub(crate) fn flags(path: &Path, command: &clap::Command) -> Result<Vec<OsString
         let flag = format!("--{name}");
         match entry {
             Entry::Nothing => {}
+            // timm writes '' for a path that is not given.
+            Entry::One(value) if value.is_empty() && arg.get_value_parser().type_id() == TypeId::of::<PathBuf>() => {}
             Entry::Switch(true) if !takes_values => all.push(flag.into()),
             Entry::Switch(false) if !takes_values => {}
             _ if !takes_values => return Err(at(&key, &format!("`{key}` must be true or false")).into()),
@@ -137,7 +140,7 @@ mod tests {
         assert_eq!(found, ["--fast", "--finetune=w.pth", "--mean", "0.5", "0.25"]);
         assert!(read("c.toml", "fast = false\n").unwrap().is_empty());
         for (text, words) in [
-            ("fsat = true\n", "did you mean `fast`?"),
+            ("fsat = true\n", "did you mean `fast`"),
             ("\nfast = 3\n", "line 2: `fast` must be true or false"),
             ("= 3", "c.toml"),
         ] {

@@ -14,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// When the file cannot be read, or has an entry that is no flag.
 pub fn parse<P: clap::Parser>() -> Result<P> {
     let command = P::command().args_override_self(true);
-    let line = arguments();
+    let line = arguments(&command);
     let mut all = line[..1].to_vec();
     let short = command.get_arguments().any(|a| a.get_long() == Some("config") && a.get_short() == Some('c'));
     let file = line.iter().enumerate().find_map(|(i, a)| match a.to_str()?.strip_prefix("--config=") {
@@ -55,14 +55,20 @@ fn flags_of(text: &str, command: &clap::Command) -> Vec<String> {
     flags
 }
 
-/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag. Paths may be no Unicode.
-fn arguments() -> Vec<OsString> {
+/// Command-line arguments with MAE's underscores: `--max-steps` and `--max_steps` are the same flag, and so are timm's `-vb` and `--vb`. Paths
+/// may be no Unicode.
+fn arguments(command: &clap::Command) -> Vec<OsString> {
+    let known =
+        |name: &str| command.get_arguments().any(|a| a.get_all_aliases().is_some_and(|all| all.contains(&name)));
     let flag = |a: OsString| match a.to_str().and_then(|s| s.strip_prefix("--")) {
         Some(rest) => {
             let (name, value) = rest.split_at(rest.find('=').unwrap_or(rest.len()));
             format!("--{}{value}", name.replace('-', "_")).into()
         }
-        None => a,
+        None => match a.to_str().and_then(|s| s.strip_prefix('-')) {
+            Some(name) if name.len() > 1 && known(name) => format!("--{name}").into(),
+            _ => a,
+        },
     };
     std::env::args_os().map(flag).collect()
 }

@@ -48,8 +48,8 @@ pub struct DataFlags {
     #[arg(long, value_parser = parsed::<CropMode>, value_name = "MODE", help_heading = "Data")]
     pub crop_mode: Option<CropMode>,
     /// Filter of the resize of an evaluation: nearest, box, bilinear, hamming, bicubic or lanczos [default: the model's]
-    #[arg(long, value_parser = parsed::<Interpolation>, value_name = "FILTER", help_heading = "Data")]
-    pub interpolation: Option<Interpolation>,
+    #[arg(long, value_parser = filter_or_none, value_name = "FILTER", help_heading = "Data")]
+    pub interpolation: Option<String>,
     /// Samples per step [default: 32; timm-1.0: 128]
     #[arg(long, short = 'b', value_name = "N", help_heading = "Data")]
     pub batch_size: Option<usize>,
@@ -75,6 +75,14 @@ pub struct DataFlags {
     #[serde(flatten)]
     /// How data is read.
     pub reading: DataArgs,
+}
+
+/// The name of a filter, or nothing, which is timm's default.
+fn filter_or_none(text: &str) -> std::result::Result<String, String> {
+    if !text.is_empty() {
+        parsed::<Interpolation>(text)?;
+    }
+    Ok(text.into())
 }
 
 /// The data of a run.
@@ -234,6 +242,8 @@ impl DataFlags {
     pub fn evaluation(&self, model: &str, size: (usize, usize), normalize: &Normalize) -> Result<Pipeline> {
         let usual = registry::entry(model)?.preparation();
         let flag = |name: &str| Origin::Flag(format!("--{name}"));
+        let filter = self.interpolation.as_deref().filter(|f| !f.is_empty());
+        let filter = filter.map(parsed::<Interpolation>).transpose()?;
         let set = |v: Vec<f32>| Some(Setting::new(v, Origin::Assumed));
         Ok(Pipeline::prepared(&Preparation {
             size: Some(Setting::new(size, Origin::Assumed)),
@@ -241,7 +251,7 @@ impl DataFlags {
             std: set(normalize.std.clone()),
             crop_pct: self.crop_pct.map(|v| Setting::new(v, flag("crop_pct"))).or(usual.crop_pct),
             crop_mode: self.crop_mode.map(|v| Setting::new(v, flag("crop_mode"))).or(usual.crop_mode),
-            interpolation: self.interpolation.map(|v| Setting::new(v, flag("interpolation"))).or(usual.interpolation),
+            interpolation: filter.map(|v| Setting::new(v, flag("interpolation"))).or(usual.interpolation),
             ..Preparation::default()
         })?)
     }

@@ -77,6 +77,7 @@ pub struct ModelFlags {
 
 impl ModelFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
+        self.initial_checkpoint = self.initial_checkpoint.take().filter(|c| !c.is_empty());
         fill(&mut self.model, d.model.into());
     }
 
@@ -136,7 +137,7 @@ impl ModelFlags {
     /// When it is not there.
     pub fn weights(&self) -> Result<Option<PathBuf>> {
         match (&self.initial_checkpoint, self.pretrained) {
-            (Some(name), _) if !name.is_empty() => located(name).map(Some),
+            (Some(name), _) => located(name).map(Some),
             (_, true) => match registry::published(self.name()) {
                 Some(name) => located(&name).map(Some),
                 None => {

@@ -77,6 +77,10 @@ pub struct RunFlags {
 
 impl RunFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
+        // timm writes '' where nothing is given.
+        self.output = self.output.take().filter(|p| *p != Path::new(""));
+        self.experiment = self.experiment.take().filter(|e| !e.is_empty());
+        self.resume = self.resume.take().filter(|r| !r.is_empty());
         fill(&mut self.seed, 42);
         fill(&mut self.val_interval, 1);
         fill(&mut self.log_interval, 50);

@@ -78,6 +78,134 @@ fn defaults_are_those_of_the_table() {
     }
 }
 
+/// What timm 0.4 writes as args.yaml without a flag but the data.
+const TIMMS: &str = "
+aa: null
+amp: false
+apex_amp: false
+aug_splits: 0
+batch_size: 32
+bn_eps: null
+bn_momentum: null
+bn_tf: false
+channels_last: false
+checkpoint_hist: 10
+clip_grad: null
+clip_mode: norm
+color_jitter: 0.4
+cooldown_epochs: 10
+crop_pct: null
+cutmix: 0.0
+cutmix_minmax: null
+data_dir: x
+dataset: ''
+decay_epochs: 30
+decay_rate: 0.1
+dist_bn: ''
+drop: 0.0
+drop_block: null
+drop_connect: null
+drop_path: null
+epoch_repeats: 0.0
+epochs: 200
+eval_metric: top1
+experiment: ''
+gp: null
+hflip: 0.5
+img_size: null
+initial_checkpoint: ''
+input_size: null
+interpolation: ''
+jsd: false
+local_rank: 0
+log_interval: 50
+lr: 0.01
+lr_cycle_limit: 1
+lr_cycle_mul: 1.0
+lr_noise: null
+lr_noise_pct: 0.67
+lr_noise_std: 1.0
+mean: null
+min_lr: 1.0e-05
+mixup: 0.0
+mixup_mode: batch
+mixup_off_epoch: 0
+mixup_prob: 1.0
+mixup_switch_prob: 0.5
+model: resnet101
+model_ema: false
+model_ema_force_cpu: false
+momentum: 0.9
+native_amp: false
+no_aug: false
+no_prefetcher: false
+no_resume_opt: false
+num_classes: null
+opt: sgd
+opt_betas: null
+opt_eps: null
+output: ''
+patience_epochs: 10
+pin_mem: false
+pretrained: false
+ratio:
+- 0.75
+- 1.3333333333333333
+recount: 1
+recovery_interval: 0
+remode: const
+reprob: 0.0
+resplit: false
+resume: ''
+save_images: false
+scale:
+- 0.08
+- 1.0
+sched: step
+seed: 42
+smoothing: 0.1
+split_bn: false
+start_epoch: null
+std: null
+sync_bn: false
+torchscript: false
+train_interpolation: random
+train_split: train
+tta: 0
+use_multi_epochs_loader: false
+validation_batch_size_multiplier: 1
+vflip: 0.0
+warmup_epochs: 3
+warmup_lr: 0.0001
+weight_decay: 0.0001
+workers: 4
+";
+
+#[test]
+fn an_args_yaml_of_timm_is_read_and_means_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("args.yaml");
+    std::fs::write(&path, TIMMS).unwrap();
+    let flags = crate::config::flags(&path, &Args::command()).unwrap();
+    let read = Args::try_parse_from([std::ffi::OsString::from("train")].into_iter().chain(flags)).unwrap();
+    let (read, plain) = (read.filled().unwrap(), args("x").filled().unwrap());
+    let values = |a: &Args| {
+        let mut v = serde_json::to_value(a).unwrap();
+        // timm spells out what is not given; the values are the same.
+        for (name, same) in [("interpolation", ""), ("eval_metric", "top1")] {
+            if v[name] == same {
+                v[name] = Value::Null;
+            }
+        }
+        for name in ["drop", "decay_epochs", "workers"] {
+            v[name] = Value::Null;
+        }
+        v
+    };
+    assert_eq!(values(&read), values(&plain));
+    assert_eq!(read.plan().unwrap(), plain.plan().unwrap());
+}
+
 #[test]
 fn the_table_of_the_docs_is_this_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/train.md");
