@@ -25,7 +25,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     let params = ParamStore::on(&device);
     let net = config.model.build(params.builder(Key::new(plan.seed).child("init")))?;
     train.model.load(&params, &config.model)?;
-    let mut trainer = Trainer::new(plan.check()?, Classify::new(config, params, net)?)?;
+    let size = config.model.image();
+    let mut task = Classify::new(config, params, net)?;
+    if let Some(teacher) = train.model.teacher(size, &data.normalize, &device)? {
+        task = task.taught_by(teacher);
+    }
+    let mut trainer = Trainer::new(plan.check()?, task)?;
 
     let found = args.find(&mut trainer, &loader, &signals)?;
     std::fs::remove_dir_all(&folder)?;

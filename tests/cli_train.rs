@@ -224,6 +224,8 @@ fn a_run_that_was_stopped_goes_on_to_the_same_weights() {
     let e = ["--resume", "nowhere", "--experiment", "x"];
     refused(d, &with(&e), &["--resume nowhere: there is no such file or folder"]);
     refused(d, &with(&["--experiment", "whole"]), &["holds an earlier run"]);
+    refused(d, &with(&["--resume", "output/train"]), &["output/train: the folder holds no checkpoint"]);
+    refused(d, &with(&["--start_epoch", "7", "--experiment", "late"]), &["start_epoch is 7", "3 epochs"]);
     std::fs::rename(d.join("data/train/10"), d.join("data/train/11")).unwrap();
     std::fs::rename(d.join("data/validation/10"), d.join("data/validation/11")).unwrap();
     refused(d, &with(&[&flags[..], &["--resume", &first, "--experiment", "classes"]].concat()), &["other classes"]);
@@ -279,6 +281,9 @@ fn every_kind_of_training_runs() {
             "--bn_tf",
         ],
     );
+    // Folders without parts are a part to train on.
+    let parts = ["data/train", "--val_split", "", "--experiment", "root", "--epochs", "1"];
+    ok(d, "train", &[&parts[..], &QUICK[1..]].concat());
     let text = one("blind", &["--val_split", "", "--sched", "plateau"]);
     assert!(text.contains("there is none so far") && !text.contains("Best metric"), "{text}");
     one(
@@ -326,6 +331,8 @@ fn every_kind_of_training_runs() {
     ];
     let text = ok(d, "train", &[&more[..], &QUICK[1..7], &["--lr", "0.01", "--aa", ""]].concat());
     assert!(text.contains("mean absolute error"), "{text}");
+    let other = ["numbers", "--labels", "numbers", "--experiment", "cross", "-b", "2"];
+    refused(d, &[&other[..], &QUICK[1..7]].concat(), &["the samples have numbers", "mse, huber or smooth_l1"]);
 }
 
 #[test]
@@ -349,10 +356,30 @@ fn what_is_wrong_is_said_before_the_first_step() {
     refused(
         d,
         &with(&["--eval_metric", "map", "--experiment", "map"]),
-        &["metric map: this evaluation has loss, top1"],
+        &["--eval_metric map: the samples have one class each, whose metrics are top1"],
     );
     std::fs::write(d.join("c.yaml"), "model: resnet20\nbach_size: 3\n").unwrap();
     refused(d, &["-c", "c.yaml"], &["c.yaml: line 2: `bach_size` is not a flag", "did you mean `batch_size`?"]);
+    // Lists of the file are overridden, do not take the line's arguments, and the file is found however it is given.
+    std::fs::write(
+        d.join("c.yaml"),
+        "lr_noise: [0.2, 0.4]\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\nopt_betas: [0.9, 0.99]\n",
+    )
+    .unwrap();
+    for (i, config) in ["-c=c.yaml", "-cc.yaml", "--config=c.yaml"].into_iter().enumerate() {
+        let (name, opt) = (format!("c{i}"), ["--opt", "adamw", "--epochs", "1"]);
+        let args = [
+            &[config][..],
+            QUICK,
+            &opt,
+            &["--experiment", &name, "--lr_noise", "0.5", "0.8", "--mean", "0.4", "--std", "0.3"],
+        ]
+        .concat();
+        let text = ok(d, "train", &args);
+        assert!(text.contains("means [0.4, 0.4, 0.4]"), "{text}");
+        let args = read(&d.join("output/train").join(&name).join("args.yaml"));
+        assert!(args.contains("lr_noise:\n- 0.5\n- 0.8\n") && args.contains("opt_betas:\n- 0.9\n- 0.99\n"), "{args}");
+    }
     std::fs::write(d.join("c.yaml"), "model: [resnet20\n").unwrap();
     refused(d, &["-c", "c.yaml"], &["c.yaml", "line"]);
 

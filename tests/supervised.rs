@@ -13,7 +13,7 @@ use candlelight::engine::train::{Outcome, Plan, Resume, Session, Trainer};
 use candlelight::engine::{LossScaler, Metric, checkpoint};
 use candlelight::models::{ModelConfig, ResNetConfig, weights};
 use candlelight::nn::penalty::{Norm, Penalty};
-use candlelight::optim::{ClipMode, EmaConfig, OptimizerConfig, Settings, SgdConfig};
+use candlelight::optim::{AdamWConfig, ClipMode, EmaConfig, OptimizerConfig, Settings, SgdConfig};
 use candlelight::prelude::*;
 use candlelight::sched::{Curve, TimmConfig, WarmupConfig};
 use candlelight::store::RunFolder;
@@ -281,6 +281,48 @@ fn a_run_can_begin_at_another_epoch_and_with_a_new_optimizer() {
 }
 
 #[test]
+fn a_new_optimizer_counts_its_own_updates_through_every_later_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let adam = || ClassifyConfig { optimizer: AdamWConfig::default().into(), ..config() };
+    let plan = |max_steps: usize| Plan {
+        epochs: 4,
+        max_steps: Some(max_steps),
+        schedule: CosineConfig { lr: 1e-3, min_lr: 0.0, warmup: Span::Epochs(0.0) }.into(),
+        ..plan()
+    };
+    let run = Run::new(&dir.path().join("first"), plan(14));
+    run.go(task(adam()), Resume::No);
+    let from = Resume::From(checkpoint::list(&run.dir).last().unwrap().clone());
+    let whole = Run::new(&dir.path().join("whole"), plan(28));
+    let trainer = whole.with(task(adam()), from.clone(), |s| s.new_optimizer()).1;
+    // Stopped right behind its beginning, and after three of its updates.
+    for stop in [15, 17] {
+        let again = Run::new(&dir.path().join(stop.to_string()), plan(stop));
+        again.with(task(adam()), from.clone(), |s| s.new_optimizer());
+        let again = Run { plan: plan(28), ..again };
+        let other = again.go(task(adam()), Resume::Auto).1;
+        assert_eq!(bits(&other), bits(&trainer), "stopped after {stop} steps");
+    }
+    // What it leaves behind is not the newest checkpoint of the folder, so nothing that goes back finds it.
+    assert_eq!(
+        checkpoint::load::<serde_json::Value>(&checkpoint::list(&whole.dir)[0], "classify").unwrap().record["position"]
+            ["anew_at"],
+        14
+    );
+
+    // From an earlier epoch on, later reports are not of the run's past.
+    let best = Run::new(&dir.path().join("best"), Plan { epochs: 5, history: 5, keep: 9, ..self::plan() });
+    best.go(task(config()), Resume::No);
+    let early = Run { plan: Plan { epochs: 4, ..best.plan.clone() }, ..Run::new(&best.dir, best.plan.clone()) };
+    let last = checkpoint::list(&best.dir).last().unwrap().clone();
+    let trainer = early.with(task(config()), Resume::From(last), |s| s.start_epoch(2)).1;
+    let mut epochs: Vec<usize> = trainer.history().iter().map(|b| b.epochs).collect();
+    epochs.sort_unstable();
+    assert_eq!(epochs, [1, 2, 3, 4]);
+    assert!(!best.dir.join("history/epoch-0005.safetensors").exists() && best.dir.join("abandoned-1").exists());
+}
+
+#[test]
 fn views_of_images_are_learned_together() {
     let dir = tempfile::tempdir().unwrap();
     let views = |count: usize| {
@@ -454,4 +496,48 @@ fn fifty_steps_of_a_recipe_are_timms() {
             }
         }
     }
+}
+
+#[test]
+fn whichever_file_operation_fails_the_best_models_are_there() {
+    use candlelight::store::faults::{Fault, arm, disarm};
+    let config = || ClassifyConfig { ema: Some(EmaConfig { decay: 0.9, warmup: false }), ..config() };
+    let go = |dir: &Path| {
+        let run = Run::new(dir, Plan { epochs: 3, history: 1, keep: 1, ..plan() });
+        let mut trainer = Trainer::new(run.plan.clone().check().unwrap(), task(config())).unwrap();
+        let outcome = RunFolder::open(&run.dir, true)
+            .map_err(Into::into)
+            .and_then(|folder| Session::new(&run.data, &folder).resume(Resume::Auto).run(&mut trainer));
+        (outcome.is_ok(), trainer)
+    };
+    let whole = tempfile::tempdir().unwrap();
+    arm(whole.path(), u64::MAX, Fault::Once);
+    assert!(go(whole.path()).0);
+    let operations = disarm();
+    let mut finished = 0;
+    for fault in [Fault::Once, Fault::Forever] {
+        for n in 0..operations {
+            let dir = tempfile::tempdir().unwrap();
+            arm(dir.path(), n, fault);
+            let (ok, trainer) = go(dir.path());
+            disarm();
+            finished += u64::from(ok);
+            let what = format!("{fault:?}, operation {n} of {operations}");
+            let position = |path: &Path| {
+                let c =
+                    checkpoint::load::<serde_json::Value>(path, "classify").unwrap_or_else(|e| panic!("{what}: {e}"));
+                c.record["position"].clone()
+            };
+            for best in trainer.history() {
+                let path = dir.path().join(format!("history/epoch-{:04}.safetensors", best.epochs));
+                assert_eq!(position(&path)["epoch"], best.epochs, "{what}");
+            }
+            for (best, name) in [(trainer.best(), "best.safetensors"), (trainer.best_raw(), "best-raw.safetensors")] {
+                if let Some(best) = best {
+                    assert_eq!(position(&dir.path().join(name))["epoch"], best.epochs, "{what}: {name}");
+                }
+            }
+        }
+    }
+    assert!(finished >= operations - 2, "one failure disturbs nothing: {finished} of {operations}");
 }

@@ -29,10 +29,10 @@ pub struct DataArgs {
     #[arg(long, default_value_t = 8, help_heading = "Data")]
     bit_depth: u8,
     /// Means of the channels, from 0 to 1 [default: the checkpoint's, those beside the weights, the data's own or ImageNet's]
-    #[arg(long, num_args = 1.., requires = "std", help_heading = "Data")]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 1.., requires = "std", help_heading = "Data")]
     pub mean: Option<Vec<f32>>,
     /// Standard deviations of the channels
-    #[arg(long, num_args = 1.., requires = "mean", help_heading = "Data")]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 1.., requires = "mean", help_heading = "Data")]
     pub std: Option<Vec<f32>>,
 }
 

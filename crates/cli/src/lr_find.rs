@@ -94,6 +94,13 @@ impl Args {
     /// # Errors
     /// When a setting is out of range.
     pub fn plan(&self, train: &train::Args) -> Result<Plan> {
+        let run = &self.train.run;
+        if run.resume.is_some() || run.output.is_some() || run.experiment.is_some() || run.start_epoch.is_some() {
+            return Err(
+                "nothing is saved or continued here: leave out --resume, --output, --experiment and --start_epoch"
+                    .into(),
+            );
+        }
         let range = RangeConfig { start: self.start_lr, end: self.end_lr, steps: self.num_steps };
         Ok(Plan { schedule: range.into(), accum_iter: 1, ..train.plan()? })
     }

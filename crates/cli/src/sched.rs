@@ -52,7 +52,7 @@ pub struct SchedArgs {
     #[arg(long, value_name = "EPOCHS", help_heading = "Schedule")]
     pub decay_epochs: Option<f64>,
     /// Epochs at which the rate changes (multistep, MultiStepLR) [default: 90 180 270]
-    #[arg(long, num_args = 1.., value_name = "EPOCHS", help_heading = "Schedule")]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 1.., value_name = "EPOCHS", help_heading = "Schedule")]
     pub decay_milestones: Option<Vec<f64>>,
     /// Factor of a step (step, multistep, plateau, StepLR, MultiStepLR, ExponentialLR), or the power of poly
     #[arg(long, visible_alias = "dr", value_name = "RATE", help_heading = "Schedule")]
@@ -61,7 +61,7 @@ pub struct SchedArgs {
     #[arg(long, value_name = "EPOCHS", help_heading = "Schedule")]
     pub patience_epochs: Option<usize>,
     /// Where noise on the rate begins and ends, as shares of the epochs
-    #[arg(long, num_args = 1..=2, value_name = "SHARE", help_heading = "Schedule")]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 1..=2, value_name = "SHARE", help_heading = "Schedule")]
     pub lr_noise: Option<Vec<f64>>,
     /// Largest noise, as a share of the rate
     #[arg(long, value_name = "SHARE", default_value_t = 0.67, help_heading = "Schedule")]

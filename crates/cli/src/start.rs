@@ -17,12 +17,20 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
     let line = arguments(&command);
     let mut all = line[..1].to_vec();
     let short = command.get_arguments().any(|a| a.get_long() == Some("config") && a.get_short() == Some('c'));
-    let file = line.iter().enumerate().find_map(|(i, a)| match a.to_str()?.strip_prefix("--config=") {
-        Some(path) => Some(OsString::from(path)),
-        None => (a == "--config" || (short && a == "-c")).then(|| line.get(i + 1).cloned()).flatten(),
+    let file = line.iter().enumerate().find_map(|(i, a)| {
+        if a == "--config" || (short && a == "-c") {
+            return line.get(i + 1).cloned();
+        }
+        let a = a.to_str()?;
+        let joined = || a.strip_prefix("-c").filter(|_| short).map(|p| p.strip_prefix('=').unwrap_or(p));
+        a.strip_prefix("--config=").or_else(joined).map(OsString::from)
     });
     if let Some(path) = file {
-        all.extend(config::flags(&PathBuf::from(path), &command)?);
+        all.extend(config::flags(&PathBuf::from(&path), &command)?);
+        // A list at the file's end must not go on with the first argument of the line.
+        let mut end = OsString::from("--config=");
+        end.push(path);
+        all.push(end);
     }
     all.extend_from_slice(&line[1..]);
     let matches = command.get_matches_from(all);

@@ -76,7 +76,7 @@ impl LossConfig {
     }
 
     /// Whether samples may have several labels, or numbers, instead of one class.
-    pub(crate) fn takes_targets(&self) -> bool {
+    pub fn takes_targets(&self) -> bool {
         !matches!(
             self,
             LossConfig::CrossEntropy { .. }

@@ -38,6 +38,9 @@ pub(crate) struct Position {
     /// The reports whose models are kept, the best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) history: Vec<Best>,
+    /// The number of updates at which the optimizer began anew, whose own count starts there.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub(crate) anew_at: u64,
     /// The scale of the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scaler: Option<ScalerState>,
@@ -50,6 +53,10 @@ pub(crate) struct Position {
     /// What a schedule with a memory remembers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) plateau: PlateauState,
+}
+
+fn is_none_yet(n: &u64) -> bool {
+    *n == 0
 }
 
 fn is_default(s: &PlateauState) -> bool {
@@ -107,20 +114,27 @@ impl Position {
         self.begin_epoch(self.epoch + 1);
     }
 
+    /// Forgets the reports of later epochs.
+    pub(crate) fn forget_after(&mut self, epochs: usize) {
+        let past = |b: &Best| b.epochs <= epochs;
+        self.best = self.best.filter(past);
+        self.best_raw = self.best_raw.filter(past);
+        self.history.retain(past);
+    }
+
     /// Begins an epoch: what is counted within one starts anew.
     pub(crate) fn begin_epoch(&mut self, epoch: usize) {
         *self = Position { epoch, step: 0, loss_bits: 0, lr_bits: 0, finite: 0, ..std::mem::take(self) };
     }
 
     /// Enters a report into the history of at most `most` models, if it is better than one of them. Returns whether it did, and the
-    /// report that it took the place of.
-    pub(crate) fn remember(&mut self, report: Best, most: usize) -> (bool, Option<Best>) {
+    /// reports for which there is no place any more.
+    pub(crate) fn remember(&mut self, report: Best, most: usize) -> (bool, Vec<Best>) {
         self.history.retain(|b| b.epochs != report.epochs);
         let place = self.history.iter().take_while(|b| b.score >= report.score).count();
-        if place >= most {
-            return (false, None);
+        if place < most {
+            self.history.insert(place, report);
         }
-        self.history.insert(place, report);
-        (true, if self.history.len() > most { self.history.pop() } else { None })
+        (place < most, self.history.split_off(self.history.len().min(most)))
     }
 }

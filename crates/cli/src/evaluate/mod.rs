@@ -81,6 +81,16 @@ pub struct Args {
     pub csv: Option<PathBuf>,
 }
 
+/// Refuses views that would all be the same.
+pub(crate) fn check_views(pipeline: &Pipeline, tta: Option<&str>) -> Result<()> {
+    let pct = pipeline.preparation().crop_pct.map(|c| c.value);
+    let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
+    if matches!(tta, Some("five" | "ten")) && (!movable || pct.is_some_and(|p| p >= 1.0)) {
+        return Err("--tta five and ten (5 and 10) need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border".into());
+    }
+    Ok(())
+}
+
 /// The pipelines whose outputs are averaged; the first is the plain one.
 pub(crate) fn views(pipeline: &Pipeline, tta: Option<&str>) -> Vec<Pipeline> {
     let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
@@ -144,13 +154,7 @@ impl Args {
             tracing::info!("evaluating on the part `{}`", part.name);
         }
         let pipeline = self.prepare.pipeline(trained, &self.reading, self.size())?;
-        let pct = pipeline.preparation().crop_pct.map(|c| c.value);
-        let movable = pipeline.transforms.iter().any(|t| matches!(t, Transform::CenterCrop { .. }));
-        if matches!(self.tta.as_deref(), Some("five" | "ten")) && (!movable || pct.is_some_and(|p| p >= 1.0)) {
-            let message =
-                "--tta five and ten need a crop that can be moved: a --crop_pct below 1, and not --crop_mode border";
-            return Err(message.into());
-        }
+        check_views(&pipeline, self.tta.as_deref())?;
         let load = LoaderConfig {
             batch_size: self.batch_size,
             size: trained.config.image(),

@@ -140,6 +140,22 @@ impl AugmentFlags {
         if self.crop_padding.is_some() && (self.no_aug || self.scale.is_some() || self.ratio.is_some()) {
             return Err("--crop_padding takes the place of --scale, --ratio and --no_aug: leave those out".into());
         }
+        if self.no_aug {
+            let differs = |v: &Option<Vec<f64>>, d: &[f64]| v.as_deref().is_some_and(|v| v != d);
+            let ignored = [
+                ("aa", self.policy().is_some()),
+                ("scale", differs(&self.scale, &[d.scale.0, d.scale.1])),
+                ("ratio", differs(&self.ratio, &[3.0 / 4.0, 4.0 / 3.0])),
+                ("hflip", self.hflip.is_some_and(|p| p != 0.5)),
+                ("vflip", self.vflip.is_some_and(|p| p != 0.0)),
+                ("color_jitter", differs(&self.color_jitter, &[d.color_jitter])),
+                ("train_interpolation", self.train_interpolation.as_deref().is_some_and(|f| f != "random")),
+            ];
+            let ignored: Vec<&str> = ignored.iter().filter_map(|(name, set)| set.then_some(*name)).collect();
+            if !ignored.is_empty() {
+                tracing::warn!("without effect with --no_aug: --{}", ignored.join(", --"));
+            }
+        }
         let reprob = self.reprob.unwrap_or_default();
         if reprob > 0.0 && self.no_aug {
             return Err("--reprob and --no_aug exclude each other: leave out one of them".into());
@@ -187,8 +203,8 @@ impl AugmentFlags {
             Resize::Lanczos => Filter::Lanczos,
         };
         match name {
+            _ if self.no_aug => Ok(plain(usual.unwrap_or(Resize::Bicubic)).into()),
             "" => Ok(plain(usual.unwrap_or(Resize::Bicubic)).into()),
-            "random" if self.no_aug => Ok(Filter::Bilinear.into()),
             _ => parsed(name).map_err(|_| {
                 format!(
                     "--train_interpolation {name}: expected random, nearest, box, bilinear, hamming, bicubic or lanczos"

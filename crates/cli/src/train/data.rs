@@ -97,6 +97,8 @@ pub struct Data {
     pub held_out: Option<Arc<dyn Dataset>>,
     /// The number of outputs that a model of this data needs.
     pub outputs: usize,
+    /// The label of the first sample, which says what kind of labels there are.
+    pub label: Label,
     /// The statistics that images are normalised by.
     pub normalize: Normalize,
     /// How they are decoded.
@@ -192,7 +194,11 @@ impl DataFlags {
         let numbers = self.labels.as_deref() == Some("numbers");
         let kind = if numbers { LabelKind::Numbers } else { LabelKind::Classes };
         let collection = self.reading.open(self.path().unwrap_or(&shipped), kind)?;
-        let train = collection.split(self.train_split.as_deref().unwrap_or("train"))?.clone();
+        let train = match self.train_split.as_deref() {
+            // Data without parts is a part to train on, as in timm.
+            None | Some("" | "train" | "training") => collection.train()?.clone(),
+            Some(name) => collection.split(name)?.clone(),
+        };
         let held_out = match self.val_split.as_deref() {
             Some("") => None,
             Some(name) => Some(collection.split(name)?.clone()),
@@ -218,7 +224,11 @@ impl DataFlags {
             }
             tracing::info!("training on the part `{}`, evaluating on `{}`", train.name, part.name);
         }
-        let outputs = match train.data.label(0)? {
+        if train.data.is_empty() {
+            return Err(format!("{}: the part `{}` is empty", collection.path().display(), train.name).into());
+        }
+        let label = train.data.label(0)?;
+        let outputs = match &label {
             Label::Numbers(v) => v.len(),
             _ => collection.classes().len(),
         };
@@ -229,6 +239,7 @@ impl DataFlags {
             counts: train.counts,
             train: train.data,
             outputs,
+            label,
             normalize,
             decode,
             collection,

@@ -1,6 +1,6 @@
 //! Pictures of what a training sees.
 
-use candlelight_data::{Batch, Collate, Error, Image, Moment, Normalize, Pixels, Result, encode_jpeg};
+use candlelight_data::{Batch, Collate, Image, Moment, Normalize, Pixels, Result, encode_jpeg};
 use candlelight_store::atomic::write_atomic;
 use std::path::PathBuf;
 
@@ -46,8 +46,10 @@ impl Collate for SaveImages {
         {
             let path = self.folder.join(format!("train-batch-{}.jpg", moment.step));
             let jpeg = encode_jpeg(&image, 90)?;
-            let written = write_atomic(&path, |out| out.write_all(&jpeg));
-            written.map_err(|e| Error::Config(format!("--save_images: {e}")))?;
+            // A picture is no reason to end a run.
+            if let Err(e) = write_atomic(&path, |out| out.write_all(&jpeg)) {
+                tracing::warn!("--save_images: {e}");
+            }
         }
         Ok(batch)
     }

@@ -61,7 +61,7 @@ pub struct LossFlags {
 
 impl LossFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
-        if self.bce_loss {
+        if std::mem::take(&mut self.bce_loss) {
             self.loss = Some("bce".into());
         }
         fill(&mut self.loss, "ce".into());
@@ -71,6 +71,14 @@ impl LossFlags {
     /// The name of the loss.
     pub fn name(&self) -> &str {
         self.loss.as_deref().unwrap_or("ce")
+    }
+
+    /// Refuses two losses; the flags are as the user gave them.
+    pub(super) fn one(&self) -> Result<()> {
+        match self.loss.as_deref().filter(|l| self.bce_loss && *l != "bce") {
+            Some(other) => Err(format!("--bce_loss and --loss {other} exclude each other").into()),
+            None => Ok(()),
+        }
     }
 
     /// Refuses flags that would do nothing.

@@ -21,9 +21,9 @@ pub use run::RunFlags;
 
 use crate::Result;
 use candlelight_autograd::Precision;
-use candlelight_data::{Loader, LoaderConfig, OnBad, Sampler, Shuffled};
+use candlelight_data::{Label, Loader, LoaderConfig, OnBad, Sampler, Shuffled};
 use candlelight_engine::Metric;
-use candlelight_engine::classify::ClassifyConfig;
+use candlelight_engine::classify::{ClassifyConfig, LossConfig};
 use candlelight_engine::signals::Signals;
 use candlelight_engine::train::{Plan, Session};
 use candlelight_models::ModelConfig;
@@ -95,6 +95,7 @@ impl Args {
     pub fn filled(&self) -> Result<Self> {
         self.foreign.answer()?;
         let (mut all, d) = (self.clone(), self.preset());
+        self.loss.one()?;
         self.augment.check(self.loss.jsd, self.model.split_bn, &d)?;
         match self.data.demo() {
             true => {
@@ -183,9 +184,13 @@ impl Args {
             *settings.classes = classes;
         }
         let (loss, optim) = (&self.loss, &self.optim);
+        let criterion = loss.config(self.augment.splits());
+        self.judge(&criterion, &data.label)?;
+        // Numbers are not smoothed.
+        let smoothing = if criterion.compares_numbers() { 0.0 } else { loss.smoothing.unwrap_or_default() };
         Ok(ClassifyConfig {
             classes,
-            loss: loss.config(self.augment.splits()),
+            loss: criterion,
             class_weights: loss.weights(&data.counts, data.collection.classes())?,
             penalties: loss.penalties(),
             distill: self.model.distill(),
@@ -195,10 +200,43 @@ impl Args {
             timm_groups: true,
             layer_decay: optim.layers(),
             ema: optim.ema(),
-            mix: self.augment.mix(classes, loss.smoothing.unwrap_or_default()),
+            mix: self.augment.mix(classes, smoothing),
             eval_every: self.run.val_interval,
             ..ClassifyConfig::new(model, classes)
         })
+    }
+
+    /// Refuses a loss or a metric that does not fit the labels.
+    fn judge(&self, loss: &LossConfig, label: &Label) -> Result<()> {
+        let (kind, fits, metrics): (_, _, &[Metric]) = match label {
+            Label::Classes(_) => ("several labels", loss.takes_targets(), &[Metric::Map, Metric::Loss]),
+            Label::Numbers(_) => ("numbers", loss.compares_numbers(), &[Metric::Loss, Metric::Mae]),
+            _ => (
+                "one class each",
+                true,
+                &[Metric::Top1, Metric::Top5, Metric::Loss, Metric::Precision, Metric::Recall, Metric::F1],
+            ),
+        };
+        if !fits {
+            let losses = if matches!(label, Label::Numbers(_)) {
+                "mse, huber or smooth_l1"
+            } else {
+                "bce, asl, mse, huber or smooth_l1"
+            };
+            return Err(format!(
+                "the samples have {kind}: --loss {} is none for them, give {losses}",
+                self.loss.name()
+            )
+            .into());
+        }
+        match self.run.eval_metric.filter(|m| !metrics.contains(m)) {
+            Some(m) => {
+                let names: Vec<&str> = metrics.iter().map(|m| m.name()).collect();
+                let names = names.join(", ");
+                Err(format!("--eval_metric {}: the samples have {kind}, whose metrics are {names}", m.name()).into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// The images to train on and those to judge by, as the configuration wants them. What is judged by is never replaced: unreadable images
@@ -256,6 +294,7 @@ impl Args {
         };
         let mut held_out_loader =
             Loader::new(held_out.clone(), evaluation.clone(), all)?.decoding(data.decode).on_bad(OnBad::Skip);
+        crate::evaluate::check_views(&evaluation, views)?;
         if views.is_some() {
             held_out_loader = held_out_loader.viewing(crate::evaluate::views(&evaluation, views))?;
         }

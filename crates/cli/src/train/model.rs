@@ -64,7 +64,7 @@ pub struct ModelFlags {
     /// Architecture of the teacher [default: the one its checkpoint names]
     #[arg(long, requires = "teacher", value_name = "NAME", help_heading = "Teacher")]
     pub teacher_model: Option<String>,
-    /// Temperature of both logits [default: 1]
+    /// Temperature of both logits [default: 4]
     #[arg(long, visible_alias = "kd_temperature", requires = "teacher", value_name = "T", help_heading = "Teacher")]
     pub distill_temperature: Option<f64>,
     /// Weight of the divergence from the teacher [default: 1, or 1 less --task_loss_weight]
@@ -174,7 +174,7 @@ impl ModelFlags {
             (None, None) => usual.weight,
         };
         Some(DistillConfig {
-            temperature: self.distill_temperature.unwrap_or(usual.temperature),
+            temperature: self.distill_temperature.unwrap_or(4.0),
             weight,
             task_weight: self.task_loss_weight.unwrap_or(usual.task_weight),
         })

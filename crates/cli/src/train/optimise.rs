@@ -83,14 +83,18 @@ pub struct OptimFlags {
     pub model_ema_warmup: bool,
 }
 
+/// timm's decay of the average.
+const EMA_DECAY: f64 = 0.9998;
+
 impl OptimFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
         fill(&mut self.opt, "sgd".into());
         fill(&mut self.momentum, 0.9);
         fill(&mut self.weight_decay, d.weight_decay);
         fill(&mut self.clip_mode, "norm".into());
-        if let (None, Some(lr), None) = (self.lr, d.lr, self.lr_base) {
-            self.lr = Some(lr);
+        let of_base = self.lr_base.is_some() || self.lr_base_size.is_some() || self.lr_base_scale.is_some();
+        if !of_base {
+            self.lr = self.lr.or(d.lr);
         }
         if self.lr.is_none() {
             fill(&mut self.lr_base, 0.1);
@@ -105,16 +109,19 @@ impl OptimFlags {
         self.schedule.fill(&d.sched);
         fill(&mut self.precision, "f32".into());
         fill(&mut self.non_finite, "skip".into());
-        if self.model_ema {
-            fill(&mut self.model_ema_decay, 0.9998);
-        }
+        fill(&mut self.model_ema_decay, EMA_DECAY);
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        if !self.model_ema && (self.model_ema_decay.is_some() || self.model_ema_warmup) {
-            return Err(
-                "--model_ema_decay and --model_ema_warmup do nothing without --model_ema: leave them out".into()
-            );
+        if !self.model_ema && self.model_ema_warmup {
+            return Err("--model_ema_warmup does nothing without --model_ema: leave it out".into());
+        }
+        if !self.model_ema && self.model_ema_decay.is_some_and(|d| d != EMA_DECAY) {
+            tracing::warn!("--model_ema_decay has no effect without --model_ema");
+        }
+        let of_base = self.lr_base.is_some() || self.lr_base_size.is_some() || self.lr_base_scale.is_some();
+        if self.lr.is_some() && of_base {
+            return Err("--lr is the rate itself, and --lr_base, --lr_base_size and --lr_base_scale say how to find one: give either".into());
         }
         if self.lr_base_size == Some(0) {
             return Err("--lr_base_size 0: expected at least 1 sample".into());
@@ -170,7 +177,7 @@ impl OptimFlags {
 
     /// The moving average.
     pub fn ema(&self) -> Option<EmaConfig> {
-        let decay = self.model_ema_decay.unwrap_or(0.9998);
+        let decay = self.model_ema_decay.unwrap_or(EMA_DECAY);
         self.model_ema.then_some(EmaConfig { decay, warmup: self.model_ema_warmup })
     }
 

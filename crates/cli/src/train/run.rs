@@ -8,7 +8,6 @@ use candle_core::Device;
 use candlelight_data::Loader;
 use candlelight_engine::classify::Classify;
 use candlelight_engine::signals::Signals;
-use candlelight_engine::task::Task;
 use candlelight_engine::train::{Outcome, Resume, Session, Trainer};
 use candlelight_engine::{Metric, checkpoint};
 use candlelight_models::ModelConfig;
@@ -142,9 +141,21 @@ impl RunFlags {
                 if named {
                     return Err("--resume FOLDER continues in that folder: leave out --output and --experiment".into());
                 }
+                if checkpoint::list(path).is_empty() {
+                    return Err(format!(
+                        "--resume {}: the folder holds no checkpoint to continue from",
+                        path.display()
+                    )
+                    .into());
+                }
                 path.to_path_buf()
             }
-            Some(path) if !named => path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")).into(),
+            Some(path) if !named => {
+                let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+                // The best models lie in a folder of the run's.
+                let inner = folder.file_name().is_some_and(|n| n == "history");
+                folder.parent().filter(|_| inner).unwrap_or(folder).into()
+            }
             _ => {
                 let output = self.output.clone().unwrap_or_else(|| "./output/train".into());
                 output
@@ -214,9 +225,8 @@ impl RunFlags {
         if loader.bad_samples() > 0 {
             println!("  {} images could not be read and were replaced", loader.bad_samples());
         }
-        let numbers = trainer.task().config().loss.compares_numbers();
-        let metric = self.eval_metric.unwrap_or(if numbers { Metric::Loss } else { Metric::Top1 });
-        if let Some(best) = trainer.best() {
+        let metric = self.eval_metric.or(trainer.task().verdict().map(|v| v.main_metric()));
+        if let (Some(best), Some(metric)) = (trainer.best(), metric) {
             let value = |score| metric.value(score);
             if let Some(raw) = trainer.best_raw() {
                 let path = checkpoint::best_raw(dir);

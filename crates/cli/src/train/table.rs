@@ -132,7 +132,7 @@ pub const ROWS: [Row; 98] = [
     row("split_bn", "off", "", ""),
     row("model_ema", "off", "", "weights and average are both evaluated, and the best of each is kept"),
     other("model_ema_force_cpu", Hint("the average lies where the model does")),
-    row("model_ema_decay", "none", "", "0.9998 with --model_ema; --model_ema_warmup as in timm 1.0"),
+    row("model_ema_decay", "0.9998", "", "--model_ema_warmup as in timm 1.0"),
     row("seed", "42", "", ""),
     row("log_interval", "50", "", ""),
     row("recovery_interval", "0", "", "continues at its very step"),

@@ -134,6 +134,7 @@ mixup_prob: 1.0
 mixup_switch_prob: 0.5
 model: resnet101
 model_ema: false
+model_ema_decay: 0.9998
 model_ema_force_cpu: false
 momentum: 0.9
 native_amp: false
@@ -173,6 +174,7 @@ train_interpolation: random
 train_split: train
 tta: 0
 use_multi_epochs_loader: false
+val_split: validation
 validation_batch_size_multiplier: 1
 vflip: 0.0
 warmup_epochs: 3
@@ -192,7 +194,7 @@ fn an_args_yaml_of_timm_is_read_and_means_the_same() {
     let values = |a: &Args| {
         let mut v = serde_json::to_value(a).unwrap();
         // timm spells out what is not given; the values are the same.
-        for (name, same) in [("interpolation", ""), ("eval_metric", "top1")] {
+        for (name, same) in [("interpolation", ""), ("eval_metric", "top1"), ("val_split", "validation")] {
             if v[name] == same {
                 v[name] = Value::Null;
             }
@@ -232,7 +234,9 @@ fn what_cannot_be_combined_is_refused() {
         ("x --focal_gamma 1", "--loss focal"),
         ("x --lp_p 3", "--lp_reg"),
         ("x --reg_on fc*", "--l1_reg"),
-        ("x --model_ema_decay 0.9", "--model_ema"),
+        ("x --model_ema_warmup", "--model_ema"),
+        ("x --lr 0.1 --lr_base 0.2", "give either"),
+        ("x --bce_loss --loss focal", "--bce_loss and --loss focal"),
         ("x --no_resume_opt", "--resume"),
         ("x --resume auto", "--experiment"),
         ("x --dataset hfds/food101", "nothing is downloaded"),
@@ -281,6 +285,7 @@ fn rates_follow_from_the_batch_as_in_timm() {
     assert_eq!(lr("x --defaults timm-1.0 --grad_accum_steps 4"), 0.2);
     assert_eq!(lr("x --defaults timm-1.0 -b 1024 --opt adamw"), 0.2);
     assert_eq!(lr("x --lr_base 0.5 -b 128"), 0.25);
+    assert_eq!(lr("x --lr_base_size 64"), 0.05);
 }
 
 #[test]

@@ -59,7 +59,14 @@ impl<T: Task> Trainer<T> {
             self.place(&c.record, data)?;
         }
         if let Some(epoch) = anew.epoch {
+            if epoch >= self.plan.epochs {
+                let all = self.plan.epochs;
+                return Err(Error::Config(format!(
+                    "start_epoch is {epoch}, and a run of {all} epochs counts them from 0"
+                )));
+            }
             self.position.begin_epoch(epoch);
+            self.position.forget_after(epoch);
             self.begin();
         }
         let c = &self.plan;

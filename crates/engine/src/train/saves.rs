@@ -91,43 +91,54 @@ impl<T: Task> Running<'_, '_, T> {
         }
     }
 
-    /// Keeps the weights that are the best so far, or belong to the history.
+    /// Keeps the weights that are the best so far, or belong to the history. Where they cannot be written, nothing is the best for them, and
+    /// nothing else is removed.
     pub(super) fn rank(&mut self, epochs: usize, found: &Findings) {
         let report = |score: Option<f64>| score.filter(|s| s.is_finite()).map(|score| Best { epochs, score });
         let better = |new: &Best, old: Option<Best>| old.is_none_or(|b| new.score > b.score);
         let position = &mut self.trainer.position;
+        let before = (position.best, position.best_raw, position.history.clone());
         let best = report(found.score).filter(|b| better(b, position.best));
         let raw = report(found.raw).filter(|b| better(b, position.best_raw));
         position.best = best.or(position.best);
         position.best_raw = raw.or(position.best_raw);
         let most = self.trainer.plan.history;
-        let (kept, worst) = report(found.score).map_or((false, None), |b| position.remember(b, most));
-        let mut files = vec![];
+        let (kept, mut displaced) = report(found.score).map_or((false, vec![]), |b| position.remember(b, most));
+        // The same weights under other names are further links to the first file.
+        let mut first: Option<PathBuf> = None;
         if kept {
             let folder = self.checkpoints.history();
             if let Err(e) = std::fs::create_dir_all(&folder) {
                 self.say(|| tracing::warn!("{}: {e}", folder.display()));
             }
-            files.push(self.checkpoints.ranked(epochs));
-        }
-        files.extend(best.map(|_| self.checkpoints.best()));
-        files.extend(raw.map(|_| self.checkpoints.best_raw()));
-        let mut written = files.into_iter();
-        if let Some(first) = written.next().filter(|p| self.save_weights(p)) {
-            // The same weights under other names are further links to the file.
-            for path in written {
-                if self.checkpoints.link(&first, &path).is_err() {
-                    self.save_weights(&path);
-                }
+            if !self.put(self.checkpoints.ranked(epochs), &mut first) {
+                self.trainer.position.history = before.2;
+                displaced.clear();
             }
         }
-        if let Some(worst) = worst
-            && let Err(e) = std::fs::remove_file(self.checkpoints.ranked(worst.epochs))
-        {
-            self.say(|| {
-                tracing::warn!("the model after {} epochs could not be removed from the history: {e}", worst.epochs)
-            });
+        if best.is_some() && !self.put(self.checkpoints.best(), &mut first) {
+            self.trainer.position.best = before.0;
         }
+        if raw.is_some() && !self.put(self.checkpoints.best_raw(), &mut first) {
+            self.trainer.position.best_raw = before.1;
+        }
+        for old in displaced {
+            if let Err(e) = std::fs::remove_file(self.checkpoints.ranked(old.epochs)) {
+                self.say(|| {
+                    tracing::warn!("the model after {} epochs could not be removed from the history: {e}", old.epochs);
+                });
+            }
+        }
+    }
+
+    /// Puts the weights to a path, as a link to those that were written first where there are any. Returns whether they are there.
+    fn put(&mut self, path: PathBuf, first: &mut Option<PathBuf>) -> bool {
+        let linked = first.as_ref().is_some_and(|first| self.checkpoints.link(first, &path).is_ok());
+        let there = linked || self.save_weights(&path);
+        if there {
+            first.get_or_insert(path);
+        }
+        there
     }
 
     /// Writes the weights without the optimizer's state, and returns whether they are there.

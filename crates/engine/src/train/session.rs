@@ -139,7 +139,10 @@ impl<'a> Session<'a> {
             progress: self.progress.then(|| Progress::new(done, start.total, trainer.plan.batch_size)),
             checkpoints: self.folder.checkpoints(),
             // A run that continues in its own folder stands where its checkpoint does.
-            saved: start.from.filter(|p| p.parent() == Some(self.folder.path())).map(|p| (trainer.position.clone(), p)),
+            saved: start
+                .from
+                .filter(|p| p.parent() == Some(self.folder.path()) && !self.anew.any())
+                .map(|p| (trainer.position.clone(), p)),
             in_flight: None,
             failed: None,
             lines: vec![],
@@ -157,6 +160,12 @@ pub(super) struct Anew {
     pub(super) epoch: Option<usize>,
     /// Whether the optimizer's state starts anew.
     pub(super) optimizer: bool,
+}
+
+impl Anew {
+    fn any(&self) -> bool {
+        self.epoch.is_some() || self.optimizer
+    }
 }
 
 /// A session under way.
@@ -190,6 +199,10 @@ enum Steps {
 
 impl<T: Task> Running<'_, '_, T> {
     fn run(mut self) -> Result<Outcome> {
+        if self.session.anew.any() {
+            // What is left behind must not come back with the first rewind or the next resume.
+            self.save_behind();
+        }
         let outcome = self.epochs();
         if !self.lines.is_empty() {
             candlelight_store::faults::pause(Duration::from_secs(1));

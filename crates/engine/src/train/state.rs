@@ -88,14 +88,22 @@ impl<T: Task> Trainer<T> {
             let other = checkpoint::differences(&json(&c.record.config), &json(self.task.config()));
             return Err(fail(format!("a checkpoint of another model: {other}")));
         }
-        let same = Plan { max_steps: self.plan.max_steps, ..c.record.plan.clone() };
+        // How long a run is and what is kept of it change no bit.
+        let same = Plan {
+            max_steps: self.plan.max_steps,
+            keep: self.plan.keep,
+            history: self.plan.history,
+            save_every: self.plan.save_every,
+            recovery_interval: self.plan.recovery_interval,
+            ..c.record.plan.clone()
+        };
         if same != *self.plan || c.record.config != *self.task.config() {
             tracing::warn!(
                 "the configuration differs from the checkpoint's: the result will differ from that of an uninterrupted run"
             );
         }
         self.settle();
-        let updates = c.record.position.updates;
+        let (updates, anew_at) = (c.record.position.updates, c.record.position.anew_at);
         let without = c.names("optim.").is_empty();
         // Shapes first: after an error nothing is changed.
         let model = self.state();
@@ -119,7 +127,7 @@ impl<T: Task> Trainer<T> {
         let learners = if optimizer { &mut self.learners[..] } else { &mut [] };
         for (part, learner) in self.task.parts().iter().zip(learners) {
             let state = |name: &str| c.tensor(&format!("optim.{}", part.full(name)));
-            match learner.optimizer.load_state_with(updates, state) {
+            match learner.optimizer.load_state_with(updates.saturating_sub(anew_at), state) {
                 Err(_) if without => {
                     return Err(fail(
                         "weights without an optimizer's state, which a run needs: resume from a checkpoint-*.safetensors"
@@ -151,6 +159,9 @@ impl<T: Task> Trainer<T> {
             }
         }
         self.position = c.record.position.clone();
+        if !optimizer {
+            self.position.anew_at = updates;
+        }
         let start = || self.plan.loss_scale.map(|s| s.start());
         self.position.scaler =
             self.position.scaler.filter(|_| optimizer && self.plan.loss_scale.is_some()).or_else(start);
