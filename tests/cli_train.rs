@@ -284,6 +284,9 @@ fn every_kind_of_training_runs() {
     // Folders without parts are a part to train on.
     let parts = ["data/train", "--val_split", "", "--experiment", "root", "--epochs", "1"];
     ok(d, "train", &[&parts[..], &QUICK[1..]].concat());
+    let text =
+        ok(d, "train", &["--defaults", "timm-1.0", "--max_steps", "1", "--val_split", "", "--experiment", "demo"]);
+    assert!(text.contains("--defaults has no effect without DATA"), "{text}");
     let text = one("blind", &["--val_split", "", "--sched", "plateau"]);
     assert!(text.contains("there is none so far") && !text.contains("Best metric"), "{text}");
     one(
@@ -433,6 +436,8 @@ fn a_rate_is_found_and_drawn() {
     assert!(read(&d.join("lr_find.svg")).contains("polyline"));
     let (code, text) = run(d, "lr_find", &with(&["--start_lr", "1", "--end_lr", "0.1"]));
     assert!(code == Some(1) && text.contains("an end above it"), "{text}");
+    let (code, text) = run(d, "lr_find", &with(&["--grad_accum_steps", "2"]));
+    assert!(code == Some(1) && text.contains("--grad_accum_steps"), "{text}");
     let (code, text) = run(d, "avg_checkpoints", &["data"]);
     assert!(code == Some(1) && text.contains("holds no checkpoints"), "{text}");
 }

@@ -380,6 +380,13 @@ fn a_teacher_counts_as_its_weights_say() {
     // Images are brought to the teacher's own statistics.
     let other = Normalize { mean: vec![0.1], std: vec![0.9] };
     assert!(first(with(1.0, 0.0), 0, other) > 1e-6);
+    // A configuration that wants a teacher does not train without one.
+    let dir = tempfile::tempdir().unwrap();
+    let mut trainer =
+        Trainer::new(plan().check().unwrap(), task(ClassifyConfig { distill: with(1.0, 1.0), ..config() })).unwrap();
+    let (data, folder) = (images(), RunFolder::open(dir.path(), false).unwrap());
+    let e = Session::new(&data, &folder).run(&mut trainer).unwrap_err().to_string();
+    assert!(e.contains("no teacher is given"), "{e}");
     let bad = DistillConfig { temperature: 0.0, ..DistillConfig::default() };
     let params = ParamStore::new();
     let built = model().build(params.builder(Key::new(0))).unwrap();

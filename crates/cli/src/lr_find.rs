@@ -101,6 +101,9 @@ impl Args {
                     .into(),
             );
         }
+        if self.train.optim.grad_accum_steps.is_some_and(|n| n > 1) {
+            return Err("every step is an update here: leave out --grad_accum_steps".into());
+        }
         let range = RangeConfig { start: self.start_lr, end: self.end_lr, steps: self.num_steps };
         Ok(Plan { schedule: range.into(), accum_iter: 1, ..train.plan()? })
     }

@@ -305,6 +305,9 @@ where
     }
 
     fn check(&self, data: &dyn Batches) -> Result<()> {
+        if self.config.distill.is_some() && self.teacher.is_none() {
+            return Err(Error::Config("distill is set, but no teacher is given (Classify::taught_by)".into()));
+        }
         check_classes(self.config.classes, data)?;
         match &self.held_out {
             Some(held_out) if !held_out.classes().is_empty() && held_out.classes() != data.classes() => {

@@ -99,7 +99,10 @@ impl Args {
         self.augment.check(self.loss.jsd, self.model.split_bn, &d)?;
         match self.data.demo() {
             true => {
-                tracing::info!("demo: no DATA is given, so a small network trains on the shipped Fashion-MNIST images")
+                tracing::info!("demo: no DATA is given, so a small network trains on the shipped Fashion-MNIST images");
+                if self.defaults.is_some() {
+                    tracing::warn!("--defaults has no effect without DATA: the demo has its own");
+                }
             }
             false => all.defaults = Some(self.defaults.clone().unwrap_or_else(|| "timm-0.4".into())),
         }
@@ -283,7 +286,11 @@ impl Args {
             let (folder, every) = (folder.to_path_buf(), self.run.log_interval.unwrap_or(50));
             loader = loader.collating(Arc::new(SaveImages { folder, every, normalize: data.normalize.clone() }));
         }
-        let Some(held_out) = &data.held_out else { return Ok((loader, None)) };
+        tracing::info!("loading: {}", loader.plan());
+        let Some(held_out) = &data.held_out else {
+            tracing::info!("{} images to train on, none to evaluate on", loader.samples());
+            return Ok((loader, None));
+        };
         let multiple = flags.validation_batch_size_multiplier.unwrap_or(1);
         let all = LoaderConfig { batch_size: batch_size * multiple, shuffle: false, drop_last: false, ..load };
         let views = match flags.tta.as_deref() {
@@ -298,7 +305,6 @@ impl Args {
         if views.is_some() {
             held_out_loader = held_out_loader.viewing(crate::evaluate::views(&evaluation, views))?;
         }
-        tracing::info!("loading: {}", loader.plan());
         tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out_loader.samples());
         Ok((loader, Some(held_out_loader)))
     }
