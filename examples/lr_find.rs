@@ -37,7 +37,10 @@ fn run(args: &Args) -> Result<ExitCode> {
     args.draw(&found)?;
     println!("{} steps, drawn to {}", found.rates.len(), args.picture.display());
     match found.suggestion() {
-        Some(s) => println!("suggestion: --lr {:.1e} (the loss falls fastest); at most {:.1e}", s.steepest, s.most),
+        Some(s) => println!(
+            "suggestions: --lr {:.1e} (where the loss falls fastest), {:.1e} (a tenth of that with the lowest loss)",
+            s.steepest, s.tenth
+        ),
         None => {
             println!("no suggestion: the loss did not fall; give more --num_steps, or another --start_lr and --end_lr")
         }

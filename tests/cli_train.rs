@@ -432,7 +432,10 @@ fn a_rate_is_found_and_drawn() {
     let d = dir.path();
     folders(d);
     let text = ok(d, "lr_find", &with(&["--num_steps", "60", "--start_lr", "1e-4", "--smoothing", "0"]));
-    assert!(text.contains("drawn to lr_find.svg") && text.contains("suggestion: --lr"), "{text}");
+    assert!(
+        text.contains("drawn to lr_find.svg") && text.contains("suggestions: --lr") && text.contains("a tenth of"),
+        "{text}"
+    );
     assert!(read(&d.join("lr_find.svg")).contains("polyline"));
     let (code, text) = run(d, "lr_find", &with(&["--start_lr", "1", "--end_lr", "0.1"]));
     assert!(code == Some(1) && text.contains("an end above it"), "{text}");

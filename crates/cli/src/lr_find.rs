@@ -54,8 +54,8 @@ pub struct Found {
 pub struct Suggestion {
     /// Where the smoothed loss falls fastest.
     pub steepest: f64,
-    /// A tenth of the rate with the lowest loss, which is the most that is advisable.
-    pub most: f64,
+    /// A tenth of the rate with the lowest loss, which is the more careful one where that lies close behind the fall.
+    pub tenth: f64,
 }
 
 impl Found {
@@ -84,7 +84,7 @@ impl Found {
         let slope = |i: usize| (s[i + 1] - s[i - 1]) / (self.rates[i + 1] / self.rates[i - 1]).ln();
         let steepest = (first..lowest).min_by(|a, b| slope(*a).total_cmp(&slope(*b)))?;
         let fell = s[lowest] < 0.95 * s[0];
-        fell.then(|| Suggestion { steepest: self.rates[steepest], most: self.rates[lowest] / 10.0 })
+        fell.then(|| Suggestion { steepest: self.rates[steepest], tenth: self.rates[lowest] / 10.0 })
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         assert!(last < 99, "the explosion ends the test");
         let s = found.suggestion().unwrap();
         assert!((3e-4..1e-2).contains(&s.steepest), "{s:?}");
-        assert!(s.most > s.steepest && s.most < 0.1, "{s:?}");
+        assert!(s.tenth > s.steepest && s.tenth < 0.1, "{s:?}");
         let mut flat = Found::default();
         (0..50).for_each(|i| assert!(flat.add(1e-6 * 1.2f64.powi(i), 2.3)));
         assert_eq!(flat.suggestion(), None);
