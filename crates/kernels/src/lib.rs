@@ -19,6 +19,7 @@ pub mod tokens;
 #[cfg(test)]
 mod check;
 
+pub use base::par::in_pool;
 pub use base::{cpu, elementwise, mem};
 pub use error::{Error, Result};
 pub use matmul::Precision;

@@ -6,6 +6,7 @@ use crate::rules::{Group, Rule, assign};
 use crate::{Error, OptimizerConfig, Result};
 use candle_core::{Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
+use candlelight_kernels::in_pool;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -153,26 +154,27 @@ impl Optimizer {
         let host: HashMap<&str, &[f32]> = grads.iter().collect();
         let step = self.updates + 1;
         let global_norm = if self.method.needs_global_norm() { grads.norm()? } else { 0.0 };
-        for e in &mut self.entries {
-            let shape = e.var.dims().to_vec();
-            let now = Now {
-                lr: lr * e.group.lr_scale,
-                weight_decay: e.group.weight_decay,
-                step,
-                first: matches!(e.slots, Slots::None),
-                shape: &shape,
-                global_norm,
-            };
-            let method = &*self.method;
-            let update = |o: &mut Operands<'_>| method.update(&now, o);
-            match host.get(e.name.as_str()) {
-                Some(grad) => on_host(e, grad, update)?,
-                None => {
-                    if let Some(grad) = grads.tensor(&e.name)? {
-                        on_device(e, &grad.detach(), update)?;
-                    }
-                }
-            }
+        let method = &*self.method;
+        let now = |e: &Entry| Now {
+            lr: lr * e.group.lr_scale,
+            weight_decay: e.group.weight_decay,
+            step,
+            first: matches!(e.slots, Slots::None),
+            shape: &[],
+            global_norm,
+        };
+        let entries = &mut self.entries;
+        in_pool(|| {
+            entries.iter_mut().try_for_each(|e| {
+                let Some(grad) = host.get(e.name.as_str()) else { return Ok(()) };
+                let (now, shape) = (now(e), e.var.dims().to_vec());
+                on_host(e, grad, |o| method.update(&Now { shape: &shape, ..now }, o))
+            })
+        })?;
+        for e in entries.iter_mut().filter(|e| !host.contains_key(e.name.as_str())) {
+            let Some(grad) = grads.tensor(&e.name)? else { continue };
+            let (now, shape) = (now(e), e.var.dims().to_vec());
+            on_device(e, &grad.detach(), |o| method.update(&Now { shape: &shape, ..now }, o))?;
         }
         self.updates = step;
         Ok(())

@@ -53,7 +53,7 @@ impl SlotSpec {
 
 /// A method of optimisation: its settings, and its update of one tensor. The driver, [`Optimizer`](crate::Optimizer), does the rest: groups,
 /// slots, devices, saved state.
-pub trait Method: std::fmt::Debug + Send {
+pub trait Method: std::fmt::Debug + Send + Sync {
     /// Checks the settings.
     ///
     /// # Errors

@@ -46,6 +46,13 @@ pub(crate) fn sum_parts(mut parts: Vec<f32>, size: usize) -> Vec<f32> {
     parts
 }
 
+/// Runs `f` on one of the pool's threads. Where many parallel loops follow each other, none of them then waits for a thread to wake.
+///
+/// Not for work on a CUDA device, whose stream belongs to the calling thread.
+pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// Calls `f` for every index, in parallel when there is more than one.
 pub(crate) fn each(n: usize, f: impl Fn(usize) + Sync + Send) {
     if n <= 1 {

@@ -17,6 +17,8 @@ use std::cell::RefCell;
 const PANELS: usize = 16;
 /// Words of its row panels that stay in the second-level cache.
 const ROW_WORDS: usize = 128 << 10;
+/// Floats of a cache line: rows that are mirrored together.
+const LINE: usize = 16;
 
 #[cfg(test)]
 pub(crate) fn round_bf16(x: f32) -> f32 {
@@ -194,19 +196,20 @@ fn prefetch(place: &Place<'_>) {
     let _ = place;
 }
 
-/// Multiplies row panels `panels` of packed `a` with all of packed `b` into `c`.
+/// Multiplies row panels `panels` of packed `a` with the column panels of packed `b` from `first_column_panel` on into `c`.
 fn multiply(
     a: &[u32],
     contiguous: bool,
     b: &[u32],
     kp: usize,
     panels: std::ops::Range<usize>,
+    first_column_panel: usize,
     c: &MatMut,
     accumulate: bool,
 ) {
     let (aw, bw) = (row_panel_words(kp), kp * NR);
     // All of the inner dimension before the next columns: the sums under way stay in cache.
-    for jp in 0..c.cols.div_ceil(NR) {
+    for jp in first_column_panel..c.cols.div_ceil(NR) {
         for k0 in (0..kp.max(1)).step_by(KP) {
             let k1 = (k0 + KP).min(kp);
             let pb = &b[jp * bw + k0 * NR..jp * bw + k1 * NR];
@@ -227,8 +230,50 @@ fn multiply(
     }
 }
 
-/// The product over all threads: `b` packed once, then one task per group of row panels.
+/// The product over all threads.
 pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: Option<Epilogue>) {
+    product(a, b, c, accumulate, epilogue, false);
+}
+
+/// The products of all rows of `a` with each other into the square matrix `c`. Only those on and above the diagonal are computed: the
+/// others have the same bits. The epilogue sees a row from a column at or before the diagonal on.
+pub(crate) fn gram(a: MatRef, c: MatMut, epilogue: Option<Epilogue>) {
+    let (dst, n, rs) = (Shared(c.ptr), c.rows, c.rs);
+    product(a, a.t(), c, false, epilogue, true);
+    each(n.div_ceil(LINE), |i| {
+        // SAFETY: elements below the diagonal are written, each by one task, and those above it read, where nothing is written any more.
+        mirror(&unsafe { MatMut::from_raw(dst.ptr(), n, n, rs) }, i * LINE);
+    });
+}
+
+simd_fn! {
+    /// Writes what lies left of the diagonal in up to [`LINE`] rows from `first` on from what lies above it.
+    fn mirror(c: &MatMut, first: usize) {
+        let (n, rs) = (c.rows, c.rs);
+        let whole = if n - first < LINE { 0 } else { first };
+        for column in (0..whole).step_by(LINE) {
+            let mut tile = [[0.0f32; LINE]; LINE];
+            for (i, line) in tile.iter_mut().enumerate() {
+                // SAFETY: LINE elements above the diagonal.
+                *line = unsafe { *c.ptr.add((column + i) * rs + first).cast() };
+            }
+            for r in 0..LINE {
+                let line: [f32; LINE] = std::array::from_fn(|i| tile[i][r]);
+                // SAFETY: LINE elements left of the diagonal.
+                unsafe { *c.ptr.add((first + r) * rs + column).cast() = line };
+            }
+        }
+        for row in first..n.min(first + LINE) {
+            for column in whole..row {
+                // SAFETY: an element left of the diagonal, and the one above it.
+                unsafe { *c.ptr.add(row * rs + column) = *c.ptr.add(column * rs + row) };
+            }
+        }
+    }
+}
+
+/// The product: `b` packed once, then one task per group of row panels; with `upper`, each from the diagonal on.
+fn product(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: Option<Epilogue>, upper: bool) {
     if c.rows == 0 || c.cols == 0 {
         return;
     }
@@ -242,12 +287,15 @@ pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: 
             pb.par_chunks_mut(kp * NR).enumerate().for_each(|(j, dst)| pack_cols(bt, j * NR, dst));
         }
         let fit = (ROW_WORDS / row_panel_words(kp).max(1)).clamp(PANELS / 4, PANELS);
-        let group = fit.min(row_panels.div_ceil(rayon::current_num_threads() * 2)).max(1);
+        // Groups of an upper triangle differ in size: more of them.
+        let groups = rayon::current_num_threads() * if upper { 8 } else { 2 };
+        let group = fit.min(row_panels.div_ceil(groups)).max(1);
         let dst = Shared(c.ptr);
         let (rows, cols, rs) = (c.rows, c.cols, c.rs);
         let pb = &*pb;
         each(row_panels.div_ceil(group), |g| {
             let panels = g * group..((g + 1) * group).min(row_panels);
+            let first = if upper { panels.start * MR / NR } else { 0 };
             with_words(&PACK_A, panels.len() * row_panel_words(kp), |pa| {
                 if a.cols > 0 {
                     for (ip, d) in panels.clone().zip(pa.chunks_mut(row_panel_words(kp))) {
@@ -256,12 +304,13 @@ pub(crate) fn gemm(a: MatRef, b: MatRef, c: MatMut, accumulate: bool, epilogue: 
                 }
                 // SAFETY: groups are disjoint rows of `c`, whose borrow outlives the loop.
                 let c = unsafe { MatMut::from_raw(dst.ptr(), rows, cols, rs) };
-                multiply(pa, contiguous, pb, kp, panels.clone(), &c, accumulate);
+                multiply(pa, contiguous, pb, kp, panels.clone(), first, &c, accumulate);
             });
             if let Some(f) = epilogue {
+                let c0 = first * NR;
                 for r in panels.start * MR..(panels.end * MR).min(rows) {
                     // SAFETY: as above.
-                    f(r, 0, unsafe { std::slice::from_raw_parts_mut(dst.ptr().add(r * rs), cols) });
+                    f(r, c0, unsafe { std::slice::from_raw_parts_mut(dst.ptr().add(r * rs + c0), cols - c0) });
                 }
             }
         });
@@ -286,7 +335,7 @@ pub(crate) fn gemm_serial(a: MatRef, b: MatRef, c: MatMut, accumulate: bool) {
                     pack_rows(a, i * MR, contiguous, d);
                 }
             }
-            multiply(pa, contiguous, pb, kp, 0..row_panels, &c, accumulate);
+            multiply(pa, contiguous, pb, kp, 0..row_panels, 0, &c, accumulate);
         });
     });
 }

@@ -256,6 +256,23 @@ mod tests {
     }
 
     #[test]
+    fn products_of_rows_with_each_other_have_the_bits_of_the_whole_product() {
+        for (n, k) in [(1, 3), (17, 40), (128, 64), (129, 200), (300, 70), (515, 33)] {
+            for transposed in [false, true] {
+                let x = random("x", n * k);
+                let (rs, cs) = if transposed { (1, n) } else { (k, 1) };
+                let rows = MatRef::new(&x, n, k, rs, cs).unwrap();
+                let (mut half, mut whole) = (vec![f32::NAN; n * n], vec![0.0; n * n]);
+                let twice = |_: usize, _: usize, row: &mut [f32]| row.iter_mut().for_each(|v| *v *= 2.0);
+                bf16::gram(rows, MatMut::row_major(&mut half, n, n).unwrap(), Some(&twice));
+                gemm(Precision::Bf16, rows, rows.t(), MatMut::row_major(&mut whole, n, n).unwrap(), false).unwrap();
+                let bits = |v: &[f32], by: f32| v.iter().map(|v| (v * by).to_bits()).collect::<Vec<_>>();
+                assert!(bits(&half, 1.0) == bits(&whole, 2.0), "{n} {k} {transposed}");
+            }
+        }
+    }
+
+    #[test]
     fn threads_do_not_change_the_bits() {
         for p in [Precision::F32, Precision::Bf16] {
             for (m, n, k) in [(200, 300, 700), (301, 96, 513), (96, 511, 1025)] {

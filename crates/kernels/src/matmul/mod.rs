@@ -1,6 +1,6 @@
 //! Matrix products, and linear layers on top of them.
 
-mod bf16;
+pub(crate) mod bf16;
 pub mod gemm;
 pub mod linear;
 mod mat;
