@@ -22,6 +22,10 @@ fuzz:
 campaign:
     CANDLELIGHT_MOUNTS=1 CANDLELIGHT_CAMPAIGN=200 RUST_TEST_THREADS=1 cargo test --release --test campaign --test runs -- --nocapture
 
+# CUDA's kernels and the feature `cuda` on the CPU.
+cuda-host:
+    bash tests/cuda_host.sh
+
 # The page on runs in a real browser, after `cargo build --examples`.
 browser:
     python3 tests/browser.py

@@ -112,7 +112,7 @@ fn fifty(
     config: ClassifyConfig<VitConfig>,
     soft: bool,
 ) -> (Vec<f32>, HashMap<String, Tensor>) {
-    let params = ParamStore::new();
+    let params = ParamStore::on(&goldens::device());
     let model = Vit::new(&config.model, params.builder(Key::new(0))).unwrap();
     let prefix = format!("{name}.weights.");
     let theirs: Vec<(String, Tensor)> =

@@ -12,3 +12,8 @@ pub fn golden(name: &str) -> Golden {
     let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
+
+/// Where models are trained: on `cuda:0` in a build with the feature `cuda`.
+pub fn device() -> Device {
+    if candle_core::utils::cuda_is_available() { Device::new_cuda(0).unwrap() } else { Device::Cpu }
+}

@@ -38,11 +38,11 @@ impl Row {
     }
 
     /// The result, and the gradients of all inputs.
-    fn run(&self, tape: Tape, dtype: DType) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let leaves: Vec<Value> =
-            (0..self.inputs.len()).map(|i| tape.leaf(&self.tensor(i, self.data(i), dtype))).collect();
+    fn run(&self, tape: Tape, dtype: DType, device: &Device) -> (Vec<f64>, Vec<Vec<f64>>) {
+        let leaf = |i| tape.leaf(&self.tensor(i, self.data(i), dtype).to_device(device).unwrap());
+        let leaves: Vec<Value> = (0..self.inputs.len()).map(leaf).collect();
         let y = (self.f)(&leaves).unwrap_or_else(|e| panic!("{} {:?}: {e}", self.name, self.inputs));
-        let seed = self.seed(y.dims()).to_dtype(dtype).unwrap();
+        let seed = self.seed(y.dims()).to_dtype(dtype).unwrap().to_device(device).unwrap();
         let of: Vec<&Value> = leaves.iter().collect();
         let none = &mut Gradients::new(&ParamStore::new());
         let found = tape.backward_with(&y, &seed, &of, none).unwrap();
@@ -75,7 +75,7 @@ impl Row {
 
     fn check(&self) {
         let what = |part: &str| format!("{} {:?}: {part}", self.name, self.inputs);
-        let (y, grads) = self.run(Tape::new(&ParamStore::new()).with_composed_ops(), DType::F64);
+        let (y, grads) = self.run(Tape::new(&ParamStore::new()).with_composed_ops(), DType::F64, &Device::Cpu);
         for (i, g) in grads.iter().enumerate() {
             for entry in (0..g.len()).step_by((g.len() / 12).max(1)) {
                 let h = 1e-5;
@@ -84,11 +84,16 @@ impl Row {
                 assert!(near, "{}: {}, finite difference {fd}", what(&format!("d{i}[{entry}]")), g[entry]);
             }
         }
-        for (backend, tape) in [
-            ("kernels", Tape::new(&ParamStore::new())),
-            ("composed", Tape::new(&ParamStore::new()).with_composed_ops()),
-        ] {
-            let (y32, grads32) = self.run(tape, DType::F32);
+        let tape = || Tape::new(&ParamStore::new());
+        let mut backends =
+            vec![("kernels", tape(), Device::Cpu), ("composed", tape().with_composed_ops(), Device::Cpu)];
+        // A build for it has one: a GPU, or the driver that stands in for it. candle has no tensors without elements there.
+        let empty = y.is_empty() || self.inputs.iter().flatten().any(|d| *d == 0);
+        if candle_core::utils::cuda_is_available() && !empty {
+            backends.push(("cuda:0", tape(), Device::new_cuda(0).unwrap()));
+        }
+        for (backend, tape, device) in backends {
+            let (y32, grads32) = self.run(tape, DType::F32, &device);
             self.close(&y32, &y, &what(&format!("{backend} in f32")));
             for (i, (a, b)) in grads32.iter().zip(&grads).enumerate() {
                 self.close(a, b, &what(&format!("{backend} in f32, d{i}")));
@@ -243,8 +248,8 @@ fn norms() -> Vec<Row> {
         let c = d[d.len() - 1];
         for train in [true, false] {
             let config = ops::BatchNormStep { eps: 1e-3, momentum: 0.1, train };
-            let running = move || {
-                let of = |v: f32| Var::from_vec(vec![v; c], c, &Device::Cpu).unwrap();
+            let running = move |device: &Device| {
+                let of = |v: f32| Var::from_vec(vec![v; c], c, device).unwrap();
                 (of(0.25), of(1.5))
             };
             // Normalising two rows of one channel leaves only a sign: their gradient is near zero and all rounding.
@@ -253,7 +258,7 @@ fn norms() -> Vec<Row> {
                 "batch_norm",
                 &[d, &[c], &[c]],
                 Box::new(move |v| {
-                    let (m, s) = running();
+                    let (m, s) = running(v[0].tensor().device());
                     ops::batch_norm(&v[0], Some((&v[1], &v[2])), (m.as_tensor(), s.as_tensor()), config)
                 }),
             ));
@@ -261,7 +266,7 @@ fn norms() -> Vec<Row> {
                 "batch_norm, add, relu",
                 &[d, &[c], &[c], d],
                 Box::new(move |v| {
-                    let (m, s) = running();
+                    let (m, s) = running(v[0].tensor().device());
                     let affine: (&dyn Weight, &dyn Weight) = (&v[1], &v[2]);
                     ops::batch_norm_then(
                         &v[0],
@@ -276,7 +281,7 @@ fn norms() -> Vec<Row> {
                 "batch_norm, relu",
                 &[d],
                 Box::new(move |v| {
-                    let (m, s) = running();
+                    let (m, s) = running(v[0].tensor().device());
                     ops::batch_norm_then(&v[0], None, (m.as_tensor(), s.as_tensor()), config, Then::Relu)
                 }),
             ));
@@ -298,11 +303,11 @@ fn sequences() -> Vec<Row> {
         row("prepend_token", &[&[2, 4, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1])),
         row("prepend_token to nothing", &[&[2, 0, 3], &[1, 1, 3]], |v| ops::prepend_token(&v[0], &v[1])),
         row("unshuffle_tokens", &[&[2, 3, 5], &[1, 1, 5]], |v| {
-            let pos = Tensor::arange(0f32, 25., &Device::Cpu)?.to_dtype(v[0].tensor().dtype())?;
+            let pos = Tensor::arange(0f32, 25., v[0].tensor().device())?.to_dtype(v[0].tensor().dtype())?;
             ops::unshuffle_tokens(&v[0], &v[1], &[2, 0, 1, 3, 1, 3, 2, 0], &pos.affine(0.1, -1.0)?)
         }),
         row("unshuffle_tokens of nothing", &[&[2, 1, 5], &[1, 1, 5]], |v| {
-            let pos = Tensor::zeros((1, 5), v[0].tensor().dtype(), &Device::Cpu)?;
+            let pos = Tensor::zeros((1, 5), v[0].tensor().dtype(), v[0].tensor().device())?;
             ops::unshuffle_tokens(&v[0], &v[1], &[], &pos)
         }),
         row("select_tokens", &[&[2, 4, 3]], |v| ops::select_tokens(&v[0], 1, 2)),
@@ -374,7 +379,7 @@ fn images() -> Vec<Row> {
 }
 
 fn losses() -> Vec<Row> {
-    let targets = |v: &Value| Tensor::from_vec(vec![0.2f32, 0.8, 0.0, 0.5, 0.25, 0.0], v.dims(), &Device::Cpu);
+    let targets = |v: &Value| Tensor::from_vec(vec![0.2f32, 0.8, 0.0, 0.5, 0.25, 0.0], v.dims(), v.tensor().device());
     let mut all = vec![
         row("cross_entropy", &[&[3, 5]], |v| v[0].cross_entropy(&[4, 0, 2], 0.0)),
         row("cross_entropy, smoothed", &[&[1, 17]], |v| v[0].cross_entropy(&[16], 0.1)),
@@ -389,7 +394,8 @@ fn losses() -> Vec<Row> {
     }
     for norm_pix in [false, true] {
         all.push(row("mae_loss", &[&[2, 6, 12]], move |v| {
-            let images = Tensor::arange(0f32, 144., &Device::Cpu)?.affine(0.37, 0.0)?.sin()?.reshape((2, 3, 4, 6))?;
+            let images =
+                Tensor::arange(0f32, 144., v[0].tensor().device())?.affine(0.37, 0.0)?.sin()?.reshape((2, 3, 4, 6))?;
             ops::mae_loss(&v[0], &images, 2, &[1., 0., 1., 1., 0., 0., 0., 1., 0., 1., 1., 0.], norm_pix)
         }));
     }

@@ -1,0 +1,150 @@
+//! Training on `cuda:0` beside the CPU: the same losses and weights, and no memory that stays behind. Runs on a GPU, or on the driver that
+//! stands in for one (`docs/cuda.md`).
+#![cfg(feature = "cuda")]
+
+use candle_core::Device;
+use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
+use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
+use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
+use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
+use candlelight::engine::task::Task;
+use candlelight::engine::train::{Plan, Trainer};
+use candlelight::models::ModelConfig;
+use candlelight::models::freeze::Trained;
+use candlelight::models::vit::Head;
+use candlelight::optim::{AdamWConfig, EmaConfig, LarsConfig, LayerDecay, SgdConfig};
+use candlelight::prelude::*;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+const STEPS: usize = 20;
+
+fn normalize() -> Normalize {
+    Normalize { mean: vec![0.286], std: vec![0.353] }
+}
+
+fn images() -> Loader {
+    let data = Idx::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data"), "train").unwrap();
+    let data = Subset::new(data, (0..8 * STEPS).collect()).unwrap();
+    let config = LoaderConfig { batch_size: 8, size: (28, 28), seed: 0, workers: 1, ..LoaderConfig::default() };
+    Loader::new(Arc::new(data), Pipeline::evaluation((28, 28), normalize()), config).unwrap()
+}
+
+fn plan(lr: f64) -> Plan {
+    let schedule = CosineConfig { lr, min_lr: 0.0, warmup: Span::Epochs(0.2) }.into();
+    Plan { batch_size: 8, epochs: 1, schedule, clip_grad: Some(1.0), ..Plan::default() }
+}
+
+fn vit() -> VitConfig {
+    VitConfig { patch: 7, dim: 16, depth: 2, heads: 2, classes: 10, ..registry::vit("vit_demo_patch4").unwrap() }
+}
+
+/// Bytes of the device that are in use, once it has done everything.
+fn used(device: &Device) -> usize {
+    device.synchronize().unwrap();
+    let (free, total) = mem_get_info().unwrap();
+    total - free
+}
+
+/// The losses of some steps, and the weights after them.
+fn train<T: Task>(device: &Device, plan: &Plan, task: T, steps: usize) -> (Vec<f32>, Vec<(String, Vec<f32>)>) {
+    let mut trainer = Trainer::new(plan.clone().check().unwrap(), task).unwrap();
+    let (mut losses, mut early) = (vec![], 0);
+    for (step, batch) in images().epoch(0, 0).enumerate().take(steps) {
+        losses.push(trainer.step(batch.unwrap(), &normalize(), STEPS).unwrap().loss);
+        // The optimizer's state and the averaged weights are there by now.
+        if step == 4 && device.is_cuda() {
+            early = used(device);
+        }
+    }
+    if device.is_cuda() {
+        let late = used(device);
+        assert!(steps < 5 || late <= early, "{late} bytes are in use after {steps} steps, {early} after 5");
+    }
+    let values = |t: candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let weights = trainer.task().params().state_dict().into_iter().map(|(n, t)| (n, values(t))).collect();
+    (losses, weights)
+}
+
+/// Trains a task on the CPU and on the device.
+fn the_same<T: Task>(plan: &Plan, make: impl Fn(&Device) -> T) {
+    // Bytes are counted for the whole device.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let device = Device::new_cuda(0).unwrap();
+    // What a first launch loads stays.
+    train(&device, plan, make(&device), 2);
+    let before = used(&device);
+    let (losses, weights) = train(&device, plan, make(&device), STEPS);
+    assert_eq!(used(&device), before, "bytes of the device are still in use after the task is gone");
+    let (want, want_weights) = train(&Device::Cpu, plan, make(&Device::Cpu), STEPS);
+    assert_eq!(losses.len(), STEPS);
+    for (step, (a, b)) in losses.iter().zip(&want).enumerate() {
+        assert!((a - b).abs() <= 1e-3 * b.abs(), "step {step}: {a} on the device, {b} on the CPU");
+    }
+    for ((name, a), (_, b)) in weights.iter().zip(&want_weights) {
+        let scale = b.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+        // The gradient of the keys' bias is nothing but rounding, of which Adam makes whole steps.
+        let keys = if name.ends_with("qkv.bias") { a.len() / 3..a.len() / 3 * 2 } else { 0..0 };
+        let kept = a.iter().zip(b).enumerate().filter(|(i, _)| !keys.contains(i));
+        let off = kept.map(|(_, (a, b))| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off <= 5e-3 * scale, "{name}: off by {off} of {scale}");
+    }
+}
+
+fn classify(config: &ClassifyConfig<ModelConfig>, device: &Device) -> Classify<ModelConfig> {
+    let params = ParamStore::on(device);
+    let model = config.model.build(params.builder(Key::new(0))).unwrap();
+    Classify::new(config.clone(), params, model).unwrap()
+}
+
+#[test]
+fn pretraining() {
+    let model = MaeConfig {
+        patch: 7,
+        dim: 16,
+        depth: 2,
+        heads: 2,
+        decoder_dim: 8,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        ..registry::mae("mae_vit_demo_patch4").unwrap()
+    };
+    let config = PretrainConfig { model, mask_ratio: 0.5, weight_decay: 0.05, picture_every: 0 };
+    the_same(&Plan { accum_iter: 2, ..plan(5e-3) }, |device| {
+        let shown = Shown::new(&images(), &config.model, 0.5, normalize()).unwrap();
+        Pretrain::new(config.clone(), shown, 0, device).unwrap()
+    });
+}
+
+#[test]
+fn finetuning_with_layer_decay_and_an_average() {
+    let config = ClassifyConfig {
+        optimizer: AdamWConfig::default().into(),
+        loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+        weight_decay: 0.05,
+        layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
+        ema: Some(EmaConfig { decay: 0.95, warmup: true }),
+        ..ClassifyConfig::new(ModelConfig::from(VitConfig { drop_path: 0.2, ..vit() }), 10)
+    };
+    the_same(&plan(5e-3), |device| classify(&config, device));
+}
+
+#[test]
+fn probing() {
+    let config = ClassifyConfig {
+        optimizer: LarsConfig::default().into(),
+        trained: Some(Trained::Head),
+        ..ClassifyConfig::new(ModelConfig::from(VitConfig { head: Head::Probe, ..vit() }), 10)
+    };
+    the_same(&plan(1.0), |device| classify(&config, device));
+}
+
+#[test]
+fn a_resnet() {
+    let model = registry::resnet("resnet20").unwrap();
+    let small = ResNetConfig { channels: 1, image: (28, 28), classes: 10, depths: vec![1, 1, 1], ..model };
+    let config =
+        ClassifyConfig { optimizer: SgdConfig::default().into(), ..ClassifyConfig::new(ModelConfig::from(small), 10) };
+    the_same(&plan(0.01), |device| classify(&config, device));
+}
