@@ -71,7 +71,7 @@ fn the_same<T: Task>(plan: &Plan, make: impl Fn(&Device) -> T) {
     // Bytes are counted for the whole device.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let device = Device::new_cuda(0).unwrap();
+    let device = candlelight::autograd::device::cuda(0).unwrap();
     // What a first launch loads stays.
     train(&device, plan, make(&device), 2);
     let before = used(&device);
@@ -147,4 +147,65 @@ fn a_resnet() {
     let config =
         ClassifyConfig { optimizer: SgdConfig::default().into(), ..ClassifyConfig::new(ModelConfig::from(small), 10) };
     the_same(&plan(0.01), |device| classify(&config, device));
+}
+
+/// What a test of this name says in a process of its own, whose driver is told these settings.
+fn said(test: &str, settings: &[(&str, &str)]) -> String {
+    let this = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(this);
+    child.args([test, "--exact", "--nocapture"]).env("SAY", "1");
+    let said = child.envs(settings.iter().copied()).output().unwrap();
+    String::from_utf8(said.stdout).unwrap()
+}
+
+#[test]
+fn devices_that_cannot_train_say_why() {
+    use candlelight::autograd::device;
+    let name = "devices_that_cannot_train_say_why";
+    if std::env::var_os("SAY").is_some() {
+        return println!("{}", device::cuda(0).map_or_else(|e| e.to_string(), |_| "opened".into()));
+    }
+    let e = device::cuda(99).unwrap_err().to_string();
+    assert!(e.starts_with("cuda:99: there is no such device; the driver shows cuda:0 ("), "{e}");
+    // The second setting is a GPU's driver's.
+    let e = said(name, &[("CUDA_HOST_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "")]);
+    assert!(e.contains("cuda:0: the driver shows no NVIDIA GPU; `nvidia-smi` lists them"), "{e}");
+    if !device_is_emulated() {
+        return;
+    }
+    let e = said(name, &[("CUDA_HOST_CAPABILITY", "75")]);
+    assert!(e.contains("has compute capability 7.5; 8.0 is the least (Ampere"), "{e}");
+    let e = said(name, &[("CUDA_HOST_FOREIGN", "1")]);
+    assert!(
+        e.contains("cuda:0: this program has no kernels for this GPU and driver; build it with CUDA_COMPUTE_CAP"),
+        "{e}"
+    );
+}
+
+#[test]
+fn a_full_device_says_what_was_computed_and_what_to_lower() {
+    let config = ClassifyConfig::new(ModelConfig::from(vit()), 10);
+    if std::env::var_os("SAY").is_some() {
+        let device = candlelight::autograd::device::cuda(0).unwrap();
+        let mut trainer = Trainer::new(plan(1e-3).check().unwrap(), classify(&config, &device)).unwrap();
+        for batch in images().epoch(0, 0) {
+            if let Err(e) = trainer.step(batch.unwrap(), &normalize(), STEPS) {
+                return println!("{e}");
+            }
+        }
+        return println!("trained");
+    }
+    if device_is_emulated() {
+        let e = said("a_full_device_says_what_was_computed_and_what_to_lower", &[("CUDA_HOST_MEMORY", "600000")]);
+        assert!(
+            e.contains("cuda:0: no memory for ") && e.contains(" MB are in use, in a step of batches of 8; "),
+            "{e}"
+        );
+        assert!(e.contains("a smaller batch_size with a larger accum_iter"), "{e}");
+    }
+}
+
+/// Whether the driver is the one that stands in for a GPU's.
+fn device_is_emulated() -> bool {
+    candlelight::kernels::cuda::devices().unwrap()[0].contains("stands in")
 }

@@ -14,3 +14,6 @@ code=0
 environment=$(python3 $host/build.py)
 eval "$environment"
 cargo test --features cuda -p candlelight -p candlelight-autograd --test cuda --test golden --test recipes --test conformance
+cargo clippy --features cuda -p candlelight -p candlelight-autograd --lib --test cuda -- -D warnings
+# What has no emulation is compiled.
+cargo check --features cudnn --lib

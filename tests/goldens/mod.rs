@@ -15,5 +15,5 @@ pub fn golden(name: &str) -> Golden {
 
 /// Where models are trained: on `cuda:0` in a build with the feature `cuda`.
 pub fn device() -> Device {
-    if candle_core::utils::cuda_is_available() { Device::new_cuda(0).unwrap() } else { Device::Cpu }
+    if candle_core::utils::cuda_is_available() { candlelight::autograd::device::cuda(0).unwrap() } else { Device::Cpu }
 }

@@ -28,6 +28,18 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// The memory of a device is full.
+    #[error("{device}: no memory for {what}; {used_mb} of {total_mb} MB are in use")]
+    Memory {
+        /// The device, such as `cuda:0`.
+        device: String,
+        /// What was being computed.
+        what: String,
+        /// The megabytes in use, of all programs, at that moment.
+        used_mb: u64,
+        /// All megabytes of the device.
+        total_mb: u64,
+    },
     /// An error of another process, or of the connection to it.
     #[error(transparent)]
     Dist(#[from] candlelight_dist::Error),

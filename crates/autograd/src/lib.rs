@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod bridge;
+pub mod device;
 mod error;
 mod flow;
 mod grads;

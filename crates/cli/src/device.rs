@@ -13,14 +13,8 @@ pub fn device(name: Option<&str>) -> Result<Device> {
         return Ok(Device::Cpu);
     }
     let number = if name == "cuda" { Some(0) } else { name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) };
-    match number {
-        None => Err(format!("--device {name}: expected cpu, cuda or cuda:N").into()),
-        Some(_) if !candle_core::utils::cuda_is_available() => {
-            Err(format!("--device {name}: this program was built for the CPU only; build it with --features cuda")
-                .into())
-        }
-        Some(n) => Device::new_cuda(n).map_err(|e| format!("--device {name}: {e}").into()),
-    }
+    let number = number.ok_or_else(|| format!("--device {name}: expected cpu, cuda or cuda:N"))?;
+    candlelight_autograd::device::cuda(number).map_err(|e| format!("--device {e}").into())
 }
 
 /// The name of a device, as [`device`] accepts it.

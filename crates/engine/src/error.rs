@@ -28,6 +28,16 @@ pub enum Error {
         /// The checkpoint that was written.
         saved: PathBuf,
     },
+    /// The memory of the device is full.
+    #[error(
+        "{message}, in a step of batches of {batch}; a smaller batch_size with a larger accum_iter makes the same updates"
+    )]
+    Memory {
+        /// What was being computed, and how much is in use.
+        message: String,
+        /// The number of images of a batch.
+        batch: usize,
+    },
     /// An evaluation met outputs that are not numbers.
     #[error("a logit is NaN: the weights or the input are not numbers")]
     NanLogits,
@@ -62,6 +72,20 @@ impl From<candlelight_store::Error> for Error {
         match e {
             candlelight_store::Error::File { path, message } => Error::File { path, message },
             other => Error::Config(other.to_string()),
+        }
+    }
+}
+
+impl Error {
+    /// Says how large the batch was where the memory of the device is full.
+    pub(crate) fn of_batch(self, batch: usize) -> Self {
+        use candlelight_autograd::Error as Tape;
+        match &self {
+            Error::Autograd(e @ Tape::Memory { .. })
+            | Error::Model(candlelight_models::Error::Autograd(e @ Tape::Memory { .. })) => {
+                Error::Memory { message: e.to_string(), batch }
+            }
+            _ => self,
         }
     }
 }

@@ -23,6 +23,14 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// A device that is not there, or cannot do what is asked.
+    #[error("{device}: {message}")]
+    Device {
+        /// The device, such as `cuda:0`.
+        device: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
 }
 
 /// The result type of this crate.

@@ -5,6 +5,8 @@ pub mod act;
 pub mod attention;
 pub mod base;
 pub mod conv;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod drop;
 mod error;
 pub mod image;

@@ -2,6 +2,7 @@
 
 use super::{Tape, Value};
 use crate::backend::Run;
+use crate::device::full;
 use crate::error::{Error, Result, shape};
 use crate::flow::Source;
 use crate::node::{Done, Inputs};
@@ -44,7 +45,9 @@ impl Tape {
         let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
         let tensors = inputs.iter().map(|v| v.tensor().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
         let x = Inputs { tensors, sources, precision: self.precision(), comm: self.comm(), repeats: self.repeats() };
-        let Done { value, way } = op.run(self.backend(&x), &x)?;
+        let device = x.tensors.first().map_or(Device::Cpu, |t| t.device().clone());
+        let done = op.run(self.backend(&x), &x);
+        let Done { value, way } = done.map_err(|e| full(e, &device, || format!("{} of {result:?}", op.name())))?;
         if value.dims() != result.as_slice() {
             let message = format!("the backend gave {:?}, the description says {result:?}", value.dims());
             return Err(Error::Shape { op: op.name(), message });

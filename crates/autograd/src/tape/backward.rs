@@ -1,6 +1,7 @@
 //! The backward pass.
 
 use super::{Node, Tape, Value};
+use crate::device::full;
 use crate::error::{Error, Result, shape};
 use crate::flow::{Flow, Grad};
 use crate::grads::Gradients;
@@ -114,7 +115,8 @@ impl Tape {
         }
         for Node { way, slot, dims, dtype, device, to, params } in nodes.into_iter().rev() {
             if let Some(g) = b.take(slot) {
-                node::back(way, g, (&dims, dtype, &device), &to, &mut b)?;
+                node::back(way, g, (&dims, dtype, &device), &to, &mut b)
+                    .map_err(|e| full(e, &device, || format!("the gradients behind a value of {dims:?}")))?;
             }
             for p in params {
                 let Some(left) = uses.get_mut(&p) else { continue };

@@ -214,7 +214,7 @@ impl<T: Task> Trainer<T> {
             Ok(loss) => loss,
             Err(e) => {
                 self.back();
-                return Err(e);
+                return Err(e.of_batch(samples.len()));
             }
         };
         let lr = self.window.lr;

@@ -19,6 +19,9 @@ struct Function {
 thread_local void* context;
 // What `cuDeviceGet` takes: CUDA_HOST_DEVICES=0 is a machine without.
 const int devices = setting("CUDA_HOST_DEVICES", 1);
+const uint64_t capability = setting("CUDA_HOST_CAPABILITY", 90);
+// A program whose kernels are for another GPU.
+const bool foreign = setting("CUDA_HOST_FOREIGN", 0);
 const bool trace = setting("CUDA_HOST_TRACE", 0);
 }  // namespace
 
@@ -38,7 +41,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   static const std::map<int, int> known = {
       {1, 1024}, {2, 1024}, {3, 1024}, {4, 64}, {5, 2147483647}, {6, 65535}, {7, 65535},  // threads and blocks of a launch
       {8, 48 << 10}, {10, 32}, {12, 65536}, {16, 132}, {39, 2048},                          // shared memory, warp, registers, processors
-      {75, 9}, {76, 0}, {81, 228 << 10}, {97, MOST_SHARED}, {115, 1},                       // compute capability, memory pools
+      {75, int(capability / 10)}, {76, int(capability % 10)}, {81, 228 << 10}, {97, MOST_SHARED}, {115, 1},                       // compute capability, memory pools
   };
   auto i = known.find(attribute);
   *value = i == known.end() ? 0 : i->second;
@@ -53,6 +56,7 @@ int cuCtxGetDevice(int* d) { return *d = context ? int((uintptr_t)context) - 1 :
 
 // The stand-in for nvcc writes the name of a source where its code would be.
 int cuModuleLoadData(void** module, const void* image) {
+  if (foreign) return NO_BINARY_FOR_GPU;
   std::string text((const char*)image), mark = "//CUDA_HOST ";
   if (text.rfind(mark, 0) != 0) return complain(INVALID_IMAGE, "the image was not made by the stand-in for nvcc");
   std::string name = text.substr(mark.size(), text.find_first_of("\r\n", mark.size()) - mark.size());
@@ -109,6 +113,7 @@ int cuGetErrorString(int e, const char** s) {
       {NO_DEVICE, "no CUDA-capable device is detected"},
       {INVALID_DEVICE, "invalid device ordinal"},
       {INVALID_IMAGE, "device kernel image is invalid"},
+      {NO_BINARY_FOR_GPU, "no kernel image is available for execution on the device"},
       {NOT_FOUND, "named symbol not found"},
       {NOT_READY, "device not ready"},
       {ILLEGAL_ADDRESS, "an illegal memory access was encountered"},

@@ -168,12 +168,14 @@ int cuMemsetD8Async(uint64_t p, unsigned char c, size_t n, void* stream) {
 }
 int cuMemAlloc_v2(uint64_t* p, size_t n) { return allocate(p, n); }
 // A buffer may be used by what follows in the stream: there is nothing to wait for.
-int cuMemAllocAsync(uint64_t* p, size_t n, void*) { return allocate(p, n); }
+// Nothing is a null pointer here, unlike in cuMemAlloc.
+int cuMemAllocAsync(uint64_t* p, size_t n, void*) { return n ? allocate(p, n) : (*p = 0, OK); }
 int cuMemFree_v2(uint64_t p) {
   int e = wait_device();
   return e ? e : release(p);
 }
 int cuMemFreeAsync(uint64_t p, void* stream) {
+  if (!p) return OK;
   return enqueue(stream, [=] { return release(p); });
 }
 }

@@ -1,0 +1,72 @@
+//! Devices for training.
+
+use crate::Result;
+use candle_core::Device;
+
+/// The CUDA device of a number, made for training: one stream that all threads share, memory that stays with the process, and no events around
+/// each kernel (candle's own `Device::new_cuda` gives each thread a stream of its own, between which nothing orders uses of one tensor).
+///
+/// # Errors
+/// Without the feature `cuda`; when the driver shows no such device, it is older than Ampere, or this program has no kernels for it.
+pub fn cuda(ordinal: usize) -> Result<Device> {
+    open(ordinal)
+}
+
+#[cfg(feature = "cuda")]
+fn open(ordinal: usize) -> Result<Device> {
+    use candlelight_kernels::{Error, cuda};
+
+    cuda::check(ordinal)?;
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    cuda::prepare(&device.as_cuda_device()?.cuda_stream())?;
+    // The first kernel says whether there are kernels for this GPU at all.
+    let tried = candle_core::Tensor::zeros(1, candle_core::DType::F32, &device)?.affine(1.0, 1.0);
+    match tried {
+        Ok(_) => Ok(device),
+        Err(e) => Err(match of_driver(&e) {
+            Some(e) => Error::Device { device: format!("cuda:{ordinal}"), message: cuda::why(e) }.into(),
+            None => e.into(),
+        }),
+    }
+}
+
+/// The driver's error in one of candle's.
+#[cfg(feature = "cuda")]
+fn of_driver(e: &candle_core::Error) -> Option<candle_core::cuda_backend::cudarc::driver::DriverError> {
+    use candle_core::Error;
+    use candle_core::cuda_backend::CudaError;
+    match e {
+        Error::WithBacktrace { inner, .. } | Error::Context { inner, .. } | Error::WithPath { inner, .. } => {
+            of_driver(inner)
+        }
+        Error::Cuda(e) => match e.downcast_ref::<CudaError>()? {
+            CudaError::Cuda(e) | CudaError::Load { cuda: e, .. } => Some(*e),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Where the memory of a device is full: an error that says what was being computed there. Other errors stay as they are.
+#[cfg(feature = "cuda")]
+pub(crate) fn full(e: crate::Error, device: &Device, what: impl FnOnce() -> String) -> crate::Error {
+    use candle_core::DeviceLocation;
+    use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
+    let crate::Error::Candle(inner) = &e else { return e };
+    let full = of_driver(inner).is_some_and(|e| e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    let DeviceLocation::Cuda { gpu_id } = device.location() else { return e };
+    let Some((used, total)) = full.then(candlelight_kernels::cuda::memory).flatten() else { return e };
+    let mb = |bytes: usize| (bytes / 1_000_000) as u64;
+    crate::Error::Memory { device: format!("cuda:{gpu_id}"), what: what(), used_mb: mb(used), total_mb: mb(total) }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn full(e: crate::Error, _: &Device, _: impl FnOnce() -> String) -> crate::Error {
+    e
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open(ordinal: usize) -> Result<Device> {
+    let message = "this program was built for the CPU only; build it with --features cuda".into();
+    Err(candlelight_kernels::Error::Device { device: format!("cuda:{ordinal}"), message }.into())
+}
