@@ -3,8 +3,9 @@
 use crate::Result;
 use candle_core::Device;
 
-/// The CUDA device of a number, made for training: one stream that all threads share, memory that stays with the process, and no events around
-/// each kernel (candle's own `Device::new_cuda` gives each thread a stream of its own, between which nothing orders uses of one tensor).
+/// The CUDA device of a number, made for training: one stream that the whole process shares, memory that stays with the process, and no events
+/// around each kernel. Every call gives the same device. candle's own `Device::new_cuda` gives each thread a stream of its own, between which
+/// nothing orders uses of one tensor.
 ///
 /// # Errors
 /// Without the feature `cuda`; when the driver shows no such device, it is older than Ampere, or this program has no kernels for it.
@@ -12,8 +13,22 @@ pub fn cuda(ordinal: usize) -> Result<Device> {
     open(ordinal)
 }
 
+/// Two devices of one number would be two streams, and nothing would order what both of them do to one tensor.
 #[cfg(feature = "cuda")]
 fn open(ordinal: usize) -> Result<Device> {
+    use std::sync::{Mutex, PoisonError};
+    static OPENED: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = opened.iter().find(|(n, _)| *n == ordinal) {
+        return Ok(device.clone());
+    }
+    let device = new(ordinal)?;
+    opened.push((ordinal, device.clone()));
+    Ok(device)
+}
+
+#[cfg(feature = "cuda")]
+fn new(ordinal: usize) -> Result<Device> {
     use candlelight_kernels::{Error, cuda};
 
     cuda::check(ordinal)?;

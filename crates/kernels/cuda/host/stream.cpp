@@ -15,6 +15,8 @@ struct Mark {
 };
 struct Stream {
   std::deque<std::function<int()>> work;
+  // Whether the default stream waits for it.
+  bool blocking;
 };
 struct Event {
   std::shared_ptr<Mark> last;
@@ -27,9 +29,10 @@ int failed;
 // Work that a stream keeps at most.
 constexpr size_t MOST = 20000;
 
-Stream* new_stream() {
+Stream* new_stream(bool blocking = true) {
   std::lock_guard<std::recursive_mutex> lock(device());
   streams.push_back(std::make_unique<Stream>());
+  streams.back()->blocking = blocking;
   return streams.back().get();
 }
 
@@ -86,9 +89,20 @@ int wait_device() {
   return failed;
 }
 
+// What a call without a stream waits for: the default stream, and those that it blocks; not those that were made `NON_BLOCKING`.
+static int wait_default() {
+  std::lock_guard<std::recursive_mutex> lock(device());
+  stream_of(nullptr);
+  for (size_t i = streams.size(); i-- > 0;)
+    if (streams[i]->blocking)
+      if (int e = run_until(streams[i].get(), nullptr)) return e;
+  return failed;
+}
+
 extern "C" {
-int cuStreamCreate(void** s, unsigned) { return *s = new_stream(), OK; }
-int cuStreamCreateWithPriority(void** s, unsigned, int) { return *s = new_stream(), OK; }
+constexpr unsigned NON_BLOCKING = 1;
+int cuStreamCreate(void** s, unsigned flags) { return *s = new_stream(!(flags & NON_BLOCKING)), OK; }
+int cuStreamCreateWithPriority(void** s, unsigned flags, int) { return cuStreamCreate(s, flags); }
 // What it holds still runs.
 int cuStreamDestroy_v2(void*) { return OK; }
 int cuStreamSynchronize(void* s) {
@@ -155,12 +169,12 @@ int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void* stream) {
 }
 int cuMemcpyPeerAsync(uint64_t to, void*, uint64_t from, void*, size_t n, void* stream) { return cuMemcpyDtoDAsync_v2(to, from, n, stream); }
 int cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t n) {
-  int e = wait_device();
+  int e = wait_default();
   return e ? e : (memcpy((void*)to, from, n), OK);
 }
 int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t n) {
   counts().waits++;
-  int e = wait_device();
+  int e = wait_default();
   return e ? e : (memcpy(to, (void*)from, n), OK);
 }
 int cuMemsetD8Async(uint64_t p, unsigned char c, size_t n, void* stream) {
