@@ -65,7 +65,10 @@ def main():
             text, complaints = opened(address, folder)
             checked(text, complaints, 2, 5)
             check("states", (">finished<" in text, ">running<" in text), (True, True))
-            check("the page follows", re.search(r'<body[^>]*data-events="[1-9]', text) is not None, True)
+            # A browser that starts slowly has its page before the first event.
+            follows = re.compile(r'<body[^>]*data-events="[1-9]')
+            tries = (follows.search(text or opened(address, folder)[0]) for text in (text, "", "", ""))
+            check("the page follows", any(tries), True)
             check("picture", 'src="picture/0/reconstruction.png?' in text, True)
         finally:
             server.kill()
