@@ -1,38 +1,12 @@
 // libcublas: strided batches of column-major products with sums in f64. Compiled into a library of its own on top of libcuda.
-#include "runtime.h"
-
-#include <vector>
+#include "product.h"
 
 namespace cuda_host {
 namespace {
 struct Handle {
   void* stream = nullptr;
 };
-enum Type { R_32F = 0, R_64F = 1, R_16F = 2, R_16BF = 14 };
 constexpr int STATUS_INVALID_VALUE = 7, STATUS_EXECUTION_FAILED = 13, STATUS_NOT_SUPPORTED = 15;
-
-double load(const void* p, size_t i, int type) {
-  switch (type) {
-    case R_32F: return ((const float*)p)[i];
-    case R_64F: return ((const double*)p)[i];
-    case R_16F: return from_f16(((const uint16_t*)p)[i]);
-    default: return from_bf16(((const uint16_t*)p)[i]);
-  }
-}
-void store(void* p, size_t i, int type, double v) {
-  switch (type) {
-    case R_32F: ((float*)p)[i] = float(v); break;
-    case R_64F: ((double*)p)[i] = v; break;
-    case R_16F: ((uint16_t*)p)[i] = to_f16(float(v)); break;
-    default: ((uint16_t*)p)[i] = to_bf16(float(v));
-  }
-}
-
-struct Matrix {
-  uint64_t p;
-  int type, ld;
-  long long stride;
-};
 
 // C = alpha op(A) op(B) + beta C for each of a batch.
 int product(void* handle, int ta, int tb, int m, int n, int k, double alpha, Matrix a, Matrix b, double beta, Matrix c, int batch) {
@@ -42,26 +16,7 @@ int product(void* handle, int ta, int tb, int m, int n, int k, double alpha, Mat
     if (type != R_32F && type != R_64F && type != R_16F && type != R_16BF) return complain(STATUS_NOT_SUPPORTED, "a product of type %d", type);
   if (!known((void*)a.p) || !known((void*)b.p) || !known((void*)c.p)) return complain(STATUS_INVALID_VALUE, "a product of memory that is not the device's");
   auto work = [=] {
-    std::vector<double> x(size_t(m) * k), y(size_t(n) * k);
-    for (int q = 0; q < batch; q++) {
-      for (int i = 0; i < m; i++)
-        for (int l = 0; l < k; l++) x[size_t(i) * k + l] = load((void*)a.p, q * a.stride + (ta ? size_t(i) * a.ld + l : size_t(l) * a.ld + i), a.type);
-      for (int j = 0; j < n; j++)
-        for (int l = 0; l < k; l++) y[size_t(j) * k + l] = load((void*)b.p, q * b.stride + (tb ? size_t(l) * b.ld + j : size_t(j) * b.ld + l), b.type);
-      for (int j = 0; j < n; j++)
-        for (int i = 0; i < m; i++) {
-          const double *r = &x[size_t(i) * k], *s = &y[size_t(j) * k];
-          double part[8] = {};
-          int l = 0;
-          for (; l + 8 <= k; l += 8)
-            for (int u = 0; u < 8; u++) part[u] += r[l + u] * s[l + u];
-          double sum = 0;
-          for (; l < k; l++) sum += r[l] * s[l];
-          for (double p : part) sum += p;
-          size_t at = q * c.stride + size_t(j) * c.ld + i;
-          store((void*)c.p, at, c.type, alpha * sum + (beta ? beta * load((void*)c.p, at, c.type) : 0));
-        }
-    }
+    for (int q = 0; q < batch; q++) multiply(ta, tb, m, n, k, alpha, a.of(q), b.of(q), beta, c.of(q), c.of(q));
     return int(OK);
   };
   return enqueue(((Handle*)handle)->stream, work) ? STATUS_EXECUTION_FAILED : 0;

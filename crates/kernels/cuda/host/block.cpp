@@ -344,6 +344,13 @@ UNCHECKED uint64_t exchange(unsigned mask, uint64_t value, int source) {
   if (!whole) sync_warp(mask);
   return got;
 }
+UNCHECKED const uint64_t* share(uint64_t value) {
+  Thread* me = here->current;
+  uint64_t* row = here->slots[me->id / 32][me->exchanges++ & 1];
+  row[me->id & 31] = value;
+  sync_warp(~0u);
+  return row;
+}
 UNCHECKED unsigned ballot(unsigned mask, int predicate) {
   Thread* me = here->current;
   uint64_t* row = here->slots[me->id / 32][2];

@@ -88,7 +88,7 @@ def build(out, sources, extra, sanitize):
         wrapped = list(pool.map(lambda s: wrap(generated, s, device), sources))
         files = [(f, device) for f, _ in wrapped]
         plain = ["-I", HERE]
-        files += [(HERE / f"{n}.cpp", plain) for n in RUNTIME + ["blas", "rand"] + extra]
+        files += [(HERE / f"{n}.cpp", plain) for n in RUNTIME + ["blas", "blaslt", "rand"] + extra]
 
         def compile(item):
             file, where = item
@@ -97,7 +97,7 @@ def build(out, sources, extra, sanitize):
             return done
 
         made = {f.stem: f for f in pool.map(compile, files)}
-    blas, rand = made.pop("blas"), made.pop("rand")
+    blas, lt, rand = made.pop("blas"), made.pop("blaslt"), made.pop("rand")
     tests = [made.pop(n) for n in extra]
     link = ["g++", *(["-fsanitize=thread"] if sanitize else []), "-shared", "-pthread"]
     if tests:
@@ -106,7 +106,7 @@ def build(out, sources, extra, sanitize):
         run(*link, *made.values(), "-Wl,--no-undefined,-soname,libcuda.so.1", "-o", out / "libcuda.so.1")
         (out / "libcuda.so").unlink(missing_ok=True)
         (out / "libcuda.so").symlink_to("libcuda.so.1")
-        parts = {"cublas": [blas, "-L", out, "-lcuda"], "curand": [rand]}
+        parts = {"cublas": [blas, "-L", out, "-lcuda"], "cublasLt": [lt, "-L", out, "-lcuda"], "curand": [rand]}
         for name, version in LIBRARIES.items():
             soname = f"lib{name}.so.{version}"
             run(*link, *parts.get(name, []), f"-Wl,-soname,{soname}", "-o", out / soname)

@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <utility>
 
+#define CUDA_HOST
 #define __CUDA_ARCH__ 900
 #define __CUDACC_VER_MAJOR__ 13
 #define __CUDACC_VER_MINOR__ 0
@@ -232,3 +233,4 @@ using ::std::numeric_limits;
 }
 }  // namespace cuda
 #include "real16.h"
+#include "tensor.h"

@@ -138,9 +138,10 @@ int cuStreamWaitEvent(void* stream, void* e, unsigned) {
 }
 int cuEventSynchronize(void* e) {
   std::lock_guard<std::recursive_mutex> lock(device());
-  counts().waits++;
   auto mark = ((Event*)e)->last;
-  return mark ? run_until(mark->on, mark) : OK;
+  if (!mark || mark->reached) return failed;
+  counts().waits++;
+  return run_until(mark->on, mark);
 }
 int cuEventQuery(void* e) {
   std::lock_guard<std::recursive_mutex> lock(device());
