@@ -23,6 +23,14 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// The memory of a device is full.
+    #[error("the memory of {device} is full: no {bytes} bytes more")]
+    Full {
+        /// The device, such as `cuda:0`.
+        device: String,
+        /// The bytes that were asked for.
+        bytes: usize,
+    },
     /// A device that is not there, or cannot do what is asked.
     #[error("{device}: {message}")]
     Device {

@@ -2,4 +2,5 @@
 
 pub mod factored;
 pub mod formula;
+pub mod fused;
 pub mod orthogonal;

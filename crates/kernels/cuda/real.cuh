@@ -1,0 +1,66 @@
+// What every kernel uses: values in f32 or bf16, read and written 16 bytes at a time, and sums over warps.
+#pragma once
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+typedef __nv_bfloat16 bf16;
+
+// As many values as 16 bytes hold.
+template <class T>
+struct __align__(16) Pack {
+  static constexpr int N = 16 / sizeof(T);
+  T v[N];
+};
+
+__device__ inline float f32(float x) { return x; }
+__device__ inline float f32(bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ inline T real(float x);
+template <>
+__device__ inline float real<float>(float x) { return x; }
+template <>
+__device__ inline bf16 real<bf16>(float x) { return __float2bfloat16(x); }
+
+template <class T>
+__device__ inline Pack<T> load(const T* p) { return *reinterpret_cast<const Pack<T>*>(p); }
+template <class T>
+__device__ inline void store(T* p, const Pack<T>& x) { *reinterpret_cast<Pack<T>*>(p) = x; }
+
+__device__ inline float warp_sum(float x) {
+  for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(~0u, x, d);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int d = 16; d; d >>= 1) x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
+  return x;
+}
+
+// Sums over a block of at most 1,024 threads in one dimension; every thread gets the result.
+__device__ inline float block_sum(float x) {
+  __shared__ float parts[33];
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
+  x = warp_sum(x);
+  __syncthreads();
+  if (lane == 0) parts[warp] = x;
+  __syncthreads();
+  if (warp == 0) {
+    x = warp_sum(lane < warps ? parts[lane] : 0.f);
+    if (lane == 0) parts[32] = x;
+  }
+  __syncthreads();
+  return parts[32];
+}
+__device__ inline float block_max(float x) {
+  __shared__ float parts[33];
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
+  x = warp_max(x);
+  __syncthreads();
+  if (lane == 0) parts[warp] = x;
+  __syncthreads();
+  if (warp == 0) {
+    x = warp_max(lane < warps ? parts[lane] : -INFINITY);
+    if (lane == 0) parts[32] = x;
+  }
+  __syncthreads();
+  return parts[32];
+}
