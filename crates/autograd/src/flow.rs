@@ -68,7 +68,7 @@ impl Flow {
         let (dims, dtype, device) = like;
         match self {
             Flow::Host(g) => Ok(Tensor::from_vec(g.into_vec(), dims, device)?.to_dtype(dtype)?),
-            Flow::Tensor(t) => Ok(t.reshape(dims)?),
+            Flow::Tensor(t) => Ok(t.to_dtype(dtype)?.reshape(dims)?),
         }
     }
 

@@ -31,9 +31,12 @@ pub struct Gradients {
 struct Slot {
     name: String,
     dims: Vec<usize>,
+    device: Device,
     trainable: bool,
     filled: bool,
     place: Place,
+    /// Whether a gradient on a device lies in memory that nobody else has, so that it may be written in place.
+    own: bool,
 }
 
 enum Place {
@@ -51,7 +54,8 @@ impl Slot {
         match &self.place {
             _ if !self.filled => Ok(None),
             Place::Host(buf) => Ok(Some(tensor_from(buf.clone(), self.dims.as_slice())?)),
-            Place::Device(t) => Ok(t.clone()),
+            // The next step writes its gradients into the same memory.
+            Place::Device(t) => Ok(t.as_ref().map(Tensor::copy).transpose()?),
         }
     }
 }
@@ -74,9 +78,11 @@ impl Gradients {
                     _ => Place::Device(None),
                 },
                 dims: e.var.dims().to_vec(),
+                device: e.var.device().clone(),
                 name: e.name,
                 trainable: e.trainable,
                 filled: false,
+                own: false,
             })
             .collect();
         Gradients { slots, hooks: Vec::new(), unfinished: false }
@@ -100,7 +106,7 @@ impl Gradients {
     }
 
     pub(crate) fn ready(&mut self, p: usize) -> Result<()> {
-        let Slot { name, place, filled: true, .. } = &mut self.slots[p] else { return Ok(()) };
+        let Slot { name, place, own, filled: true, .. } = &mut self.slots[p] else { return Ok(()) };
         if self.unfinished {
             return Ok(());
         }
@@ -108,7 +114,9 @@ impl Gradients {
             match place {
                 Place::Host(buf) => hook(name, Gradient::Host(buf)),
                 Place::Device(Some(t)) => {
+                    let before = t.id();
                     hook(name, Gradient::Device(t));
+                    *own &= t.id() == before;
                     *t = t.detach();
                 }
                 Place::Device(None) => {}
@@ -167,6 +175,27 @@ impl Gradients {
         }
     }
 
+    /// Whether a parameter's gradient on a device holds nothing yet.
+    pub(crate) fn is_fresh(&self, p: usize) -> bool {
+        matches!(self.slots[p], Slot { place: Place::Device(_), filled: false, .. })
+    }
+
+    /// The tensor of a parameter's gradient on a device, in f32, and whether it already holds something; the slot is marked as filled.
+    pub(crate) fn place(&mut self, p: usize) -> Result<Option<(Tensor, bool)>> {
+        let Slot { place: Place::Device(held), dims, device, filled, own, .. } = &mut self.slots[p] else {
+            return Ok(None);
+        };
+        let had = std::mem::replace(filled, true);
+        let t = match held.take() {
+            Some(t) if *own => t,
+            Some(t) if had => t.to_dtype(DType::F32)?.reshape(dims.as_slice())?.force_contiguous()?,
+            _ => Tensor::zeros(dims.as_slice(), DType::F32, device)?,
+        };
+        *own = true;
+        *held = Some(t.clone());
+        Ok(Some((t, had)))
+    }
+
     pub(crate) fn add(&mut self, p: usize, g: &[f32]) -> Result<()> {
         let slot = &mut self.slots[p];
         let had = slot.fill();
@@ -192,11 +221,13 @@ impl Gradients {
         let Slot { place: Place::Device(held), .. } = &mut self.slots[p] else {
             return self.add(p, &g.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
         };
+        let g = g.to_dtype(DType::F32)?;
         let sum = match held.take() {
-            Some(old) if self.slots[p].filled => (old + g)?,
+            Some(old) if self.slots[p].filled => (old + g.reshape(self.slots[p].dims.as_slice())?)?,
             _ => g.reshape(self.slots[p].dims.as_slice())?,
         };
         self.slots[p].fill();
+        self.slots[p].own = false;
         self.slots[p].place = Place::Device(Some(sum.detach()));
         Ok(())
     }
@@ -227,11 +258,25 @@ impl Gradients {
         self.slots.iter().find(|s| s.name == name).map_or(Ok(None), Slot::tensor)
     }
 
-    fn on_device(&self) -> impl Iterator<Item = &Tensor> {
+    /// Name and gradient of every parameter on a device that has a gradient. The next step writes its gradients into the same memory.
+    pub fn on_device(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.slots.iter().filter(|s| s.filled).filter_map(|s| match &s.place {
-            Place::Device(t) => t.as_ref(),
+            Place::Device(t) => t.as_ref().map(|t| (s.name.as_str(), t)),
             Place::Host(_) => None,
         })
+    }
+
+    /// The sum of the squares of the gradients on a device, for which the host waits once.
+    fn squares_on_device(&self) -> Result<f64> {
+        let all: Vec<&Tensor> = self.on_device().map(|(_, g)| g).collect();
+        let Some(first) = all.first() else { return Ok(0.0) };
+        #[cfg(feature = "cuda")]
+        if first.device().is_cuda() && all.iter().all(|g| g.dtype() == DType::F32 && g.is_contiguous()) {
+            return crate::cuda::norm(&all).map(|n| n * n);
+        }
+        let _ = first;
+        let squares = all.iter().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(f64::from(Tensor::stack(&squares, 0)?.sum_all()?.to_scalar::<f32>()?))
     }
 
     /// The 2-norm of all gradients together.
@@ -240,11 +285,7 @@ impl Gradients {
     /// The errors of the device.
     pub fn norm(&self) -> Result<f64> {
         let host: f64 = self.iter().map(|(_, g)| elementwise::sum_squares(g)).sum();
-        // One number comes back from the device, not one per parameter.
-        let squares = self.on_device().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
-        let device =
-            if squares.is_empty() { 0.0 } else { Tensor::stack(&squares, 0)?.sum_all()?.to_scalar::<f32>()? };
-        Ok((host + f64::from(device)).sqrt())
+        Ok((host + self.squares_on_device()?).sqrt())
     }
 
     /// Scales the gradients so that their norm is at most `max_norm`, as PyTorch's `clip_grad_norm_` does; returns the norm before the
@@ -266,11 +307,13 @@ impl Gradients {
     /// # Errors
     /// Those of `f`.
     pub fn each<E>(&mut self, mut f: impl FnMut(&str, Gradient<'_>) -> Result<(), E>) -> Result<(), E> {
-        for Slot { name, place, .. } in self.slots.iter_mut().filter(|s| s.filled) {
+        for Slot { name, place, own, .. } in self.slots.iter_mut().filter(|s| s.filled) {
             match place {
                 Place::Host(buf) => f(name, Gradient::Host(buf))?,
                 Place::Device(Some(t)) => {
+                    let before = t.id();
                     f(name, Gradient::Device(t))?;
+                    *own &= t.id() == before;
                     *t = t.detach();
                 }
                 Place::Device(None) => {}

@@ -3,6 +3,8 @@
 
 pub mod backend;
 pub mod bridge;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 mod error;
 mod flow;

@@ -8,13 +8,47 @@ use candle_core::{DType, Device, Tensor};
 use candlelight_dist::Comm;
 use candlelight_kernels::Precision;
 use candlelight_kernels::mem::buffer;
+use std::rc::Rc;
 use std::sync::Arc;
+
+/// Computes a value once more, with the same bits, from what its operation keeps for the backward pass anyway.
+#[derive(Clone)]
+pub struct Again(Rc<dyn Fn() -> Result<Tensor>>);
+
+impl std::fmt::Debug for Again {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Again")
+    }
+}
+
+/// An input that is kept for the backward pass: as it is, or as the way to compute it again.
+#[derive(Debug)]
+pub enum Kept {
+    /// The tensor.
+    Whole(Tensor),
+    /// The way to compute it.
+    Again(Again),
+}
+
+impl Kept {
+    /// The tensor.
+    ///
+    /// # Errors
+    /// Those of computing it again.
+    pub fn tensor(self) -> Result<Tensor> {
+        match self {
+            Kept::Whole(t) => Ok(t),
+            Kept::Again(Again(f)) => f(),
+        }
+    }
+}
 
 /// The inputs of one call: contiguous tensors without candle's autograd graph.
 #[derive(Debug)]
 pub struct Inputs {
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) sources: Vec<Option<Source>>,
+    pub(crate) again: Vec<Option<Again>>,
     pub(crate) precision: Precision,
     pub(crate) comm: Option<Arc<dyn Comm>>,
     pub(crate) repeats: bool,
@@ -57,6 +91,12 @@ impl Inputs {
     /// Input `i`, to keep for the backward pass, if input `wanted` gets a gradient; `None` if it does not.
     pub fn keep(&self, i: usize, wanted: usize) -> Option<Tensor> {
         self.wants(wanted).then(|| self.tensors[i].clone())
+    }
+
+    /// Input `i` as [`Inputs::keep`] keeps it, without its memory where its operation can compute it again.
+    pub fn spare(&self, i: usize, wanted: usize) -> Option<Kept> {
+        let again = self.again.get(i).cloned().flatten().map(Kept::Again);
+        self.wants(wanted).then(|| again.unwrap_or_else(|| Kept::Whole(self.tensors[i].clone())))
     }
 
     /// The precision in which matrix products are computed.
@@ -102,6 +142,7 @@ pub(crate) enum Way {
 pub struct Done {
     pub(crate) value: Tensor,
     pub(crate) way: Way,
+    pub(crate) again: Option<Again>,
 }
 
 impl std::fmt::Debug for Done {
@@ -113,13 +154,19 @@ impl std::fmt::Debug for Done {
 impl Done {
     /// A result whose backward step is a kernel on the CPU: `back` gets the gradient of the result as a buffer.
     pub fn host(value: Tensor, back: impl FnOnce(Grad, &mut Back<'_, '_>) -> Result<()> + 'static) -> Self {
-        Done { value, way: Way::Host(Box::new(back)) }
+        Done { value, way: Way::Host(Box::new(back)), again: None }
     }
 
     /// A result whose backward step is made of operations on tensors: `back` gets the gradient as a contiguous tensor of the result's
     /// shape, type and device.
     pub fn tensor(value: Tensor, back: impl FnOnce(Tensor, &mut Back<'_, '_>) -> Result<()> + 'static) -> Self {
-        Done { value, way: Way::Tensor(Box::new(back)) }
+        Done { value, way: Way::Tensor(Box::new(back)), again: None }
+    }
+
+    /// The same result, which `f` can compute once more from what `back` keeps, with the same bits: other operations need not keep it.
+    #[must_use]
+    pub fn again(self, f: impl Fn() -> Result<Tensor> + 'static) -> Self {
+        Done { again: Some(Again(Rc::new(f))), ..self }
     }
 }
 
@@ -186,13 +233,60 @@ impl Back<'_, '_> {
         }
     }
 
+    /// Gives input `i` the gradient that `f` computes as a tensor, if it wants one. `f` gets the sum of what other operations have given to the
+    /// input so far, if that is a tensor of type `dtype`, and must return the sum of both.
+    ///
+    /// # Errors
+    /// The errors of `f`.
+    pub fn give_onto(
+        &mut self,
+        i: usize,
+        dtype: DType,
+        f: impl FnOnce(Option<Tensor>) -> Result<Tensor>,
+    ) -> Result<()> {
+        let Some(to) = self.source(i) else { return Ok(()) };
+        let held = match to {
+            Source::Slot(s) => self.pass.slots[s].take(),
+            Source::Param(_) => None,
+        };
+        let (onto, held) = match held {
+            Some(Flow::Tensor(t)) if t.dtype() == dtype && t.is_contiguous() => (Some(t), None),
+            other => (None, other),
+        };
+        if let (Some(held), Source::Slot(s)) = (held, to) {
+            self.pass.slots[s] = Some(held);
+        }
+        let g = f(onto)?.detach();
+        self.pass.give(to, Flow::Tensor(g))
+    }
+
+    /// Whether input `i` is a parameter on a device whose gradient holds nothing yet.
+    pub fn fresh(&self, i: usize) -> bool {
+        match self.source(i) {
+            Some(Source::Param(p)) => self.pass.is_fresh(p),
+            _ => false,
+        }
+    }
+
+    /// The place where the gradient of input `i` is kept, if the input is a parameter on a device: a tensor to overwrite in place, or to add to
+    /// where the flag is true. The caller must do so.
+    ///
+    /// # Errors
+    /// When the device's memory is full.
+    pub fn place(&mut self, i: usize) -> Result<Option<(Tensor, bool)>> {
+        match self.source(i) {
+            Some(Source::Param(p)) => self.pass.place(p),
+            _ => Ok(None),
+        }
+    }
+
     /// Gives input `i` the gradient that `g` computes as a tensor, if it wants one.
     ///
     /// # Errors
     /// The errors of `g`.
     pub fn give(&mut self, i: usize, g: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         let Some(to) = self.source(i) else { return Ok(()) };
-        let g = g()?.detach().contiguous()?;
+        let g = crate::device::plain(&g()?.detach())?;
         self.pass.give(to, Flow::Tensor(g))
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::flow::{Flow, Source};
 use crate::grads::Gradients;
+use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// The sources whose gradients the caller asked for, and the gradients collected for them so far.
@@ -66,6 +67,20 @@ impl Backward<'_> {
     /// Whether a parameter's gradient is a buffer that may be written in place: it lies on the CPU and nobody asked to see it.
     pub(crate) fn on_host(&self, p: usize) -> bool {
         !self.asked.contains_key(&Source::Param(p)) && self.grads.as_ref().is_some_and(|g| g.on_host(p))
+    }
+
+    /// The place of a parameter's gradient on a device and whether it holds something; `None` for parameters on the CPU, and where somebody asked to
+    /// see the gradient.
+    pub(crate) fn place(&mut self, p: usize) -> Result<Option<(Tensor, bool)>> {
+        match &mut self.grads {
+            Some(grads) if !self.asked.contains_key(&Source::Param(p)) => grads.place(p),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a parameter's gradient on a device holds nothing yet, and nobody asked to see it.
+    pub(crate) fn is_fresh(&self, p: usize) -> bool {
+        !self.asked.contains_key(&Source::Param(p)) && self.grads.as_ref().is_some_and(|g| g.is_fresh(p))
     }
 
     /// The gradient buffer of a parameter on the CPU and whether to add to it (true) or overwrite it (false).

@@ -217,6 +217,9 @@ fn products() -> Vec<Row> {
         all.push(row("matmul", &[&[m, k], &[k, n]], |v| v[0].matmul(&v[1])));
         if k > 0 {
             all.push(row("linear", &[&[m, k], &[n, k], &[n]], |v| ops::linear(&v[0], &v[1], Some(&v[2]))));
+            all.push(row("linear_add", &[&[m, k], &[n, k], &[n], &[m, n]], |v| {
+                ops::linear_add(&v[0], &v[1], &v[2], &v[3])
+            }));
             all.push(row("linear without bias", &[&[m, k], &[n, k]], |v| ops::linear(&v[0], &v[1], None)));
         }
         for kind in [Gelu::Erf, Gelu::Tanh] {
@@ -446,7 +449,7 @@ fn losses_conform() {
 /// What the table's operations are called. An operation that is added has its row.
 const NAMES: &str = "abs adaptive_avg_pool2d add add_kept add_table affine attention avg_pool2d batch_norm binary_cross_entropy \
 blur_pool2d cat clamp conv2d conv_transpose2d cross_entropy div drop_block2d drop_path dropout exp expand gather gather_tokens gelu \
-group_norm image_patches index_select layer_norm leaky_relu linear linear_gelu log log_softmax mae_loss matmul max max_pool2d maximum \
+group_norm image_patches index_select layer_norm leaky_relu linear linear_add linear_gelu log log_softmax mae_loss matmul max max_pool2d maximum \
 mean mean_tokens min minimum mul narrow pad permute pow prepend_token relu reshape sigmoid silu soft_cross_entropy softmax softplus \
 sqrt sub sum tanh unshuffle_tokens var where";
 

@@ -12,6 +12,7 @@ use candlelight_autograd::{Key, ParamStore, Tape, Value, ops, tensor_from};
 use candlelight_kernels::loss::mae::patch_statistics;
 use candlelight_kernels::tokens::patch::{self, Grid};
 use candlelight_nn::{Anatomy, LayerNorm, Linear, PatchEmbed, init};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a masked autoencoder.
@@ -167,7 +168,7 @@ impl Mask {
     /// # Errors
     /// The errors of [`Mask::kept`].
     pub fn random(key: &Key, samples: &[u64], l: usize, ratio: f64) -> Result<Self> {
-        let noise: Vec<f32> = samples.iter().flat_map(|&i| key.index(i).uniform(l)).collect();
+        let noise: Vec<f32> = samples.par_iter().flat_map_iter(|&i| key.index(i).uniform(l)).collect();
         Self::from_noise(&noise, l, ratio)
     }
 
@@ -180,12 +181,13 @@ impl Mask {
         if noise.is_empty() || noise.len() % l != 0 {
             return Err(Error::Config(format!("{} noise values are not rows of {l} patches", noise.len())));
         }
-        let orders = noise.chunks_exact(l).map(|row| {
+        let order = |row: &[f32]| {
             let mut order: Vec<u32> = (0..l as u32).collect();
             order.sort_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]));
             order
-        });
-        Ok(Self::from_orders(orders, l, kept))
+        };
+        let orders: Vec<Vec<u32>> = noise.par_chunks_exact(l).map(order).collect();
+        Ok(Self::from_orders(orders.into_iter(), l, kept))
     }
 
     /// Masks of your own: for every sample the numbers of the patches that stay, equally many for each.

@@ -190,6 +190,10 @@ impl Block {
 
     /// x (B, N, D) -> (B, N, D). `key` draws dropout and stochastic depth; without it, in evaluation, they are off.
     pub(crate) fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        if !self.drop_path.drops(key) {
+            let x = self.attn.forward_add(&self.norm1.forward(x)?, key, x)?; // (B, N, D)
+            return Ok(self.mlp.forward_add(&self.norm2.forward(&x)?, key, &x)?); // (B, N, D)
+        }
         let child = |name: &str| key.map(|k| k.child(name));
         let attention = |x: &Value| self.attn.forward(&self.norm1.forward(x)?, key);
         let x = self.drop_path.residual(x, child("drop_path1"), attention)?; // (B, N, D)

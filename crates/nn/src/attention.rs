@@ -51,8 +51,23 @@ impl Attention {
     /// # Errors
     /// When the width differs or the heads do not divide it.
     pub fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.qkv.forward(x)?; // (B, N, 3 D)
-        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop)))?; // (B, N, D)
+        let h = self.attend(x, key)?; // (B, N, D)
         self.proj_drop.forward(&self.proj.forward(&h)?, key.map(|k| k.child("proj_drop")))
+    }
+
+    /// The same, added to a residual (B, N, D).
+    ///
+    /// # Errors
+    /// When the shapes differ or the heads do not divide the width.
+    pub fn forward_add(&self, x: &Value, key: Option<&Key>, residual: &Value) -> Result<Value> {
+        if self.proj_drop.drops(key) {
+            return residual.add(&self.forward(x, key)?);
+        }
+        self.proj.forward_add(&self.attend(x, key)?, residual)
+    }
+
+    fn attend(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        let h = self.qkv.forward(x)?; // (B, N, 3 D)
+        ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop))) // (B, N, D)
     }
 }

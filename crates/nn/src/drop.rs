@@ -26,6 +26,11 @@ impl Dropout {
     pub fn forward(&self, x: &Value, key: Option<Key>) -> Result<Value> {
         key.map_or_else(|| Ok(x.clone()), |key| ops::dropout(x, key, self.0))
     }
+
+    /// Whether anything may be dropped with this key.
+    pub fn drops(&self, key: Option<&Key>) -> bool {
+        key.is_some() && self.0 != 0.0
+    }
 }
 
 /// Stochastic depth, G. Huang et al., arXiv 1603.09382: the residual branch of whole samples is dropped.
@@ -51,6 +56,11 @@ impl DropPath {
     /// When the rate is outside [0, 1).
     pub fn forward(&self, x: &Value, key: Option<Key>) -> Result<Value> {
         key.map_or_else(|| Ok(x.clone()), |key| ops::drop_path(x, key, self.0))
+    }
+
+    /// Whether anything may be dropped with this key.
+    pub fn drops(&self, key: Option<&Key>) -> bool {
+        key.is_some() && self.0 != 0.0
     }
 
     /// `x + branch(x)`, where the branch is computed only for the samples that keep it. Without a key all samples keep it.

@@ -70,6 +70,17 @@ impl Linear {
         ops::linear(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn ops::Weight))
     }
 
+    /// The layer's result added to a residual, in one operation where the layer has a bias: x (.., I), residual (.., O) -> (.., O).
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn forward_add(&self, x: &Value, residual: &Value) -> Result<Value> {
+        match &self.bias {
+            Some(bias) => ops::linear_add(x, &self.weight, bias, residual),
+            None => residual.add(&self.forward(x)?),
+        }
+    }
+
     /// GELU of the layer's result, in one operation: x (.., I) -> (.., O).
     ///
     /// # Errors

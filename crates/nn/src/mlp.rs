@@ -52,4 +52,15 @@ impl Mlp {
         let h = self.drop.forward(&h, key.map(|k| k.child("mlp_drop")))?;
         self.drop.forward(&self.fc2.forward(&h)?, key.map(|k| k.child("fc2_drop")))
     }
+
+    /// The same, added to a residual of the result's shape.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn forward_add(&self, x: &Value, key: Option<&Key>, residual: &Value) -> Result<Value> {
+        if self.drop.drops(key) {
+            return residual.add(&self.forward(x, key)?);
+        }
+        self.fc2.forward_add(&self.fc1.forward_gelu(x, Gelu::Erf)?, residual)
+    }
 }

@@ -6,14 +6,16 @@
 
 pub(crate) mod composed;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod run;
 
 use crate::error::Result;
 use crate::node::{Done, Inputs};
 use crate::spec::{
     Activation, AddKept, AddTable, Arrange, AttentionOp, BatchNormOp, Binary, Conv2dOp, ConvTranspose2dOp, Drop,
-    GatherTokens, GroupNormOp, ImagePatches, Index, LayerNormOp, LinearOp, Loss, MatMul, MeanTokens, Pool2dOp,
-    PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
+    GatherTokens, GroupNormOp, ImagePatches, Index, LayerNormOp, LinearAddOp, LinearOp, Loss, MatMul, MeanTokens,
+    Pool2dOp, PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
 };
 use candle_core::{DType, Device};
 
@@ -97,6 +99,14 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// The errors of the device.
     fn linear(&self, op: &LinearOp, x: &Inputs) -> Result<Done> {
         composed::linear::linear(op, x)
+    }
+
+    /// Computes linear layers that are added to a residual.
+    ///
+    /// # Errors
+    /// The errors of the device.
+    fn linear_add(&self, op: &LinearAddOp, x: &Inputs) -> Result<Done> {
+        composed::linear::linear_add(op, x)
     }
 
     /// Computes layer normalisation.
@@ -235,12 +245,16 @@ pub struct Composed;
 impl Backend for Composed {}
 
 pub use cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
 pub use run::Run;
 
 /// The backend for values of this type on this device.
 pub(crate) fn of(device: &Device, dtype: DType) -> &'static dyn Backend {
     match (device, dtype) {
         (Device::Cpu, DType::F32) => &Cpu,
+        #[cfg(feature = "cuda")]
+        (Device::Cuda(_), DType::F32 | DType::BF16) => &Cuda,
         _ => &Composed,
     }
 }

@@ -5,8 +5,8 @@ use crate::error::{Result, shape};
 use crate::node::{Done, Inputs};
 use crate::spec::{
     Activation, AddKept, AddTable, Arrange, AttentionOp, BatchNormOp, Binary, Conv2dOp, ConvTranspose2dOp, Drop,
-    GatherTokens, GroupNormOp, ImagePatches, Index, LayerNormOp, LinearOp, Loss, MatMul, MeanTokens, Op, Pool2dOp,
-    PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
+    GatherTokens, GroupNormOp, ImagePatches, Index, LayerNormOp, LinearAddOp, LinearOp, Loss, MatMul, MeanTokens, Op,
+    Pool2dOp, PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
 };
 
 /// An operation that a backend can compute.
@@ -43,6 +43,7 @@ methods! {
     Where => choose,
     Activation => activation,
     LinearOp => linear,
+    LinearAddOp => linear_add,
     Pool2dOp => pool2d,
     MatMul => matmul,
     AttentionOp => attention,

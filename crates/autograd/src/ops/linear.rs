@@ -2,7 +2,7 @@
 
 use super::{Weight, apply};
 use crate::error::Result;
-use crate::spec::LinearOp;
+use crate::spec::{LinearAddOp, LinearOp};
 use crate::tape::Value;
 use candlelight_kernels::act::gelu::Gelu;
 
@@ -20,4 +20,12 @@ pub fn linear(x: &Value, w: &dyn Weight, bias: Option<&dyn Weight>) -> Result<Va
 /// When the shapes do not fit.
 pub fn linear_gelu(x: &Value, w: &dyn Weight, bias: &dyn Weight, kind: Gelu) -> Result<Value> {
     apply(&LinearOp { gelu: Some(kind) }, x, &[Some(w), Some(bias)])
+}
+
+/// `residual + x w^T + b` in one operation: the end of a residual branch.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_add(x: &Value, w: &dyn Weight, bias: &dyn Weight, residual: &Value) -> Result<Value> {
+    apply(&LinearAddOp, x, &[Some(w), Some(bias), Some(residual)])
 }

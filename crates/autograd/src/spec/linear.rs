@@ -51,3 +51,30 @@ impl Op for LinearOp {
         }
     }
 }
+
+/// A linear layer whose result is added to a residual. Inputs x (.., I), w (O, ..) with I values per output, b (O) and the residual (.., O).
+#[derive(Debug, Clone, Copy)]
+pub struct LinearAddOp;
+
+impl LinearAddOp {
+    /// The number of the residual among the inputs.
+    pub const RESIDUAL: usize = 3;
+}
+
+impl Op for LinearAddOp {
+    fn name(&self) -> &'static str {
+        "linear_add"
+    }
+
+    fn arity(&self) -> RangeInclusive<usize> {
+        4..=4
+    }
+
+    fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>> {
+        let dims = LinearOp { gelu: None }.shape(&inputs[..Self::RESIDUAL])?;
+        if inputs[Self::RESIDUAL] == dims.as_slice() {
+            return Ok(dims);
+        }
+        shape(self.name(), format!("a residual {:?}, expected {dims:?}", inputs[Self::RESIDUAL]))
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{Tape, Value};
 use crate::backend::Run;
-use crate::device::full;
+use crate::device::{full, plain};
 use crate::error::{Error, Result, shape};
 use crate::flow::Source;
 use crate::node::{Done, Inputs};
@@ -43,17 +43,22 @@ impl Tape {
             return Ok(self.constant(&Tensor::zeros((), dtype, &device)?.broadcast_as(result)?));
         }
         let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
-        let tensors = inputs.iter().map(|v| v.tensor().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
-        let x = Inputs { tensors, sources, precision: self.precision(), comm: self.comm(), repeats: self.repeats() };
+        let tensors = inputs.iter().map(|v| plain(v.tensor())).collect::<candle_core::Result<Vec<_>>>()?;
+        let again = inputs.iter().map(|v| v.again.clone()).collect();
+        let x =
+            Inputs { tensors, sources, again, precision: self.precision(), comm: self.comm(), repeats: self.repeats() };
         let device = x.tensors.first().map_or(Device::Cpu, |t| t.device().clone());
         let done = op.run(self.backend(&x), &x);
-        let Done { value, way } = done.map_err(|e| full(e, &device, || format!("{} of {result:?}", op.name())))?;
+        let Done { value, way, again } =
+            done.map_err(|e| full(e, &device, || format!("{} of {result:?}", op.name())))?;
         if value.dims() != result.as_slice() {
             let message = format!("the backend gave {:?}, the description says {result:?}", value.dims());
             return Err(Error::Shape { op: op.name(), message });
         }
         let value = value.detach();
         let Inputs { sources, .. } = x;
-        Ok(self.push(value, sources, way))
+        let value = self.push(value, sources, way);
+        // Where nothing is recorded, nothing is kept either.
+        Ok(Value { again: again.filter(|_| value.source.is_some()), ..value })
     }
 }

@@ -1,7 +1,7 @@
 //! The backward pass.
 
 use super::{Node, Tape, Value};
-use crate::device::full;
+use crate::device::{full, plain};
 use crate::error::{Error, Result, shape};
 use crate::flow::{Flow, Grad};
 use crate::grads::Gradients;
@@ -55,7 +55,7 @@ impl Tape {
             (Device::Cpu, DType::F32) => {
                 Flow::Host(Grad::new(CpuSlice::new("backward", &seed.contiguous()?)?.to_vec()))
             }
-            _ => Flow::Tensor(seed.contiguous()?),
+            _ => Flow::Tensor(plain(&seed)?),
         };
         let found = self.run(value, seed, of, Some(grads), &mut Asked::new())?;
         found.into_iter().zip(of).map(|(g, v)| g.map(|g| g.into_tensor(like(v))).transpose()).collect()

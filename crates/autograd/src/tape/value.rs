@@ -3,6 +3,7 @@
 use super::Tape;
 use crate::error::{Result, shape};
 use crate::flow::Source;
+use crate::node::Again;
 use candle_core::{Device, Tensor};
 
 /// A tensor on a tape. Without a source it is a constant: no gradient is computed for it.
@@ -25,18 +26,28 @@ pub struct Value {
     pub(super) tensor: Tensor,
     pub(super) source: Option<Source>,
     pub(super) tape: Tape,
+    /// How to compute the tensor once more, where its operation can.
+    pub(super) again: Option<Again>,
 }
 
 impl Value {
     /// The tensor is detached from candle's autograd graph: a parameter's `Var` or a tensor of a candle program is read, but candle does
     /// not differentiate through it.
     pub(super) fn new(tensor: &Tensor, source: Option<Source>, tape: &Tape) -> Self {
-        Value { tensor: tensor.detach(), source, tape: tape.clone() }
+        Value { tensor: tensor.detach(), source, tape: tape.clone(), again: None }
     }
 
     /// The tensor, without candle's autograd graph.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
+    }
+
+    /// The values in f32, row-major. Under bf16, values on a device are kept in bf16; this widens them. The host waits for a device.
+    ///
+    /// # Errors
+    /// The errors of the device.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        Ok(self.tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
     /// The dimensions.

@@ -4,10 +4,19 @@ use super::act::{gelu, gelu_slope};
 use super::{column_sum, product};
 use crate::error::Result;
 use crate::node::{Done, Inputs};
-use crate::spec::LinearOp;
+use crate::spec::{LinearAddOp, LinearOp};
+use candlelight_kernels::act::gelu::Gelu;
 
 pub(crate) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
-    let (precision, kind) = (inputs.precision(), op.gelu);
+    layer(op.gelu, inputs, None)
+}
+
+pub(crate) fn linear_add(_: &LinearAddOp, inputs: &Inputs) -> Result<Done> {
+    layer(None, inputs, Some(LinearAddOp::RESIDUAL))
+}
+
+fn layer(kind: Option<Gelu>, inputs: &Inputs, residual: Option<usize>) -> Result<Done> {
+    let precision = inputs.precision();
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (outputs, features) = LinearOp::sizes(&w_dims);
     let rows = inputs.tensor(0).elem_count() / features.max(1);
@@ -21,12 +30,16 @@ pub(crate) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
     let mut dims = x_dims.clone();
     dims.pop();
     dims.push(outputs);
-    let y = match kind {
-        Some(kind) => gelu(&pre, kind)?,
-        None => pre.clone(),
+    let y = match (kind, residual) {
+        (Some(kind), _) => gelu(&pre, kind)?,
+        (None, Some(i)) => (inputs.tensor(i).reshape((rows, outputs))? + &pre)?,
+        (None, None) => pre.clone(),
     };
     let pre = kind.map(|k| (k, pre));
     Ok(Done::tensor(y.reshape(dims)?, move |g, b| {
+        if let Some(i) = residual {
+            b.give(i, || Ok(g.clone()))?;
+        }
         let mut g = g.reshape((rows, outputs))?;
         if let Some((kind, pre)) = pre {
             g = (g * gelu_slope(&pre, kind)?)?;

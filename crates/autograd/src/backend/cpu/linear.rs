@@ -5,11 +5,14 @@ use crate::flow::Grad;
 use crate::node::{Done, Inputs};
 use crate::spec::LinearOp;
 use crate::tensor::{CpuSlice, tensor_from};
+use candlelight_kernels::act::gelu::Gelu;
+use candlelight_kernels::elementwise::axpy;
 use candlelight_kernels::matmul::linear as kernel;
 use candlelight_kernels::mem::buffer;
 
-pub(super) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
-    let (precision, kind) = (inputs.precision(), op.gelu);
+/// The layer, with GELU behind it, or added to input `residual`.
+pub(super) fn linear(kind: Option<Gelu>, inputs: &Inputs, residual: Option<usize>) -> Result<Done> {
+    let precision = inputs.precision();
     let (x, w) = (inputs.tensor(0), inputs.tensor(1));
     let (outputs, features) = LinearOp::sizes(w.dims());
     let mut dims = x.dims().to_vec();
@@ -38,8 +41,14 @@ pub(super) fn linear(op: &LinearOp, inputs: &Inputs) -> Result<Done> {
             }
         }
     };
+    if let Some(i) = residual {
+        axpy(1.0, &inputs.slice("linear_add", i)?, &mut y)?;
+    }
     let (xt, wt) = (inputs.keep(0, 1), inputs.keep(1, 0));
     Ok(Done::host(tensor_from(y, dims)?, move |g, b| {
+        if let Some(i) = residual {
+            b.add(i, g.clone())?;
+        }
         let g = match pre {
             Some((kind, pre)) => Grad::new(kernel::backward_gelu(kind, &pre, &g)?),
             None => g,

@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::node::{Done, Inputs};
 use crate::spec::{
     Activation, AddKept, AddTable, Arrange, AttentionOp, BatchNormOp, Binary, Conv2dOp, ConvTranspose2dOp, Drop,
-    GatherTokens, GroupNormOp, ImagePatches, LayerNormOp, LinearOp, Loss, MeanTokens, Pool2dOp, PrependToken, Unary,
-    UnshuffleTokens,
+    GatherTokens, GroupNormOp, ImagePatches, LayerNormOp, LinearAddOp, LinearOp, Loss, MeanTokens, Pool2dOp,
+    PrependToken, Unary, UnshuffleTokens,
 };
 
 /// Our kernels, for f32 values on the CPU. What has no kernel is composed from candle's operations.
@@ -58,7 +58,11 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, op: &LinearOp, x: &Inputs) -> Result<Done> {
-        linear::linear(op, x)
+        linear::linear(op.gelu, x, None)
+    }
+
+    fn linear_add(&self, _: &LinearAddOp, x: &Inputs) -> Result<Done> {
+        linear::linear(None, x, Some(LinearAddOp::RESIDUAL))
     }
 
     fn layer_norm(&self, op: &LayerNormOp, x: &Inputs) -> Result<Done> {
