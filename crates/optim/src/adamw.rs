@@ -4,6 +4,7 @@ use crate::Result;
 use crate::caution::{Descent, descend};
 use crate::method::{Method, Now, SlotSpec, check_betas};
 use crate::operands::{Number, Operands};
+use candlelight_kernels::optim::fused::{Fused, Update};
 use serde::{Deserialize, Serialize};
 
 /// AdamW's settings. The update is `m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p (1 - lr wd) - lr m' / (sqrt(v') + eps)`, where
@@ -69,6 +70,14 @@ impl Moments {
     }
 }
 
+impl Moments {
+    /// The same for a device's kernel, which knows no look ahead.
+    pub(crate) fn fused(&self) -> Option<Fused> {
+        let &Moments { coupled, keep, b2, take1, take2, step_size: lr, root, eps, nesterov } = self;
+        (!nesterov).then_some(Fused { how: Update::AdamW { take1, b2, take2, root, eps }, lr, keep, coupled })
+    }
+}
+
 impl Descent<2> for Moments {
     #[inline(always)]
     fn direction<V: Number>(&self, p: V, g: V, [m, v]: [V; 2]) -> ([V; 2], V) {
@@ -97,6 +106,10 @@ impl Method for AdamWConfig {
     fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()> {
         let moments = Moments::new(now, self.betas, self.eps);
         descend(operands, now.elements(), &moments, self.caution)
+    }
+
+    fn fused(&self, now: &Now<'_>) -> Option<Fused> {
+        Moments::new(now, self.betas, self.eps).fused().filter(|_| !self.caution)
     }
 }
 

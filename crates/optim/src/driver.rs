@@ -4,14 +4,14 @@ use crate::method::{Method, Now, SlotSpec};
 use crate::operands::{Operands, Place};
 use crate::rules::{Group, Rule, assign};
 use crate::{Error, OptimizerConfig, Result};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use candlelight_autograd::{Gradients, ParamStore, Value, tensor_from};
 use candlelight_kernels::in_pool;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The tensors kept for one parameter between updates, on the device of the parameter; there are none before the first update.
-enum Slots {
+pub(crate) enum Slots {
     None,
     /// Shared with a save that is under way; alone with the optimizer at each update.
     Host(Vec<Arc<Vec<f32>>>),
@@ -27,8 +27,8 @@ pub enum SlotValues {
     Device(Tensor),
 }
 
-/// One tensor of an optimizer's state, which shares its values with the optimizer. An update made while a slot is kept copies them first,
-/// so a program that wants no copy drops its slots before the next update.
+/// One tensor of an optimizer's state, which shares its values with the optimizer. An update made while a slot is kept in memory copies
+/// them first, so a program that wants no copy drops its slots before the next update. On a device the next update changes the slot, too.
 #[derive(Debug, Clone)]
 pub struct Slot {
     /// `NAME.SLOT`, such as `head.weight.m`.
@@ -39,13 +39,13 @@ pub struct Slot {
     pub values: SlotValues,
 }
 
-struct Entry {
+pub(crate) struct Entry {
     name: String,
-    var: Var,
+    pub(crate) var: Var,
     group: Group,
-    slots: Slots,
+    pub(crate) slots: Slots,
     /// What the method keeps for it.
-    specs: Vec<SlotSpec>,
+    pub(crate) specs: Vec<SlotSpec>,
 }
 
 /// An optimizer of the trainable parameters of a store. The learning rate is an argument of each step; a schedule can compute it.
@@ -171,9 +171,16 @@ impl Optimizer {
                 on_host(e, grad, |o| method.update(&Now { shape: &shape, ..now }, o))
             })
         })?;
-        for e in entries.iter_mut().filter(|e| !host.contains_key(e.name.as_str())) {
-            let Some(grad) = grads.tensor(&e.name)? else { continue };
-            let (now, shape) = (now(e), e.var.dims().to_vec());
+        let device: HashMap<&str, &Tensor> = grads.on_device().collect();
+        let mut single = vec![];
+        for e in entries.iter_mut() {
+            let Some(&grad) = device.get(e.name.as_str()) else { continue };
+            single.push((now(e), e, grad));
+        }
+        #[cfg(feature = "cuda")]
+        let single = crate::fused::update(method, single)?;
+        for (now, e, grad) in single {
+            let shape = e.var.dims().to_vec();
             on_device(e, &grad.detach(), |o| method.update(&Now { shape: &shape, ..now }, o))?;
         }
         self.updates = step;
@@ -218,7 +225,7 @@ impl Optimizer {
         let tensor = |s: Slot| -> Result<(String, Tensor)> {
             Ok(match s.values {
                 SlotValues::Host(v) => (s.name, tensor_from(v.to_vec(), s.shape)?),
-                SlotValues::Device(t) => (s.name, t),
+                SlotValues::Device(t) => (s.name, t.copy()?),
             })
         };
         self.slots()?.into_iter().map(tensor).collect()
@@ -274,7 +281,10 @@ impl Optimizer {
                 match read(&name)? {
                     Some(t) if t.dims() == slot.shape => match e.var.device() {
                         Device::Cpu => host.push(Arc::new(values(&t)?)),
-                        at => device.push(t.detach().to_device(at).map_err(Error::from)?),
+                        at => {
+                            let copy = |t: &Tensor| t.to_device(at)?.to_dtype(DType::F32)?.force_contiguous();
+                            device.push(copy(&t.detach()).map_err(Error::from)?);
+                        }
                     },
                     Some(t) => {
                         let (found, expected) = (t.dims(), &slot.shape);
@@ -302,7 +312,7 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// A slot before the first update.
-fn start(slot: &SlotSpec, device: &Device) -> Result<Tensor> {
+pub(crate) fn start(slot: &SlotSpec, device: &Device) -> Result<Tensor> {
     Ok(Tensor::full(slot.fill, slot.shape.as_slice(), device)?)
 }
 

@@ -1,6 +1,8 @@
 //! An exponential moving average of the weights.
 
 use crate::{Error, Result};
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{Tensor, Var};
 use candlelight_autograd::{CpuSlice, ParamStore};
 use candlelight_kernels::elementwise::average;
@@ -68,20 +70,29 @@ impl Ema {
                 now.len()
             )));
         }
-        for ((name, e), (other, p)) in self.values.iter_mut().zip(now) {
-            if *name != other {
+        #[cfg(feature = "cuda")]
+        let mut pairs = vec![];
+        for ((name, e), (other, p)) in self.values.iter_mut().zip(&now) {
+            if name != other {
                 return Err(Error::State(format!("the average has {name} where the model has {other}")));
             }
             if d == 0.0 || name.ends_with("num_batches_tracked") {
-                e.set(&p)?; // a counter is copied, not averaged
+                e.set(p)?; // a counter is copied, not averaged
             } else if p.device().is_cpu() {
-                let p = CpuSlice::new("ema", &p)?;
+                let p = CpuSlice::new("ema", p)?;
                 ParamStore::update(e, |e| average((1.0 - d) as f32, &p, e))??;
             } else {
+                #[cfg(feature = "cuda")]
+                if p.device().is_cuda() && p.elem_count() > 0 && p.is_contiguous() && p.dtype() == DType::F32 {
+                    pairs.push((&*e, p));
+                    continue;
+                }
                 let next = ((e.as_tensor().detach() * d)? + (p * (1.0 - d))?)?;
                 e.set(&next)?;
             }
         }
+        #[cfg(feature = "cuda")]
+        crate::fused::average(&pairs.iter().map(|(e, p)| (e.as_tensor(), *p)).collect::<Vec<_>>(), (1.0 - d) as f32)?;
         Ok(())
     }
 

@@ -17,6 +17,8 @@ mod config;
 mod driver;
 mod ema;
 mod error;
+#[cfg(feature = "cuda")]
+mod fused;
 mod lamb;
 mod lars;
 mod lion;

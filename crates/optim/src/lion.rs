@@ -4,6 +4,7 @@ use crate::Result;
 use crate::caution::{Descent, descend};
 use crate::method::{Method, Now, SlotSpec, check_betas};
 use crate::operands::{Number, Operands};
+use candlelight_kernels::optim::fused::{Fused, Update};
 use serde::{Deserialize, Serialize};
 
 /// Lion's settings. The update is `p = p (1 - lr wd) - lr sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g`. The paper takes a third to a
@@ -24,14 +25,14 @@ impl Default for LionConfig {
     }
 }
 
-struct Update {
+struct Numbers {
     keep: f32,
     take1: f32,
     take2: f32,
     lr: f32,
 }
 
-impl Descent<1> for Update {
+impl Descent<1> for Numbers {
     #[inline(always)]
     fn direction<V: Number>(&self, _: V, g: V, [m]: [V; 1]) -> ([V; 1], V) {
         let u = m.clone().towards(g.clone(), self.take1).sign();
@@ -53,12 +54,22 @@ impl Method for LionConfig {
     }
 
     fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()> {
-        let update = Update {
+        descend(operands, now.elements(), &self.numbers(now), self.caution)
+    }
+
+    fn fused(&self, now: &Now<'_>) -> Option<Fused> {
+        let Numbers { keep, take1, take2, lr } = self.numbers(now);
+        (!self.caution).then_some(Fused { how: Update::Lion { take1, take2 }, lr, keep, coupled: 0.0 })
+    }
+}
+
+impl LionConfig {
+    fn numbers(&self, now: &Now<'_>) -> Numbers {
+        Numbers {
             keep: (1.0 - now.lr * now.weight_decay) as f32,
             take1: (1.0 - self.betas.0) as f32,
             take2: (1.0 - self.betas.1) as f32,
             lr: now.lr as f32,
-        };
-        descend(operands, now.elements(), &update, self.caution)
+        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::operands::Operands;
 use crate::rules::{Rule, mae_rules};
 use crate::{Error, Result};
+use candlelight_kernels::optim::fused::Fused;
 
 /// The numbers that one update of one tensor needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,6 +79,12 @@ pub trait Method: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// The errors of the device.
     fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()>;
+
+    /// The same update as numbers for a device's kernel, which makes it for all tensors in one launch; `None` where there is no such kernel.
+    fn fused(&self, now: &Now<'_>) -> Option<Fused> {
+        let _ = now;
+        None
+    }
 
     /// Whether [`Method::end_epoch`] does anything.
     fn acts_at_epoch_end(&self) -> bool {

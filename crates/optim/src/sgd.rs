@@ -5,6 +5,7 @@ use crate::method::{Method, Now, SlotSpec, check_share};
 use crate::operands::{Formula, Number, Operands, Updated};
 use crate::rules::{Group, Rule};
 use crate::{Error, Result};
+use candlelight_kernels::optim::fused::{Fused, Update};
 use serde::{Deserialize, Serialize};
 
 /// SGD's settings. The update is `v = momentum v + g; p -= lr v`, or with Nesterov `p -= lr (g + momentum v)`. The first `v` is the
@@ -74,6 +75,20 @@ impl Momentum {
     }
 }
 
+impl SgdConfig {
+    fn numbers(&self, now: &Now<'_>) -> Momentum {
+        let decay = if self.decoupled { now.lr * now.weight_decay } else { 0.0 };
+        Momentum {
+            lr: now.lr as f32,
+            coupled: if self.decoupled { 0.0 } else { now.weight_decay as f32 },
+            keep: (1.0 - decay) as f32,
+            scale: 1.0,
+            momentum: self.momentum as f32,
+            nesterov: self.nesterov,
+        }
+    }
+}
+
 impl Method for SgdConfig {
     fn check(&self) -> Result<()> {
         check_share("momentum", self.momentum)?;
@@ -93,16 +108,13 @@ impl Method for SgdConfig {
     }
 
     fn update(&self, now: &Now<'_>, operands: &mut Operands<'_>) -> Result<()> {
-        let decay = if self.decoupled { now.lr * now.weight_decay } else { 0.0 };
-        let step = Momentum {
-            lr: now.lr as f32,
-            coupled: if self.decoupled { 0.0 } else { now.weight_decay as f32 },
-            keep: (1.0 - decay) as f32,
-            scale: 1.0,
-            momentum: self.momentum as f32,
-            nesterov: self.nesterov,
-        };
-        step.step(operands, now.elements(), self.caution)
+        self.numbers(now).step(operands, now.elements(), self.caution)
+    }
+
+    fn fused(&self, now: &Now<'_>) -> Option<Fused> {
+        let Momentum { lr, coupled, keep, momentum, nesterov, .. } = self.numbers(now);
+        let kernel = self.momentum > 0.0 && !self.caution;
+        kernel.then_some(Fused { how: Update::Sgd { momentum, nesterov }, lr, keep, coupled })
     }
 }
 

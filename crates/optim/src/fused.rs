@@ -1,0 +1,76 @@
+//! Updates of all tensors on a CUDA device in one launch.
+
+use crate::driver::{Entry, Slots, start};
+use crate::method::{Method, Now};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use candlelight_autograd::cuda::{Held, On};
+use candlelight_kernels::cuda::optim::{Line, Update, update as launch};
+use candlelight_kernels::optim::fused::Fused;
+
+/// A tensor that is to be updated, and its gradient.
+type Todo<'a> = (Now<'static>, &'a mut Entry, &'a Tensor);
+
+/// Makes the updates that there is a kernel for, and returns the others.
+pub(crate) fn update<'a>(method: &dyn Method, all: Vec<Todo<'a>>) -> Result<Vec<Todo<'a>>> {
+    let (mut todo, mut others): (Vec<(Fused, Todo<'a>)>, Vec<Todo<'a>>) = (vec![], vec![]);
+    for (now, e, grad) in all {
+        let plain = |t: &Tensor| t.dtype() == DType::F32 && t.is_contiguous() && t.device().is_cuda();
+        let fits = plain(e.var.as_tensor()) && plain(grad) && e.var.elem_count() > 0;
+        match method.fused(&now).filter(|_| fits) {
+            Some(f) => todo.push((f, (now, e, grad))),
+            None => others.push((now, e, grad)),
+        }
+    }
+    for (_, (_, e, _)) in &mut todo {
+        if matches!(e.slots, Slots::None) {
+            let slots = e.specs.iter().map(|s| start(s, e.var.device())).collect::<Result<_>>()?;
+            e.slots = Slots::Device(slots);
+        }
+    }
+    let Some((_, (_, first, _))) = todo.first() else { return Ok(others) };
+    let on = On::of(first.var.as_tensor())?;
+    // Everything is held until the kernels are in the stream.
+    let mut held = Vec::with_capacity(todo.len());
+    for (f, (_, e, grad)) in &todo {
+        let Slots::Device(slots) = &e.slots else {
+            return Err(Error::State("slots in memory of a parameter on a device".into()));
+        };
+        let slots = slots.iter().map(|s| Ok(on.hold(s)?)).collect::<Result<Vec<Held<'_>>>>()?;
+        held.push((*f, on.hold(e.var.as_tensor())?, on.hold(grad)?, slots));
+    }
+    // Tensors with the same numbers share a launch: one, unless their numbers of updates differ.
+    let mut groups: Vec<(Update, Vec<Line<'_>>)> = vec![];
+    for (f, param, grad, slots) in &held {
+        let slot = |i: usize| slots.get(i).map(|s| s.slice(&on)).transpose();
+        let line = Line {
+            param: param.slice(&on)?,
+            grad: grad.slice(&on)?,
+            slots: [slot(0)?, slot(1)?],
+            lr: f.lr,
+            keep: f.keep,
+            coupled: f.coupled,
+        };
+        match groups.iter_mut().find(|(how, _)| *how == f.how) {
+            Some((_, lines)) => lines.push(line),
+            None => groups.push((f.how, vec![line])),
+        }
+    }
+    for (how, lines) in groups {
+        launch(&on.gpu, &lines, how, None).map_err(candlelight_autograd::Error::from)?;
+    }
+    Ok(others)
+}
+
+/// Moves averages towards values, all in one launch: `average += take (value - average)`.
+pub(crate) fn average(pairs: &[(&Tensor, &Tensor)], take: f32) -> Result<()> {
+    let Some((first, _)) = pairs.first() else { return Ok(()) };
+    let on = On::of(first)?;
+    let held = pairs.iter().map(|(a, v)| Ok((on.hold(a)?, on.hold(v)?))).collect::<Result<Vec<_>>>()?;
+    let mut lines = Vec::with_capacity(held.len());
+    for (a, v) in &held {
+        let (param, grad) = (a.slice(&on)?, v.slice(&on)?);
+        lines.push(Line { param, grad, slots: [None; 2], lr: 0.0, keep: 1.0, coupled: 0.0 });
+    }
+    Ok(launch(&on.gpu, &lines, Update::Average { take }, None).map_err(candlelight_autograd::Error::from)?)
+}
