@@ -1,10 +1,11 @@
 //! Makes a tensor on a device from the pixels of a loaded batch. The data crate knows no tensors, so this is done here.
 
 use crate::error::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use candlelight_autograd::device;
 use candlelight_data::{Batch, Normalize, Pixels};
 
-/// The images of a batch, (views x B, C, H, W), in f32 on `device`. Pixels that are bytes are copied to the device as bytes and
+/// The images of a batch, (views x B, C, H, W), in f32 on the device `to`. Pixels that are bytes are copied to the device as bytes and
 /// normalised there, in torchvision's order of operations.
 ///
 /// On the CPU the tensor takes over a buffer of f32 values without a copy. Every other buffer goes back to the loader, to be filled
@@ -12,14 +13,14 @@ use candlelight_data::{Batch, Normalize, Pixels};
 ///
 /// # Errors
 /// When the normalisation has other channels than the batch, or those of the device.
-pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Result<Tensor> {
+pub fn images(batch: &mut Batch, normalize: &Normalize, to: &Device) -> Result<Tensor> {
     let ((h, w), c) = (batch.size, batch.channels);
     let pixels = std::mem::replace(&mut batch.images, Pixels::F32(Vec::new()));
     let n = pixels.len() / (c * h * w).max(1);
     let shape = (n, c, h, w);
     let (x, pixels) = match pixels {
-        Pixels::F32(v) if device.is_cpu() => return Ok(Tensor::from_vec(v, shape, device)?),
-        Pixels::F32(v) => (Tensor::from_slice(&v, shape, device)?, Pixels::F32(v)),
+        Pixels::F32(v) if to.is_cpu() => return Ok(Tensor::from_vec(v, shape, to)?),
+        Pixels::F32(v) => (Tensor::from_slice(&v, shape, to)?, Pixels::F32(v)),
         Pixels::U8(v) => {
             if normalize.mean.len() != c || normalize.std.len() != c {
                 let message = format!(
@@ -29,10 +30,8 @@ pub fn images(batch: &mut Batch, normalize: &Normalize, device: &Device) -> Resu
                 );
                 return Err(Error::Config(message));
             }
-            let of = |v: &[f32]| Tensor::from_slice(v, (1, c, 1, 1), device);
-            let x = Tensor::from_slice(&v, shape, device)?.to_dtype(DType::F32)?;
-            let x = x.broadcast_div(&Tensor::new(255f32, device)?)?;
-            (x.broadcast_sub(&of(&normalize.mean)?)?.broadcast_div(&of(&normalize.std)?)?, Pixels::U8(v))
+            let x = device::pixels(&v, shape, &normalize.mean, &normalize.std, to)?;
+            (x, Pixels::U8(v))
         }
     };
     batch.home.recycle(pixels);

@@ -226,7 +226,7 @@ impl<M> Classify<M> {
             let images = crate::batch::images(&mut batch, data.normalize(), &device)?;
             let tape = Tape::off().with_precision(self.precision);
             let logits = views_averaged(&self.model.forward(&tape.constant(&images), None)?, batch.views)?;
-            let values = logits.tensor().flatten_all()?.to_vec1()?;
+            let values = logits.values()?;
             match &batch.targets {
                 None => of_classes.add(&values, &batch.labels)?,
                 Some(_) if !self.config.loss.takes_targets() => {

@@ -9,7 +9,7 @@ mod rows;
 
 use crate::error::{Error, Result, file as bad_file};
 use crate::task::Batches;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use candlelight_autograd::{Key, ParamStore, Value};
 use candlelight_data::{Batch, Normalize, Pixels, Stats, order};
 use candlelight_models::{Anatomy, Classifier, FeatureExtractor, Model};
@@ -208,7 +208,7 @@ fn compute(
             last = Some(i);
         }
         let images = crate::batch::images(&mut batch, data.normalize(), device)?;
-        let rows = model.extract(&images)?.flatten_all()?.to_vec1::<f32>()?;
+        let rows = model.extract(&images)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if rows.len() != batch.labels.len() * model.width() {
             let (n, width) = (batch.labels.len(), model.width());
             return Err(Error::Config(format!("{} values for {n} samples, expected {width} for each", rows.len())));

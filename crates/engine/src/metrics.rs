@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::task::Batches;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candlelight_data::UNLABELLED;
 use candlelight_metrics::{Average, Confusion};
 use serde::Serialize;
@@ -126,7 +126,7 @@ pub fn evaluate(
     for batch in data.epoch(0, 0) {
         let mut batch = batch?;
         let images = crate::batch::images(&mut batch, data.normalize(), device)?;
-        metrics.add(&forward(&images)?.flatten_all()?.to_vec1()?, &batch.labels)?;
+        metrics.add(&forward(&images)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, &batch.labels)?;
         progress(&metrics)?;
     }
     Ok(metrics)

@@ -1,7 +1,7 @@
 //! Learning from a trained model besides the labels (G. Hinton et al., arXiv 1503.02531).
 
 use crate::error::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candlelight_autograd::{Precision, Tape, Value};
 use candlelight_data::Normalize;
 use candlelight_models::Classifier;
@@ -72,7 +72,7 @@ impl Teacher {
                 plain.broadcast_sub(&of(&own.mean)?)?.broadcast_div(&of(&own.std)?)?
             }
         };
-        Ok(self.model.forward(&tape.constant(&images), None)?.tensor().clone())
+        Ok(self.model.forward(&tape.constant(&images), None)?.tensor().to_dtype(DType::F32)?)
     }
 
     /// The loss of the labels and the divergence of `logits` from the teacher's.

@@ -1,5 +1,6 @@
 //! A run in a folder: epochs, reports, saves, signals.
 
+use crate::batch;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::progress::{Line, Progress};
@@ -9,6 +10,8 @@ use crate::train::observe::Observers;
 use crate::train::state::Extent;
 use crate::train::steps::StepLog;
 use crate::train::{Events, NonFinite, Observer, Outcome, Resume, Skipped, StepReport, Trainer};
+use candle_core::{Device, Tensor};
+use candlelight_data::{Batch, Normalize, Pixels};
 use candlelight_sched::ScheduleConfig;
 use candlelight_store::{CheckpointFolder, RunFolder};
 use std::path::{Path, PathBuf};
@@ -242,7 +245,11 @@ impl<T: Task> Running<'_, '_, T> {
         let data = self.session.data;
         self.trainer.begin();
         let mut came = 0;
-        for batch in data.epoch(epoch, self.trainer.position.step) {
+        let mut batches = data.epoch(epoch, self.trainer.position.step);
+        // While a device computes, the next batch goes there.
+        let device = self.trainer.device().clone();
+        let mut ahead = None;
+        while let Some((batch, images)) = ahead.take().or_else(|| batches.next().map(|b| (b, None))) {
             if let Ok(b) = &batch
                 && self.trainer.position.passes(b.step)
             {
@@ -255,7 +262,14 @@ impl<T: Task> Running<'_, '_, T> {
                 }
                 continue;
             }
-            let step = batch.map_err(Error::from).and_then(|b| self.trainer.step(b, data.normalize(), steps));
+            let meanwhile = || {
+                if !device.is_cpu() {
+                    ahead = batches.next().map(|b| uploaded(b, data.normalize(), &device));
+                }
+            };
+            let step = batch
+                .map_err(Error::from)
+                .and_then(|b| self.trainer.step_with(b, images, data.normalize(), steps, meanwhile));
             let step = match step {
                 Ok(step) => step,
                 Err(e) => {
@@ -485,5 +499,20 @@ impl<T: Task> Running<'_, '_, T> {
             Some(p) => p.quiet(f),
             None => f(),
         }
+    }
+}
+
+/// A batch whose images go to a device already. Other pixels than bytes are few, and go there when they are needed.
+fn uploaded(
+    batch: candlelight_data::Result<Batch>,
+    normalize: &Normalize,
+    device: &Device,
+) -> (candlelight_data::Result<Batch>, Option<Result<Tensor>>) {
+    match batch {
+        Ok(mut batch) if matches!(batch.images, Pixels::U8(_)) => {
+            let images = batch::images(&mut batch, normalize, device);
+            (Ok(batch), Some(images))
+        }
+        batch => (batch, None),
     }
 }

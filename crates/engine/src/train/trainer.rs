@@ -189,6 +189,11 @@ impl<T: Task> Trainer<T> {
         &self.position.history
     }
 
+    /// The device that the model is on.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Makes one step: forward, backward and, where the batch is the last of an update, the update. An epoch has `steps` steps; a batch
     /// that carries a later step than the next one says that those between have no batch. `normalize` turns bytes into values.
     ///
@@ -197,6 +202,19 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// When the batch does not fit the model. The position is then that of the last update.
     pub fn step(&mut self, batch: Batch, normalize: &Normalize, steps: usize) -> Result<StepReport> {
+        self.step_with(batch, None, normalize, steps, || {})
+    }
+
+    /// [`Trainer::step`] with images that have already gone to the device, if they have. `meanwhile` is called when the device has its work, before
+    /// the host waits for it; not where a step fails or its loss is not finite.
+    pub(super) fn step_with(
+        &mut self,
+        batch: Batch,
+        images: Option<Result<Tensor>>,
+        normalize: &Normalize,
+        steps: usize,
+        meanwhile: impl FnOnce(),
+    ) -> Result<StepReport> {
         self.steps = steps;
         let mut skipped = self.pass(batch.step.min(steps.saturating_sub(1)))?;
         let (epoch, accum) = (self.position.epoch, self.plan.accum_iter);
@@ -210,7 +228,7 @@ impl<T: Task> Trainer<T> {
         let samples = batch.indices.clone();
         self.window.samples.extend(&samples);
         self.norm = None;
-        let loss = match self.accumulate(batch, normalize) {
+        let loss = match self.accumulate(batch, images, normalize, meanwhile) {
             Ok(loss) => loss,
             Err(e) => {
                 self.back();
@@ -310,8 +328,14 @@ impl<T: Task> Trainer<T> {
     }
 
     /// Runs the forward and the backward pass of one batch and adds its gradients to those of the update. Returns the loss.
-    fn accumulate(&mut self, mut batch: Batch, normalize: &Normalize) -> Result<f32> {
-        let images = batch::images(&mut batch, normalize, &self.device)?;
+    fn accumulate(
+        &mut self,
+        mut batch: Batch,
+        images: Option<Result<Tensor>>,
+        normalize: &Normalize,
+        meanwhile: impl FnOnce(),
+    ) -> Result<f32> {
+        let images = images.unwrap_or_else(|| batch::images(&mut batch, normalize, &self.device))?;
         let at = At { epoch: self.position.epoch, step: self.position.step };
         if self.learners.len() > 1 {
             return self.parts(&images, &batch, at);
@@ -332,6 +356,7 @@ impl<T: Task> Trainer<T> {
             let grads = &mut self.learners[0].grads;
             grads.accumulating(!(last && self.window.finite));
             tape.backward_scaled(&loss, scale / size, grads)?;
+            meanwhile();
         }
         Ok(value)
     }
