@@ -26,6 +26,16 @@ campaign:
 cuda-host:
     bash tests/cuda_host.sh
 
+# CUDA's kernels by nvcc for Ampere and Hopper: do they compile, and what do they take. Where a GPU is, the tests on it.
+cuda:
+    bash tests/cuda_nvcc.sh
+    if nvidia-smi -L; then cargo test --features cuda -p candlelight -p candlelight-autograd --test cuda --test golden --test recipes --test conformance; fi
+
+# A GPU beside the CPU, then beside PyTorch; needs a GPU and benches/peers/requirements.txt.
+gpu:
+    cargo run --release --features cuda --example gpu_check
+    python benches/peers/gpu_step.py
+
 # The page on runs in a real browser, after `cargo build --examples`.
 browser:
     python3 tests/browser.py

@@ -5,6 +5,7 @@
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
 use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
+use candlelight::engine::Verdict;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
 use candlelight::engine::task::Task;
@@ -15,7 +16,7 @@ use candlelight::models::vit::Head;
 use candlelight::optim::{AdamWConfig, EmaConfig, LarsConfig, LayerDecay, SgdConfig};
 use candlelight::prelude::*;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 const STEPS: usize = 20;
 
@@ -66,11 +67,15 @@ fn train<T: Task>(device: &Device, plan: &Plan, task: T, steps: usize) -> (Vec<f
     (losses, weights)
 }
 
+/// Bytes are counted for the whole device: tests that use it take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Trains a task on the CPU and on the device.
 fn the_same<T: Task>(plan: &Plan, make: impl Fn(&Device) -> T) {
-    // Bytes are counted for the whole device.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let device = candlelight::autograd::device::cuda(0).unwrap();
     // What a first launch loads stays.
     train(&device, plan, make(&device), 2);
@@ -131,6 +136,21 @@ fn finetuning_with_layer_decay_and_an_average() {
 }
 
 #[test]
+fn evaluation_in_bf16_gives_the_cpus_metrics() {
+    let _alone = alone();
+    let config = ClassifyConfig::new(ModelConfig::from(vit()), 10);
+    let metrics = |device: &Device| {
+        let task = classify(&config, device).evaluating(images(), Precision::Bf16);
+        match task.evaluate().unwrap() {
+            Verdict::Classes(scores) => scores,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (found, want) = (metrics(&candlelight::autograd::device::cuda(0).unwrap()), metrics(&Device::Cpu));
+    assert!((found.loss - want.loss).abs() < 1e-2 * want.loss, "{found:?} on the device, {want:?} on the CPU");
+}
+
+#[test]
 fn probing() {
     let config = ClassifyConfig {
         optimizer: LarsConfig::default().into(),
@@ -149,13 +169,19 @@ fn a_resnet() {
     the_same(&plan(0.01), |device| classify(&config, device));
 }
 
-/// What a test of this name says in a process of its own, whose driver is told these settings.
-fn said(test: &str, settings: &[(&str, &str)]) -> String {
+/// What a test of this name says in a process of its own, whose driver is told these settings: on standard output and on the other one.
+fn both(test: &str, settings: &[(&str, &str)]) -> [String; 2] {
     let this = std::env::current_exe().unwrap();
     let mut child = std::process::Command::new(this);
     child.args([test, "--exact", "--nocapture"]).env("SAY", "1");
     let said = child.envs(settings.iter().copied()).output().unwrap();
-    String::from_utf8(said.stdout).unwrap()
+    [said.stdout, said.stderr].map(|text| String::from_utf8(text).unwrap())
+}
+
+/// The same on standard output.
+fn said(test: &str, settings: &[(&str, &str)]) -> String {
+    let [out, _] = both(test, settings);
+    out
 }
 
 #[test]
@@ -208,4 +234,86 @@ fn a_full_device_says_what_was_computed_and_what_to_lower() {
 /// Whether the driver is the one that stands in for a GPU's.
 fn device_is_emulated() -> bool {
     candlelight::kernels::cuda::devices().unwrap()[0].contains("stands in")
+}
+
+/// Steps of MAE-B's depth in bf16, none of whose losses the host reads.
+fn steps_of_a_base_model(n: usize) {
+    let device = candlelight::autograd::device::cuda(0).unwrap();
+    let config = MaeConfig {
+        patch: 7,
+        dim: 32,
+        depth: 12,
+        heads: 2,
+        decoder_dim: 32,
+        decoder_depth: 8,
+        decoder_heads: 2,
+        norm_pix_loss: true,
+        ..registry::mae("mae_vit_demo_patch4").unwrap()
+    };
+    let params = ParamStore::on(&device);
+    let model = Mae::init(&config, &params, Key::new(0)).unwrap();
+    let adamw = AdamWConfig { betas: (0.9, 0.95), ..AdamWConfig::default() };
+    let mut optimizer = Optimizer::new(adamw, &mae_rules(0.05), &params).unwrap();
+    let mut grads = Gradients::new(&params);
+    let images = candle_core::Tensor::from_vec(Key::new(1).normal(2 * 784), (2, 1, 28, 28), &device).unwrap();
+    for step in 0..n {
+        let mask = Mask::random(&Key::new(2).index(step as u64), &[0, 1], 16, 0.5).unwrap();
+        let tape = Tape::new(&params).with_precision(Precision::Bf16);
+        let (loss, _) = model.forward(&tape.constant(&images), &mask).unwrap();
+        grads.zero();
+        tape.backward(&loss, &mut grads).unwrap();
+        optimizer.update(&grads, 1e-3).unwrap();
+    }
+}
+
+#[test]
+fn the_host_waits_for_nothing_inside_a_step_and_starts_few_kernels() {
+    let name = "the_host_waits_for_nothing_inside_a_step_and_starts_few_kernels";
+    if let Some(n) = std::env::var_os("STEPS") {
+        return steps_of_a_base_model(n.to_str().unwrap().parse().unwrap());
+    }
+    if !device_is_emulated() {
+        return;
+    }
+    let counts = |steps: &str| -> (usize, usize) {
+        let [_, text] = both(name, &[("STEPS", steps), ("CUDA_HOST_SUMMARY", "1")]);
+        let before = |word: &str| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let at = words.iter().position(|w| *w == word).unwrap_or_else(|| panic!("no `{word}` in: {text}"));
+            words[at - 1].parse().unwrap()
+        };
+        (before("launches,"), before("waits,"))
+    };
+    // Kernels are loaded, and state is made, in the first steps.
+    let ((launches, waits), (more_launches, more_waits)) = (counts("3"), counts("5"));
+    let per_step = (more_launches - launches) / 2;
+    println!("{per_step} launches per step of MAE-B");
+    assert_eq!(more_waits - waits, 0, "waits in two steps");
+    assert!(per_step <= 700, "{per_step} launches per step");
+}
+
+#[test]
+fn a_gradient_that_was_given_away_stays() {
+    let _alone = alone();
+    let device = candlelight::autograd::device::cuda(0).unwrap();
+    let params = ParamStore::on(&device);
+    let weight = params.builder(Key::new(0)).get((8, 8), "weight").unwrap();
+    let x = candle_core::Tensor::from_vec(Key::new(1).normal(32), (4, 8), &device).unwrap();
+    let mut grads = Gradients::new(&params);
+    let mut pass = |ask: bool| {
+        let tape = Tape::new(&params);
+        let w = tape.value(&weight);
+        let y = ops::linear(&tape.constant(&x), &w, None).unwrap();
+        let of: Vec<&Value> = if ask { vec![&w] } else { vec![] };
+        let seed = y.tensor().ones_like().unwrap();
+        tape.backward_with(&y, &seed, &of, &mut grads).unwrap().pop().flatten()
+    };
+    let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let given = pass(true).unwrap();
+    let before = values(&given);
+    pass(false);
+    pass(false);
+    assert_eq!(values(&given), before);
+    let sum = values(&grads.tensor("weight").unwrap().unwrap());
+    assert!(sum.iter().zip(&before).all(|(s, b)| (s - 3.0 * b).abs() <= 1e-4 * b.abs().max(1.0)), "{sum:?} {before:?}");
 }

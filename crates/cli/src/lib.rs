@@ -11,6 +11,7 @@ mod device;
 pub mod draw;
 pub mod evaluate;
 pub mod export;
+pub mod gpu_check;
 pub mod inspect_data;
 pub mod lr_find;
 pub mod mae_finetune;

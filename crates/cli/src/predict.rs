@@ -221,7 +221,7 @@ impl Predictor {
     fn logits(&self, images: &Tensor) -> Result<Vec<f32>> {
         let tape = Tape::off().with_precision(self.precision);
         let logits = self.trained.model.forward(&tape.constant(images), None)?;
-        Ok(logits.tensor().flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?)
+        Ok(logits.values()?)
     }
 
     /// The picture of a source and the guesses for it. The inner error says in words why the picture cannot be read.

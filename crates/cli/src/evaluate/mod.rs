@@ -201,7 +201,7 @@ impl Args {
                 let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
                 let model = &trained.model;
                 let logits = if self.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
-                let logits = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+                let logits = logits.values()?;
                 if sum.is_empty() {
                     sum = vec![0.0; logits.len()];
                 }
