@@ -2,8 +2,8 @@
 //! stands in for one (`docs/cuda.md`).
 #![cfg(feature = "cuda")]
 
-use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
+use candle_core::{Device, Tensor};
 use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
 use candlelight::engine::Verdict;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
@@ -141,12 +141,16 @@ fn evaluation_in_bf16_gives_the_cpus_metrics() {
     let config = ClassifyConfig::new(ModelConfig::from(vit()), 10);
     let metrics = |device: &Device| {
         let task = classify(&config, device).evaluating(images(), Precision::Bf16);
+        // A new head gives every class the same: this one tells images apart.
+        let head = Tensor::from_vec(Key::new(3).normal(160), (10, 16), &Device::Cpu).unwrap();
+        task.params().set("head.weight", &head.to_device(device).unwrap()).unwrap();
         match task.evaluate().unwrap() {
             Verdict::Classes(scores) => scores,
             other => panic!("{other:?}"),
         }
     };
     let (found, want) = (metrics(&candlelight::autograd::device::cuda(0).unwrap()), metrics(&Device::Cpu));
+    assert!(want.loss > 3.0, "{want:?} says nothing: ten classes without knowledge have 2.3");
     assert!((found.loss - want.loss).abs() < 1e-2 * want.loss, "{found:?} on the device, {want:?} on the CPU");
 }
 
@@ -273,7 +277,7 @@ fn the_host_waits_for_nothing_inside_a_step_and_starts_few_kernels() {
         return steps_of_a_base_model(n.to_str().unwrap().parse().unwrap());
     }
     if !device_is_emulated() {
-        return;
+        return eprintln!("not checked here: only the emulated driver counts launches and waits");
     }
     let counts = |steps: &str| -> (usize, usize) {
         let [_, text] = both(name, &[("STEPS", steps), ("CUDA_HOST_SUMMARY", "1")]);

@@ -2,18 +2,18 @@
 
 python benches/peers/gpu_step.py [--binary target/release/deps/gpu_step-...] [--rounds 3] [--only mae_b] [--seconds 500]
 Needs torch and timm as in requirements.txt, with CUDA. Prints `BAR name ratio` last: above 1, candlelight is better. Without --binary the
-bench is built with cargo. Cases that would end after --seconds are left out, and named.
+bench is built with cargo. Cases that would begin after --seconds are left out, and named.
 """
 
 import argparse
 import gc
+import os
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from turns import ROOT, Ours, build, report
+
 sys.path.insert(0, str(ROOT / "tests/golden"))
 MAE = {
     "mae_vit_base_patch16": dict(dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, decoder_heads=16),
@@ -24,7 +24,7 @@ CASES = [
     ("mae_b", "mae_vit_base_patch16", 256, 10),
     ("vit_b", "vit_base_patch16_224", 128, 10),
     ("mae_l", "mae_vit_large_patch16", 256, 5),
-    ("resnet50", "resnet50", 256, 10),
+    ("resnet50", "resnet50", 256, 3),
 ]
 
 
@@ -86,38 +86,6 @@ class Torch:
         self.torch.cuda.empty_cache()
 
 
-class Ours:
-    def __init__(self, binary, model, batch):
-        command = [binary, "serve", model, str(batch), "bf16"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline().strip()
-        if line != "ready":
-            raise SystemExit(f"{' '.join(command)} said {line!r}")
-
-    def ask(self, line):
-        print(line, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
-
-    def run(self, n):
-        return self.ask(f"run {n}")
-
-    def memory(self):
-        return self.ask("memory")
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def build():
-    command = "cargo bench --features cuda --bench gpu_step --no-run --message-format json".split()
-    import json
-
-    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    found = [m["executable"] for m in map(json.loads, lines) if m.get("executable") and m["target"]["name"] == "gpu_step"]
-    return found[-1]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--binary", help="the built bench gpu_step")
@@ -131,18 +99,18 @@ def main():
 
     begun, bars = time.time(), []
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
-    binary = None if args.torch_only else args.binary or build()
+    binary = None if args.torch_only else args.binary or build("gpu_step", "cuda")
     for name, model, batch, steps in CASES:
         if args.only not in name:
             continue
-        # One model is on the card at a time: ours lives in a process of its own, and both shrink to nothing between the cases.
+        # Both sides are on the card together, ours in a process of its own, and leave it before the next case.
         times, memory = {}, {}
         for kind in ["eager"] + ([] if args.no_compile else ["compile"]):
             if time.time() - begun > args.seconds:
                 print(f"{name} {kind}: left out, for {args.seconds:.0f} s are over", flush=True)
                 continue
             peer = Torch(model, batch, kind == "compile")
-            ours = None if binary is None else Ours(binary, model.removesuffix("_224"), batch)
+            ours = None if binary is None else Ours(binary, model.removesuffix("_224"), batch, "bf16", threads=os.cpu_count())
             sides = {kind: peer, **({"candlelight": ours} if ours else {})}
             start = time.time()
             for side in sides.values():
@@ -154,7 +122,7 @@ def main():
                 for n in order + order[::-1] if r % 2 == 0 else order[::-1] + order:
                     turns[n].append(sides[n].run(steps) / steps)
             for n, side in sides.items():
-                times[n], memory[n] = statistics.median(turns[n]), side.memory()
+                times[n], memory[n] = statistics.median(turns[n]), side.memory() if side is peer else side.ask("memory")
                 rate = batch / times[n]
                 print(f"{name} batch {batch} {n}: {times[n] * 1e3:.1f} ms, {rate:.0f} img/s, {memory[n] / 2**30:.2f} GiB", flush=True)
             print(f"{name} {kind}: warm-up {warm:.0f} s", flush=True)
@@ -163,8 +131,7 @@ def main():
                 bars.append((f"gpu_{name}_memory_vs_{kind}", memory[kind] / memory["candlelight"]))
                 ours.close()
             peer.close()
-    for name, ratio in bars:
-        print(f"BAR {name} {ratio:.2f}")
+    report(bars)
 
 
 main()

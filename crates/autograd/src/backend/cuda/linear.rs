@@ -72,7 +72,7 @@ pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize
         let sums = weight(&on, b, s, &g, x.as_ref(), &w_dims)?;
         drop(x);
         if !sums {
-            bias_gradient(&on, b, &g, outputs)?;
+            column_sum(&on, b, 2, &g, &[outputs])?;
         }
         let Some(w) = &w else { return Ok(()) };
         b.give_onto(0, dtype_of(kind), |held| {
@@ -98,41 +98,27 @@ fn multiply(on: &On, p: &Product, a: Slice<'_>, b: Slice<'_>, d: Slice<'_>, more
 
 /// The gradient of the weight, g^T x. Returns whether that of the bias was computed with it.
 fn weight(on: &On, b: &mut Back<'_, '_>, s: Sizes, g: &Tensor, x: Option<&Tensor>, w_dims: &[usize]) -> Result<bool> {
-    let Some(x) = x.filter(|_| b.wants(1)) else { return Ok(false) };
+    let Some(x) = x else { return Ok(false) };
     let p = Product { a_transposed: true, b_transposed: false, rows: s.outputs, columns: s.features, inner: s.rows };
     let (g, x) = (on.hold(g)?, on.hold(x)?);
     let (g, x) = (g.slice(on)?, x.slice(on)?);
-    let Some((to, add)) = b.place(1)? else {
-        let d = on.buffer(Kind::F32, s.outputs * s.features)?;
-        multiply(on, &p, g, x, d.slice(&on.gpu), More::default())?;
-        b.give(1, || Ok(on.tensor(d, w_dims)))?;
-        return Ok(false);
-    };
-    let to = on.hold(&to)?;
-    let d = to.slice(on)?;
-    let plus = add.then_some(d);
-    if g.kind() == Kind::Bf16 && b.fresh(2) {
-        let sums = b.place(2)?.map(|(t, _)| t);
-        if let Some(sums) = &sums {
-            let held = on.hold(sums)?;
-            if product(&on.gpu, &p, g, x, d, More { plus, a_sums: Some(held.slice(on)?), ..More::default() })? {
-                return Ok(true);
+    // The library overwrites the sums, so that the bias's gradient must hold nothing yet.
+    let bias = if g.kind() == Kind::Bf16 && b.fresh(2) { Target::of(on, b, 2, &[s.outputs])? } else { None };
+    let Some(target) = Target::of(on, b, 1, w_dims)? else { return Ok(false) };
+    {
+        let (to, sums) = (on.hold(&target.tensor)?, bias.as_ref().map(|t| on.hold(&t.tensor)).transpose()?);
+        let (d, sums) = (to.slice(on)?, sums.as_ref().map(|h| h.slice(on)).transpose()?);
+        let more = More { plus: target.add.then_some(d), ..More::default() };
+        let together = sums.is_some() && product(&on.gpu, &p, g, x, d, More { a_sums: sums, ..more })?;
+        if !together {
+            multiply(on, &p, g, x, d, more)?;
+            if let Some(to) = sums {
+                elementwise::column_sum(&on.gpu, g, Into { to, add: false })?;
             }
-            // Its place is marked as filled now.
-            elementwise::column_sum(&on.gpu, g, Into { to: held.slice(on)?, add: false })?;
-            multiply(on, &p, g, x, d, More { plus, ..More::default() })?;
-            return Ok(true);
         }
     }
-    multiply(on, &p, g, x, d, More { plus, ..More::default() })?;
-    Ok(false)
-}
-
-fn bias_gradient(on: &On, b: &mut Back<'_, '_>, g: &Tensor, outputs: usize) -> Result<()> {
-    if !b.wants(2) {
-        return Ok(());
-    }
-    column_sum(on, b, 2, g, &[outputs])
+    target.give(b, 1)?;
+    Ok(bias.is_some())
 }
 
 /// Gives input `i`, of shape `dims`, the sums of the columns of g.
@@ -141,7 +127,7 @@ pub(super) fn column_sum(on: &On, b: &mut Back<'_, '_>, i: usize, g: &Tensor, di
     into(on, b, i, dims, |to| Ok(elementwise::column_sum(&on.gpu, g.slice(on)?, to)?))
 }
 
-/// Gives input `i`, of shape `dims`, a gradient in f32 that `f` writes, in place where it is a parameter's.
+/// Gives input `i`, of shape `dims`, a gradient in f32 that `f` writes.
 pub(super) fn into(
     on: &On,
     b: &mut Back<'_, '_>,
@@ -149,13 +135,36 @@ pub(super) fn into(
     dims: &[usize],
     f: impl FnOnce(Into<'_>) -> Result<()>,
 ) -> Result<()> {
-    if !b.wants(i) {
-        return Ok(());
+    let Some(target) = Target::of(on, b, i, dims)? else { return Ok(()) };
+    f(Into { to: on.hold(&target.tensor)?.slice(on)?, add: target.add })?;
+    target.give(b, i)
+}
+
+/// Where an input's gradient in f32 is written: in place where it is a parameter's, else into a tensor that is given afterwards.
+pub(super) struct Target {
+    pub(super) tensor: Tensor,
+    /// Whether to add to what is there.
+    pub(super) add: bool,
+    in_place: bool,
+}
+
+impl Target {
+    /// The target of input `i`, of shape `dims`; `None` where it wants no gradient.
+    pub(super) fn of(on: &On, b: &mut Back<'_, '_>, i: usize, dims: &[usize]) -> Result<Option<Self>> {
+        if !b.wants(i) {
+            return Ok(None);
+        }
+        Ok(Some(match b.place(i)? {
+            Some((tensor, add)) => Target { tensor, add, in_place: true },
+            None => {
+                let tensor = on.tensor(on.buffer(Kind::F32, dims.iter().product())?, dims);
+                Target { tensor, add: false, in_place: false }
+            }
+        }))
     }
-    if let Some((to, add)) = b.place(i)? {
-        return f(Into { to: on.hold(&to)?.slice(on)?, add });
+
+    /// Gives what was written to input `i`.
+    pub(super) fn give(self, b: &mut Back<'_, '_>, i: usize) -> Result<()> {
+        if self.in_place { Ok(()) } else { b.give(i, || Ok(self.tensor)) }
     }
-    let d = on.buffer(Kind::F32, dims.iter().product())?;
-    f(Into { to: d.slice(&on.gpu), add: false })?;
-    b.give(i, || Ok(on.tensor(d, dims)))
 }

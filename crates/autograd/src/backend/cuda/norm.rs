@@ -1,5 +1,6 @@
 //! Layer normalisation.
 
+use super::linear::Target;
 use crate::cuda::{On, dtype_of, kind_of};
 use crate::error::Result;
 use crate::node::{Done, Inputs};
@@ -27,28 +28,14 @@ pub(super) fn layer_norm(op: &LayerNormOp, inputs: &Inputs) -> Result<Done> {
         }
     };
     let done = Done::tensor(on.tensor(y, &dims), move |g, b| {
-        // The gradients of gamma and beta are in place where they are parameters; else they are given afterwards.
-        let (place_gamma, place_beta) = (b.place(1)?, b.place(2)?);
-        let own = |place: &Option<(Tensor, bool)>, wanted: bool| {
-            (place.is_none() && wanted).then(|| on.buffer(Kind::F32, n)).transpose()
-        };
-        let (own_gamma, own_beta) = (own(&place_gamma, b.wants(1))?, own(&place_beta, b.wants(2))?);
-        let backward = |held: Option<&Tensor>| -> Result<Tensor> {
+        let (to_gamma, to_beta) = (Target::of(&on, b, 1, &[n])?, Target::of(&on, b, 2, &[n])?);
+        let backward = |held: Option<Tensor>| -> Result<Tensor> {
             let dx = on.buffer(kind, rows * n)?;
-            let hold = |p: &Option<(Tensor, bool)>| p.as_ref().map(|(t, _)| t.clone());
-            let (tg, tb) = (hold(&place_gamma), hold(&place_beta));
-            let (hg, hb) = (tg.as_ref().map(|t| on.hold(t)).transpose()?, tb.as_ref().map(|t| on.hold(t)).transpose()?);
-            let to_gamma = match (&hg, &own_gamma) {
-                (Some(h), _) => Some(Into { to: h.slice(&on)?, add: place_gamma.as_ref().is_some_and(|p| p.1) }),
-                (None, Some(o)) => Some(Into { to: o.slice(&on.gpu), add: false }),
-                _ => None,
-            };
-            let to_beta = match (&hb, &own_beta) {
-                (Some(h), _) => Some(Into { to: h.slice(&on)?, add: place_beta.as_ref().is_some_and(|p| p.1) }),
-                (None, Some(o)) => Some(Into { to: o.slice(&on.gpu), add: false }),
-                _ => None,
-            };
-            let held = held.map(|t| on.hold(t)).transpose()?;
+            let held = held.as_ref().map(|t| on.hold(t)).transpose()?;
+            let at_gamma = to_gamma.as_ref().map(|t| on.hold(&t.tensor)).transpose()?;
+            let at_beta = to_beta.as_ref().map(|t| on.hold(&t.tensor)).transpose()?;
+            let add = |t: &Option<Target>| t.as_ref().is_some_and(|t| t.add);
+            let (add_gamma, add_beta) = (add(&to_gamma), add(&to_beta));
             kernel::backward(
                 &on.gpu,
                 on.hold(&x)?.slice(&on)?,
@@ -58,22 +45,18 @@ pub(super) fn layer_norm(op: &LayerNormOp, inputs: &Inputs) -> Result<Done> {
                 on.hold(&g)?.slice(&on)?,
                 held.as_ref().map(|h| h.slice(&on)).transpose()?,
                 dx.slice(&on.gpu),
-                to_gamma,
-                to_beta,
+                at_gamma.as_ref().map(|h| h.slice(&on)).transpose()?.map(|to| Into { to, add: add_gamma }),
+                at_beta.as_ref().map(|h| h.slice(&on)).transpose()?.map(|to| Into { to, add: add_beta }),
             )?;
             Ok(on.tensor(dx, &dims))
         };
         if b.wants(0) {
-            b.give_onto(0, dtype_of(kind), |held| backward(held.as_ref()))?;
+            b.give_onto(0, dtype_of(kind), backward)?;
         } else {
             backward(None)?;
         }
-        for (i, own) in [(1, own_gamma), (2, own_beta)] {
-            if let Some(own) = own {
-                b.give(i, || Ok(on.tensor(own, &[n])))?;
-            }
-        }
-        Ok(())
+        to_gamma.map_or(Ok(()), |t| t.give(b, 1))?;
+        to_beta.map_or(Ok(()), |t| t.give(b, 2))
     });
     Ok(done.again(again))
 }
