@@ -79,6 +79,14 @@ impl On {
         Ok(Held { storage, start, len: end - start })
     }
 
+    /// The values of a tensor, if there is one.
+    ///
+    /// # Errors
+    /// The same as [`On::hold`].
+    pub fn maybe<'a>(&self, t: Option<&'a Tensor>) -> Result<Option<Held<'a>>> {
+        t.map(|t| self.hold(t)).transpose()
+    }
+
     /// The tensor in another type.
     ///
     /// # Errors
@@ -109,6 +117,14 @@ impl Held<'_> {
             other => return Err(unknown(other)),
         })
     }
+}
+
+/// The values, if there are any.
+///
+/// # Errors
+/// The same as [`Held::slice`].
+pub(crate) fn slice_of<'a>(held: &'a Option<Held<'_>>, on: &On) -> Result<Option<Slice<'a>>> {
+    held.as_ref().map(|h| h.slice(on)).transpose()
 }
 
 fn unknown(dtype: DType) -> Error {

@@ -35,13 +35,37 @@ __device__ inline void load_transposed(uint32_t r[4], const bf16* row) {
 #endif
 }
 
+// 16 bytes of memory into shared memory, or zeros where they are not wanted: there after `wait_copies` and a barrier.
+__device__ inline void copy_async(bf16* to, const bf16* from, bool wanted) {
+#ifdef CUDA_HOST
+  *(uint4*)to = wanted ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
+#else
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
+               "l"(__cvta_generic_to_global(from)), "r"(wanted ? 16 : 0)
+               : "memory");
+#endif
+}
+// Ends a group of this thread's copies.
+__device__ inline void end_copies() {
+#ifndef CUDA_HOST
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Until all groups of this thread's copies are there but the newest N.
+template <int N>
+__device__ inline void wait_copies() {
+#ifndef CUDA_HOST
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
 // Two values in one register, the first in the lower half.
 __device__ inline uint32_t pair(float low, float high) {
   union {
-    bf16 v[2];
+    __nv_bfloat162 v;
     uint32_t u;
   } p;
-  p.v[0] = __float2bfloat16(low), p.v[1] = __float2bfloat16(high);
+  p.v = __floats2bfloat162_rn(low, high);
   return p.u;
 }
 

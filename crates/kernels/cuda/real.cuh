@@ -26,6 +26,16 @@ __device__ inline Pack<T> load(const T* p) { return *reinterpret_cast<const Pack
 template <class T>
 __device__ inline void store(T* p, const Pack<T>& x) { *reinterpret_cast<Pack<T>*>(p) = x; }
 
+// V values at a time: those of 16 bytes where everything is a multiple of them, else one.
+template <class T, int V>
+struct __align__(sizeof(T) * V) Some {
+  T v[V];
+};
+template <class T, int V>
+__device__ inline Some<T, V> some(const T* p) { return *reinterpret_cast<const Some<T, V>*>(p); }
+template <class T, int V>
+__device__ inline void put(T* p, const Some<T, V>& x) { *reinterpret_cast<Some<T, V>*>(p) = x; }
+
 __device__ inline float warp_sum(float x) {
   for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(~0u, x, d);
   return x;

@@ -2,7 +2,8 @@
 
 use super::{Row, off, values};
 use crate::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
+use candlelight_autograd::ops::{BatchNormStep, Conv2dConfig, Pool2dConfig};
 use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_kernels::act::gelu::Gelu;
 
@@ -103,6 +104,7 @@ fn cases(small: bool) -> Vec<Case> {
             ops::mae_loss(&x[0], &images, patch, &mask, norm_pix)
         }));
     }
+    images(&mut all, small);
     for classes in if small { [2, 11] } else { [10, 1000] } {
         let labels: Vec<u32> = (0..9).map(|i| i % classes as u32).collect();
         all.push(case("cross_entropy", &[&[9, classes]], move |x| ops::cross_entropy(&x[0], &labels, 0.1)));
@@ -117,6 +119,68 @@ fn cases(small: bool) -> Vec<Case> {
         }));
     }
     all
+}
+
+/// Convolutions, batch normalisation and pools of channels-last images.
+fn images(all: &mut Vec<Case>, small: bool) {
+    let two = |a: usize, b: usize| ((a, a), (b, b));
+    // Images (B, H, W, I), outputs, kernel, (stride, padding), dilation.
+    let convolutions: &[(&[usize], usize, (usize, usize), usize, usize, usize)] = &[
+        (&[2, 9, 7, 3], 8, (3, 3), 2, 1, 1),
+        (&[2, 8, 8, 16], 24, (3, 3), 1, 1, 1),
+        (&[2, 7, 9, 8], 16, (1, 1), 1, 0, 1),
+        (&[2, 7, 9, 8], 16, (1, 1), 2, 0, 1),
+        (&[1, 11, 12, 16], 8, (5, 3), 2, 2, 2),
+        (&[3, 56, 56, 64], 64, (3, 3), 1, 1, 1),
+        (&[2, 224, 224, 3], 64, (7, 7), 2, 3, 1),
+        (&[4, 14, 14, 256], 512, (3, 3), 2, 1, 1),
+    ];
+    for &(x, outputs, kernel, stride, padding, dilation) in &convolutions[..if small { 5 } else { 8 }] {
+        let ((stride, padding), dilation) = (two(stride, padding), (dilation, dilation));
+        let config = Conv2dConfig { stride, padding, dilation, groups: 1 };
+        let w = [outputs, x[3], kernel.0, kernel.1];
+        let scale = 1.0 / ((x[3] * kernel.0 * kernel.1) as f32).sqrt();
+        all.push(case("conv2d", &[x, &w, &[outputs]], move |x| {
+            ops::conv2d(&x[0], &x[1].scale(scale)?, Some(&x[2]), config)
+        }));
+    }
+    let images: &[&[usize]] = if small {
+        &[&[3, 5, 4, 16], &[2, 3, 3, 5]]
+    } else {
+        &[&[3, 5, 4, 16], &[2, 3, 3, 5], &[8, 56, 56, 64], &[4, 7, 7, 2048]]
+    };
+    for &x in images {
+        let c = x[3];
+        for train in [true, false] {
+            let step = BatchNormStep { eps: 1e-5, momentum: 0.1, train };
+            let statistics = move |like: &Value| -> candlelight_autograd::Result<(Tensor, Tensor)> {
+                let t = like.tensor();
+                let dtype = if t.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+                let new = |v: f64| Var::from_tensor(&(Tensor::ones(c, dtype, t.device())? * v)?);
+                Ok((new(0.1)?.into_inner(), new(1.5)?.into_inner()))
+            };
+            all.push(case(&format!("batch_norm train {train}"), &[x, &[c], &[c]], move |x| {
+                let (mean, var) = statistics(&x[0])?;
+                let y = ops::batch_norm(&x[0], Some((&x[1], &x[2])), (&mean, &var), step)?;
+                // What the running statistics became counts too.
+                let tape = x[0].tape();
+                y.add(&tape.constant(&mean))?.mul(&tape.constant(&var))
+            }));
+            all.push(case(&format!("batch_norm relu train {train}"), &[x, &[c], &[c]], move |x| {
+                let (mean, var) = statistics(&x[0])?;
+                ops::batch_norm_then(&x[0], Some((&x[1], &x[2])), (&mean, &var), step, ops::Then::Relu)
+            }));
+            all.push(case(&format!("batch_norm add relu train {train}"), &[x, &[c], &[c], x], move |x| {
+                let (mean, var) = statistics(&x[0])?;
+                ops::batch_norm_then(&x[0], Some((&x[1], &x[2])), (&mean, &var), step, ops::Then::AddRelu(&x[3]))
+            }));
+        }
+        all.push(case("max_pool2d", &[x], |x| ops::max_pool2d(&x[0], Pool2dConfig::new(3, 2, 1))));
+        all.push(case("avg_pool2d", &[x], |x| {
+            ops::avg_pool2d(&x[0], Pool2dConfig { ceil: true, ..Pool2dConfig::new(2, 2, 1) })
+        }));
+        all.push(case("adaptive_avg_pool2d", &[x], |x| ops::adaptive_avg_pool2d(&x[0], (1, 1))));
+    }
 }
 
 impl Case {

@@ -93,7 +93,7 @@ impl Conv {
     }
 
     /// Whether it is a plain product over all pixels.
-    pub(super) fn pointwise(&self) -> bool {
+    pub fn pointwise(&self) -> bool {
         self.kernel == (1, 1) && self.stride == (1, 1) && self.padding == (0, 0) && self.groups == 1
     }
 

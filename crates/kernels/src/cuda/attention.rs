@@ -5,8 +5,12 @@ use crate::cuda::gpu::{Shape, Source, args, int};
 use crate::cuda::memory::{Kind, Slice};
 use crate::error::{Error, Result};
 
-/// Tokens that a block works on.
-const TILE: usize = 64;
+/// Stripes of 16 tokens that pass through shared memory at a time, at most.
+const CHUNK: usize = 7;
+/// The most tokens: two numbers of each lie in shared memory.
+const TOKENS: usize = 4112;
+/// Bytes of shared memory for tiles. With the numbers, this is less than what a block of any device with bf16 may have.
+const TILES: usize = 64 << 10;
 /// Widths of a head that there are kernels for.
 const HEADS: [usize; 7] = [16, 32, 48, 64, 80, 96, 128];
 
@@ -28,13 +32,16 @@ pub struct Dims {
 impl Dims {
     /// Whether there is a kernel for these sizes.
     pub fn fit(&self) -> bool {
-        HEADS.contains(&self.head_dim) && self.heads <= 65_535 && self.batch <= 65_535
+        HEADS.contains(&self.head_dim) && self.tokens <= TOKENS && self.heads <= 65_535 && self.batch <= 65_535
     }
 
     fn check(&self, qkv: Slice<'_>, out: Slice<'_>, lse: Slice<'_>) -> Result<()> {
         let op = "attention";
         if !self.fit() {
-            let message = format!("heads of {} values, expected one of {HEADS:?}", self.head_dim);
+            let message = format!(
+                "{} tokens with heads of {} values, expected at most {TOKENS} tokens with heads of one of {HEADS:?}",
+                self.tokens, self.head_dim
+            );
             return Err(Error::Value { op, message });
         }
         let n = self.batch * self.tokens * self.heads;
@@ -47,33 +54,19 @@ impl Dims {
         Ok(())
     }
 
-    /// A block per head, whose warps share the stripes of 16 tokens in as few rounds as `most` warps can; `None` where the tiles of all tokens do
-    /// not fit into shared memory.
-    fn short(&self, gpu: &Gpu, items: usize, most: usize, tiles: usize, rows: usize) -> Option<Shape> {
-        let stripes = self.tokens.div_ceil(16);
-        let shared = tiles * stripes * 16 * (self.head_dim + 8) * 2 + rows * stripes * 16 * 4;
-        let items = items * stripes;
-        let warps = items.div_ceil(items.div_ceil(most)).max(1);
-        // One tile is streamed once: measured on an H200, that is faster.
-        (shared <= gpu.shared() && self.tokens > TILE).then_some(Shape {
-            grid: (self.heads, self.batch, 1),
-            block: (32 * warps as u32, 1),
-            shared,
-        })
-    }
-
-    /// Blocks that stream tiles of tokens.
-    fn long(&self, blocks: usize, tiles: usize, rows: usize) -> Shape {
-        let shared = tiles * TILE * (self.head_dim + 8) * 2 + rows * TILE * 4;
-        Shape { grid: (blocks * self.tokens.div_ceil(TILE), self.heads, self.batch), block: (128, 1), shared }
-    }
-
-    /// The kernel's name and its shape.
-    fn kernel(&self, way: &str, short: Option<Shape>, long: Shape) -> (String, Shape) {
-        match short {
-            Some(shape) => (format!("attention_{way}_{}", self.head_dim), shape),
-            None => (format!("attention_{way}_long_{}", self.head_dim), long),
-        }
+    /// Blocks of at most `warps` warps, each with `stripes` stripes of 16 tokens, and the tokens of a chunk: four tiles of a chunk's rows and
+    /// `numbers` floats per token lie in shared memory. The grid has `times` blocks for the same tokens.
+    fn shape(&self, stripes: usize, warps: usize, times: usize, numbers: usize) -> (Shape, i32) {
+        let all = self.tokens.div_ceil(16).max(1);
+        let (units, row) = (all.div_ceil(stripes), self.head_dim + 8);
+        let chunk = 16 * all.div_ceil(all.div_ceil(CHUNK.min(TILES / (4 * 16 * row * 2))));
+        let blocks = units.div_ceil(warps);
+        let shape = Shape {
+            grid: (times * blocks, self.heads, self.batch),
+            block: (32 * units.div_ceil(blocks) as u32, 1),
+            shared: 4 * chunk * row * 2 + numbers * 16 * all * 4,
+        };
+        (shape, chunk as i32)
     }
 }
 
@@ -84,9 +77,12 @@ impl Dims {
 pub fn forward(gpu: &Gpu, d: &Dims, qkv: Slice<'_>, out: Slice<'_>, lse: Slice<'_>) -> Result<()> {
     d.check(qkv, out, lse)?;
     let (n, h) = (int("attention", d.tokens)?, int("attention", d.heads)?);
-    let (name, shape) = d.kernel("forward", d.short(gpu, 1, 8, 2, 0), d.long(1, 3, 0));
+    // As `FORWARD` and `FORWARD_WARPS` in the source.
+    let stripes = if d.head_dim > 32 && d.head_dim <= 64 { 2 } else { 1 };
+    let (shape, chunk) = d.shape(stripes, if d.head_dim <= 32 { 7 } else { 4 }, 1, 0);
+    let name = format!("attention_forward_{}", d.head_dim);
     // SAFETY: qkv, out and lse have these sizes, and shared memory has the kernel's tiles.
-    unsafe { gpu.launch(Source::Attention, &name, shape, args![qkv, out, lse, n, h, d.scale]) }
+    unsafe { gpu.launch(Source::Attention, &name, shape, args![qkv, out, lse, n, h, d.scale, chunk]) }
 }
 
 /// The gradient of qkv, from that of out.
@@ -105,9 +101,9 @@ pub fn backward(
     d.check(qkv, out, lse)?;
     d.check(dqkv, g, lse)?;
     let (n, h) = (int("attention", d.tokens)?, int("attention", d.heads)?);
-    // As `WARPS` in the source.
-    let warps = if d.head_dim > 32 && d.head_dim <= 64 { 14 } else { 8 };
-    let (name, shape) = d.kernel("backward", d.short(gpu, 2, warps, 4, 2), d.long(2, 4, 2));
-    // SAFETY: all have these sizes, and shared memory has the kernel's tiles and rows of numbers.
-    unsafe { gpu.launch(Source::Attention, &name, shape, args![qkv, out, lse, g, dqkv, n, h, d.scale]) }
+    // As `BACKWARD` and `BACKWARD_WARPS` in the source.
+    let (shape, chunk) = d.shape(if d.head_dim <= 64 { 2 } else { 1 }, 4, 2, 2);
+    let name = format!("attention_backward_{}", d.head_dim);
+    // SAFETY: all have these sizes, and shared memory has the kernel's tiles and numbers.
+    unsafe { gpu.launch(Source::Attention, &name, shape, args![qkv, out, lse, g, dqkv, n, h, d.scale, chunk]) }
 }

@@ -20,28 +20,34 @@ mod ptx {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     Attention,
+    Batch,
     CrossEntropy,
     Elementwise,
+    Gather,
     Gelu,
     Layer,
     Mae,
     Multi,
     Patch,
     Sequence,
+    Window,
 }
 
 impl Source {
     fn code(self) -> &'static str {
         match self {
             Source::Attention => ptx::ATTENTION,
+            Source::Batch => ptx::BATCH,
             Source::CrossEntropy => ptx::CROSS_ENTROPY,
             Source::Elementwise => ptx::ELEMENTWISE,
+            Source::Gather => ptx::GATHER,
             Source::Gelu => ptx::GELU,
             Source::Layer => ptx::LAYER,
             Source::Mae => ptx::MAE,
             Source::Multi => ptx::MULTI,
             Source::Patch => ptx::PATCH,
             Source::Sequence => ptx::SEQUENCE,
+            Source::Window => ptx::WINDOW,
         }
     }
 }
@@ -126,7 +132,6 @@ pub struct Gpu {
     blas: OnceLock<Blas>,
     stages: Stages,
     processors: usize,
-    shared: usize,
 }
 
 impl Gpu {
@@ -142,10 +147,9 @@ impl Gpu {
         }
         let of = |attribute| stream.context().attribute(attribute).map_err(|e| failed(stream, e, 0));
         let processors = of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared = of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(0) as usize;
         let (modules, functions, blas, stages) = Default::default();
         let processors = processors.max(1) as usize;
-        let gpu = Gpu { stream: stream.clone(), modules, functions, blas, stages, processors, shared };
+        let gpu = Gpu { stream: stream.clone(), modules, functions, blas, stages, processors };
         let gpu = Arc::new(gpu);
         all.push(gpu.clone());
         Ok(gpu)
@@ -159,11 +163,6 @@ impl Gpu {
     /// The number of multiprocessors.
     pub(super) fn processors(&self) -> usize {
         self.processors
-    }
-
-    /// The bytes of shared memory that a block may have.
-    pub(super) fn shared(&self) -> usize {
-        self.shared
     }
 
     /// The products of this device.

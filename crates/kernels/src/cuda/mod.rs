@@ -5,6 +5,8 @@
 
 pub mod act;
 pub mod attention;
+pub mod batch_norm;
+pub mod conv;
 mod device;
 pub mod elementwise;
 mod gpu;
@@ -13,6 +15,7 @@ pub mod matmul;
 mod memory;
 pub mod norm;
 pub mod optim;
+pub mod pool;
 pub mod tokens;
 mod upload;
 

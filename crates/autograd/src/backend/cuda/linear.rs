@@ -88,7 +88,7 @@ pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize
 }
 
 /// A product that the library must be able to do.
-fn multiply(on: &On, p: &Product, a: Slice<'_>, b: Slice<'_>, d: Slice<'_>, more: More<'_>) -> Result<()> {
+pub(super) fn multiply(on: &On, p: &Product, a: Slice<'_>, b: Slice<'_>, d: Slice<'_>, more: More<'_>) -> Result<()> {
     if product(&on.gpu, p, a, b, d, more)? {
         return Ok(());
     }

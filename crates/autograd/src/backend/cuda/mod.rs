@@ -4,11 +4,14 @@
 mod act;
 mod arithmetic;
 mod attention;
+mod batch_norm;
+mod conv;
 mod drop;
 mod linear;
 mod loss;
 mod norm;
 mod patch;
+mod pool;
 mod shape;
 mod tokens;
 
@@ -47,10 +50,7 @@ impl Backend for Cuda {
         choose(Where) => composed::index::choose,
         matmul(MatMul) => composed::matmul::matmul,
         group_norm(GroupNormOp) => composed::norm::group_norm,
-        batch_norm(BatchNormOp) => composed::batch_norm::batch_norm,
-        conv2d(Conv2dOp) => composed::conv::conv2d,
         conv_transpose2d(ConvTranspose2dOp) => composed::conv::conv_transpose2d,
-        pool2d(Pool2dOp) => composed::pool::pool2d,
         drop(Drop) => composed::drop::drop,
     }
 
@@ -110,6 +110,27 @@ impl Backend for Cuda {
             Some(d) => attention::attention(&d, x),
             None => wide(x, |x| composed::attention::attention(op, x)),
         }
+    }
+
+    fn batch_norm(&self, op: &BatchNormOp, x: &Inputs) -> Result<Done> {
+        if on::filled(x) && batch_norm::fits(op, x) {
+            return batch_norm::batch_norm(op, x);
+        }
+        wide(x, |x| composed::batch_norm::batch_norm(op, x))
+    }
+
+    fn conv2d(&self, op: &Conv2dOp, x: &Inputs) -> Result<Done> {
+        if on::filled(x) && op.config.groups == 1 {
+            return conv::conv2d(op, x);
+        }
+        wide(x, |x| composed::conv::conv2d(op, x))
+    }
+
+    fn pool2d(&self, op: &Pool2dOp, x: &Inputs) -> Result<Done> {
+        if on::filled(x) && pool::fits(op) {
+            return pool::pool2d(op, x);
+        }
+        wide(x, |x| composed::pool::pool2d(op, x))
     }
 
     fn add_table(&self, op: &AddTable, x: &Inputs) -> Result<Done> {
