@@ -1,7 +1,7 @@
 //! Training steps on `cuda:0`: forward, backward, optimizer, with images that are already there.
 //!
 //! `cargo bench --features cuda --bench gpu_step` prints seconds a step. `-- serve MODEL BATCH PRECISION` answers a peer on standard input:
-//! `run N` gives the seconds of N steps, `memory` the most bytes of the device that were in use; `benches/peers/gpu_step.py` asks.
+//! `run N` gives the seconds of N steps, `wait N` those of steps with a trainer's waits, `memory` the most bytes of the device that were in use; `benches/peers/gpu_step.py` asks.
 
 mod turns;
 
@@ -52,7 +52,8 @@ impl Bench {
         Ok(Bench { params, model, optimizer, grads, images, labels, precision: precision.parse()?, step: 0 })
     }
 
-    fn step(&mut self, last: bool) -> Result<()> {
+    /// A step, at the end of which the host reads the loss where `read` says so, and the gradients' norm before the update if `norm` does.
+    fn step(&mut self, read: bool, norm: bool) -> Result<()> {
         self.step += 1;
         let tape = Tape::new(&self.params).with_precision(self.precision);
         let images = tape.constant(&self.images);
@@ -69,8 +70,12 @@ impl Bench {
         };
         self.grads.zero();
         tape.backward(&loss, &mut self.grads)?;
+        if norm {
+            loss.scalar()?;
+            self.grads.norm()?;
+        }
         self.optimizer.update(&self.grads, 1e-4)?;
-        if last {
+        if read {
             loss.scalar()?;
         }
         Ok(())
@@ -79,7 +84,14 @@ impl Bench {
     /// Seconds of `n` steps, after the last of which the host reads the loss.
     fn run(&mut self, n: usize) -> Result<f64> {
         let start = std::time::Instant::now();
-        (1..=n).try_for_each(|i| self.step(i == n))?;
+        (1..=n).try_for_each(|i| self.step(i == n, false))?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// The same with the waits of a trainer, for the loss and for the norm of each step.
+    fn wait(&mut self, n: usize) -> Result<f64> {
+        let start = std::time::Instant::now();
+        (1..=n).try_for_each(|i| self.step(i == n, true))?;
         Ok(start.elapsed().as_secs_f64())
     }
 }
@@ -92,8 +104,9 @@ fn main() -> Result<()> {
         for line in std::io::stdin().lines() {
             match line?.split_whitespace().collect::<Vec<_>>()[..] {
                 ["run", n] => println!("{}", bench.run(n.parse()?)?),
+                ["wait", n] => println!("{}", bench.wait(n.parse()?)?),
                 ["memory"] => println!("{}", cuda::peak(0)?),
-                _ => return Err("expected `run N` or `memory`".into()),
+                _ => return Err("expected `run N`, `wait N` or `memory`".into()),
             }
         }
         return Ok(());

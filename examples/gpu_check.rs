@@ -21,7 +21,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     println!("seed {seed}");
     let mut wrong = show("operations", &operations(&device, args.small, seed)?);
     wrong += show("training steps", &steps(&device, args.small, seed)?);
-    wrong += show("determinism", &[twice(&device, args.small, seed)?]);
+    wrong += show("determinism", &twice(&device, args.small, seed)?);
     if !args.small {
         let copy = copy_bandwidth(&device)?;
         println!("times in bf16 at 256 images; a copy moves {:.2} TB/s", copy / 1e12);

@@ -50,7 +50,7 @@ pub struct TrainArgs {
     /// Weight decay
     #[arg(long, help_heading = "Optimisation")]
     pub weight_decay: Option<f64>,
-    /// Precision of matrix products: f32 or bf16
+    /// Precision of matrix products: f32, bf16, or tf32, which rounds the operands of products in f32 on a GPU
     #[arg(long, default_value = "f32", help_heading = "Optimisation")]
     pub precision: Precision,
     /// Stop after this many steps
@@ -290,13 +290,13 @@ impl TrainArgs {
         match device.is_cpu() {
             true => {
                 tracing::info!(
-                    "kernels: {} on {threads} threads, products in {:?}",
+                    "kernels: {} on {threads} threads, products in {}",
                     cpu::level().name(),
-                    self.precision
+                    if self.precision == Precision::Tf32 { Precision::F32 } else { self.precision }
                 )
             }
             false => {
-                tracing::info!("on {}: candle's operations, products in {:?}", device_name(&device), self.precision)
+                tracing::info!("on {}: products in {}", device_name(&device), self.precision)
             }
         }
         Ok(device)

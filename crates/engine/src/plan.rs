@@ -193,15 +193,12 @@ struct FirstSchedule {
     epochs: f64,
 }
 
-/// A precision by its name, `f32` or `bf16`.
+/// A precision by its name, `f32`, `bf16` or `tf32`.
 mod precision {
     use super::{Deserialize, Deserializer, Precision, Serializer};
 
     pub(super) fn serialize<S: Serializer>(p: &Precision, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(match p {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        })
+        s.collect_str(p)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Precision, D::Error> {

@@ -61,7 +61,7 @@ pub struct Args {
     /// Number of loader threads [default: the number of cores]
     #[arg(long, visible_alias = "workers")]
     pub num_workers: Option<usize>,
-    /// Precision of matrix products: f32 or bf16
+    /// Precision of matrix products: f32, bf16, or tf32, which rounds the operands of products in f32 on a GPU
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]

@@ -59,6 +59,14 @@ fn cases(small: bool) -> Vec<Case> {
         all.push(case("layer_norm", &[&[2, rows, d], &[d], &[d]], |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)));
         all.push(case("gelu", &[&[rows, d]], |x| ops::gelu(&x[0], Gelu::Erf)));
         all.push(case("gelu tanh", &[&[rows, d]], |x| ops::gelu(&x[0], Gelu::Tanh)));
+        all.push(case("relu", &[&[rows, d]], |x| ops::relu(&x[0])));
+        all.push(case("leaky_relu", &[&[rows, d]], |x| x[0].leaky_relu(0.2)));
+        all.push(case("silu", &[&[rows, d]], |x| x[0].silu()));
+        all.push(case("sigmoid", &[&[rows, d]], |x| x[0].sigmoid()));
+        all.push(case("tanh", &[&[rows, d]], |x| x[0].tanh()));
+        all.push(case("softplus", &[&[rows, d]], |x| x[0].softplus()));
+        all.push(case("dropout", &[&[rows, d]], |x| ops::dropout(&x[0], Key::new(9), 0.3)));
+        all.push(case("drop_path", &[&[7, rows, d]], |x| ops::drop_path(&x[0], Key::new(9), 0.3)));
         all.push(case("add", &[&[rows, d], &[rows, d]], |x| x[0].add(&x[1])));
         all.push(case("scale", &[&[rows, d]], |x| x[0].affine(-1.7, 0.0)));
         all.push(case("add_table", &[&[3, rows, d], &[rows, d]], |x| ops::add_table(&x[0], &x[1])));

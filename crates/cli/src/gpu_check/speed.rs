@@ -2,6 +2,7 @@
 
 use crate::Result;
 use candle_core::{DType, Device, Tensor};
+use candlelight_autograd::ops::{BatchNormStep, Conv2dConfig, Pool2dConfig};
 use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_kernels::act::gelu::Gelu;
 use std::time::Instant;
@@ -94,7 +95,7 @@ fn both(
     Ok(())
 }
 
-/// The operations of a block of MAE-B's decoder at 256 images, in bf16, and attention of its encoder.
+/// The operations of a block of MAE-B's decoder at 256 images, in bf16, attention of its encoder, and those of a ResNet-50.
 ///
 /// # Errors
 /// Those of the device.
@@ -151,5 +152,40 @@ pub fn speeds(device: &Device) -> Result<Vec<Speed>> {
             &mut out,
         )?;
     }
+    images(device, &mut out)?;
     Ok(out)
+}
+
+/// What a ResNet-50's first blocks are made of, at 256 images.
+fn images(device: &Device, out: &mut Vec<Speed>) -> Result<()> {
+    let x = |channels: usize| 2.0 * (256 * 56 * 56 * channels) as f64;
+    let flops = 2.0 * (256usize * 56 * 56 * 64 * 64 * 9) as f64;
+    let config = Conv2dConfig::new(1, 1);
+    both(
+        device,
+        "conv2d 3x3, 56x56x64",
+        &[&[256, 56, 56, 64], &[64, 64, 3, 3]],
+        [(2.0 * x(64), flops), (4.0 * x(64), 2.0 * flops)],
+        &|v| ops::conv2d(&v[0], &v[1], None, config),
+        out,
+    )?;
+    let (mean, var) = (Tensor::zeros(256, DType::F32, device)?, Tensor::ones(256, DType::F32, device)?);
+    let step = BatchNormStep { eps: 1e-5, momentum: 0.1, train: true };
+    // Once for the statistics and once for the result.
+    both(
+        device,
+        "batch_norm, 56x56x256",
+        &[&[256, 56, 56, 256], &[256], &[256]],
+        [(3.0 * x(256), 0.0), (5.0 * x(256), 0.0)],
+        &|v| ops::batch_norm(&v[0], Some((&v[1], &v[2])), (&mean, &var), step),
+        out,
+    )?;
+    both(
+        device,
+        "max_pool2d, 112x112x64",
+        &[&[256, 112, 112, 64]],
+        [(5.0 * x(64), 0.0), (5.0 * x(64), 0.0)],
+        &|v| ops::max_pool2d(&v[0], Pool2dConfig::new(3, 2, 1)),
+        out,
+    )
 }

@@ -163,14 +163,22 @@ pub fn steps(device: &Device, small: bool, seed: u64) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Whether a pretraining step in bf16, computed twice, has the same bits both times.
+/// Whether steps in bf16, computed twice, have the same bits both times.
 ///
 /// # Errors
 /// Those of the device.
-pub fn twice(device: &Device, small: bool, seed: u64) -> Result<Row> {
+pub fn twice(device: &Device, small: bool, seed: u64) -> Result<Vec<Row>> {
     let key = Key::new(seed);
-    let run = || Step::new(What::Pretraining, small, device, &key)?.run(Precision::Bf16, &key);
-    let (a, b) = (run()?, run()?);
-    let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b);
-    Ok(Row { name: "the same step twice".into(), error: if same { 0.0 } else { 1.0 }, tolerance: 0.0 })
+    let mut rows = vec![];
+    for (name, what) in [("pretraining", What::Pretraining), ("resnet", What::Resnet)] {
+        let run = || Step::new(what, small, device, &key)?.run(Precision::Bf16, &key);
+        let (a, b) = (run()?, run()?);
+        let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b);
+        rows.push(Row {
+            name: format!("the same {name} step twice"),
+            error: if same { 0.0 } else { 1.0 },
+            tolerance: 0.0,
+        });
+    }
+    Ok(rows)
 }

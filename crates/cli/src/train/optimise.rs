@@ -63,8 +63,8 @@ pub struct OptimFlags {
     #[serde(flatten)]
     /// The schedule.
     pub schedule: SchedArgs,
-    /// Precision of matrix products: f32 or bf16 [default: f32]
-    #[arg(long, value_parser = ["f32", "bf16"], value_name = "PRECISION", help_heading = "Optimisation")]
+    /// Precision of matrix products: f32, bf16, or tf32, which rounds the operands of products in f32 on a GPU [default: f32]
+    #[arg(long, value_parser = ["f32", "bf16", "tf32"], value_name = "PRECISION", help_heading = "Optimisation")]
     pub precision: Option<String>,
     /// Scale the loss by this number at first, as torch's GradScaler does: x2 after 2,000 good updates, x0.5 after an overflow [default: no scaling; timm's is 65536]
     #[arg(long, num_args = 0..=1, default_missing_value = "65536", value_name = "SCALE", help_heading = "Optimisation")]

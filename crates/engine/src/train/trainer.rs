@@ -6,7 +6,7 @@ use crate::position::{Best, Position};
 use crate::task::{At, Part, Task};
 use crate::train::{Checked, Plan};
 use candle_core::{Device, Tensor};
-use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape};
+use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape, Value};
 use candlelight_data::{Batch, Normalize};
 use candlelight_optim::{ClipMode, Ema, Optimizer};
 use candlelight_sched::ScheduleConfig;
@@ -206,7 +206,7 @@ impl<T: Task> Trainer<T> {
     }
 
     /// [`Trainer::step`] with images that have already gone to the device, if they have. `meanwhile` is called when the device has its work, before
-    /// the host waits for it; not where a step fails or its loss is not finite.
+    /// the host waits for it; not where a step fails.
     pub(super) fn step_with(
         &mut self,
         batch: Batch,
@@ -342,13 +342,9 @@ impl<T: Task> Trainer<T> {
         }
         let tape = Tape::new(self.task.params()).with_precision(self.plan.precision);
         let loss = self.task.loss(&tape, &images, &batch, self.plan.seed, at)?;
-        let value = loss.scalar()?;
-        if let Some(limit) = self.plan.spike
-            && value.is_finite()
-        {
-            self.window.spike = self.position.spike(value, limit).or(self.window.spike);
-        }
-        if value.is_finite() && self.window.spike.is_none() {
+        // A device gets the backward pass before the host waits for the loss: where that is not finite, the update is not made.
+        let known = if self.device.is_cpu() { Some(self.see_loss(&loss)?) } else { None };
+        if known.is_none_or(|v| v.is_finite() && self.window.spike.is_none()) {
             // Gradients are final with the last micro-batch, and never where the update will be skipped.
             let last = self.is_boundary(self.position.step + 1);
             let size = self.window_size() as f32;
@@ -357,6 +353,17 @@ impl<T: Task> Trainer<T> {
             grads.accumulating(!(last && self.window.finite));
             tape.backward_scaled(&loss, scale / size, grads)?;
             meanwhile();
+        }
+        known.map_or_else(|| self.see_loss(&loss), Ok)
+    }
+
+    /// The value of a loss, for which the host waits, and whether it is a spike.
+    fn see_loss(&mut self, loss: &Value) -> Result<f32> {
+        let value = loss.scalar()?;
+        if let Some(limit) = self.plan.spike
+            && value.is_finite()
+        {
+            self.window.spike = self.position.spike(value, limit).or(self.window.spike);
         }
         Ok(value)
     }

@@ -64,12 +64,13 @@ __device__ void arrange(const float* w, T* rows, size_t n, int channels, int tap
   rows[at] = real<T>(tap < taps ? w[(at / width * channels + c % channels) * taps + tap] : 0.f);
 }
 // The reverse, for gradients, which are added to what is there where `add` says so.
-extern "C" __global__ void conv_restore(const float* rows, float* w, size_t n, int channels, int taps, int width, int add) {
+template <class T>
+__device__ void restore(const T* rows, float* w, size_t n, int channels, int taps, int width, int add) {
   size_t at = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= n) return;
   size_t o = at / taps / channels;
   int c = int(at / taps % channels), tap = int(at % taps);
-  float v = rows[o * width + tap * channels + c];
+  float v = f32(rows[o * width + tap * channels + c]);
   w[at] = add ? w[at] + v : v;
 }
 
@@ -95,4 +96,10 @@ extern "C" __global__ void conv_arrange_bf16(const float* w, bf16* rows, size_t 
 }
 extern "C" __global__ void conv_arrange_f32(const float* w, float* rows, size_t n, int channels, int taps, int width) {
   arrange(w, rows, n, channels, taps, width);
+}
+extern "C" __global__ void conv_restore_bf16(const bf16* rows, float* w, size_t n, int channels, int taps, int width, int add) {
+  restore(rows, w, n, channels, taps, width, add);
+}
+extern "C" __global__ void conv_restore_f32(const float* rows, float* w, size_t n, int channels, int taps, int width, int add) {
+  restore(rows, w, n, channels, taps, width, add);
 }

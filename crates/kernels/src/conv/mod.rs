@@ -30,7 +30,7 @@ const NARROW: usize = 64;
 
 /// Whether a convolution reads the image in place.
 fn in_place(precision: Precision, blocks: &Blocks) -> bool {
-    precision == Precision::F32 || blocks.cin().min(blocks.cout()) <= NARROW
+    precision != Precision::Bf16 || blocks.cin().min(blocks.cout()) <= NARROW
 }
 
 /// Computes the convolution: x (B, H, W, I), w (O, I / groups, kh, kw), bias (O) -> y (B, H', W', O).

@@ -69,6 +69,11 @@ impl Patches {
         (0..batch).step_by(at_once).map(move |first| (first, at_once.min(batch - first)))
     }
 
+    /// The weights that patches are multiplied with.
+    pub fn weights(&self) -> Weights {
+        Weights { outputs: self.c.outputs, channels: self.c.inputs, taps: self.taps(), width: self.width() }
+    }
+
     fn taps(&self) -> usize {
         self.c.kernel.0 * self.c.kernel.1
     }
@@ -130,31 +135,67 @@ pub fn scatter(gpu: &Gpu, p: &Patches, patches: Slice<'_>, more: Option<Slice<'_
     unsafe { gpu.launch(Source::Gather, &name, Shape::each(n), &p.args(op, n, args![patches, more, dx])?) }
 }
 
+/// The sizes of weights: PyTorch's (O, channels, kh, kw), and rows (O, width) of the kernel's rows, its columns, then channels, and zeros up to
+/// `width`.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights {
+    outputs: usize,
+    channels: usize,
+    taps: usize,
+    width: usize,
+}
+
+impl Weights {
+    /// The weights of a convolution of any number of groups, in rows without zeros.
+    pub fn new(c: &Conv) -> Self {
+        let (channels, taps) = (c.inputs / c.groups.max(1), c.kernel.0 * c.kernel.1);
+        Weights { outputs: c.outputs, channels, taps, width: channels * taps }
+    }
+
+    /// The number of values in rows.
+    pub fn len(&self) -> usize {
+        self.outputs * self.width
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn args(&self, before: &[Arg], behind: &[Arg]) -> Result<Vec<Arg>> {
+        let mut all = before.to_vec();
+        for n in [self.channels, self.taps, self.width] {
+            all.push(Arg::Int(int("conv2d", n)?));
+        }
+        all.extend(behind);
+        Ok(all)
+    }
+}
+
 /// PyTorch's weights w (O, I, kh, kw), in f32, as rows of patches (O, width).
 ///
 /// # Errors
 /// When the lengths or types do not fit.
-pub fn arrange(gpu: &Gpu, p: &Patches, w: Slice<'_>, rows: Slice<'_>) -> Result<()> {
+pub fn arrange(gpu: &Gpu, s: &Weights, w: Slice<'_>, rows: Slice<'_>) -> Result<()> {
     let op = "conv2d";
     let kind = rows.float(op, "rows")?;
-    w.expect(op, "w", Kind::F32, p.c.outputs * p.c.inputs * p.taps())?;
-    expect_len(op, "rows", rows.len(), p.c.outputs * p.width())?;
-    let (channels, taps, width) = (int(op, p.c.inputs)?, int(op, p.taps())?, int(op, p.width())?);
-    let args = args![w, rows, rows.len() as u64, channels, taps, width];
+    w.expect(op, "w", Kind::F32, s.outputs * s.channels * s.taps)?;
+    expect_len(op, "rows", rows.len(), s.len())?;
+    let args = s.args(args![w, rows, rows.len() as u64], &[])?;
     // SAFETY: both have these sizes.
-    unsafe { gpu.launch(Source::Gather, &format!("conv_arrange_{}", kind.name()), Shape::each(rows.len()), args) }
+    unsafe { gpu.launch(Source::Gather, &format!("conv_arrange_{}", kind.name()), Shape::each(rows.len()), &args) }
 }
 
-/// The reverse of [`arrange`], for gradients in f32.
+/// The reverse of [`arrange`], for gradients: w is in f32.
 ///
 /// # Errors
 /// When the lengths or types do not fit.
-pub fn restore(gpu: &Gpu, p: &Patches, rows: Slice<'_>, w: Into<'_>) -> Result<()> {
+pub fn restore(gpu: &Gpu, s: &Weights, rows: Slice<'_>, w: Into<'_>) -> Result<()> {
     let op = "conv2d";
-    w.to.expect(op, "w", Kind::F32, p.c.outputs * p.c.inputs * p.taps())?;
-    rows.expect(op, "rows", Kind::F32, p.c.outputs * p.width())?;
-    let (channels, taps, width) = (int(op, p.c.inputs)?, int(op, p.taps())?, int(op, p.width())?);
-    let args = args![rows, w.to, w.to.len() as u64, channels, taps, width, i32::from(w.add)];
+    let kind = rows.float(op, "rows")?;
+    w.to.expect(op, "w", Kind::F32, s.outputs * s.channels * s.taps)?;
+    expect_len(op, "rows", rows.len(), s.len())?;
+    let args = s.args(args![rows, w.to, w.to.len() as u64], args![i32::from(w.add)])?;
     // SAFETY: both have these sizes.
-    unsafe { gpu.launch(Source::Gather, "conv_restore", Shape::each(w.to.len()), args) }
+    unsafe { gpu.launch(Source::Gather, &format!("conv_restore_{}", kind.name()), Shape::each(w.to.len()), &args) }
 }

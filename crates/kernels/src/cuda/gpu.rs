@@ -22,6 +22,7 @@ pub(super) enum Source {
     Attention,
     Batch,
     CrossEntropy,
+    Dropout,
     Elementwise,
     Gather,
     Gelu,
@@ -29,6 +30,7 @@ pub(super) enum Source {
     Mae,
     Multi,
     Patch,
+    Pointwise,
     Sequence,
     Window,
 }
@@ -39,6 +41,7 @@ impl Source {
             Source::Attention => ptx::ATTENTION,
             Source::Batch => ptx::BATCH,
             Source::CrossEntropy => ptx::CROSS_ENTROPY,
+            Source::Dropout => ptx::DROPOUT,
             Source::Elementwise => ptx::ELEMENTWISE,
             Source::Gather => ptx::GATHER,
             Source::Gelu => ptx::GELU,
@@ -46,6 +49,7 @@ impl Source {
             Source::Mae => ptx::MAE,
             Source::Multi => ptx::MULTI,
             Source::Patch => ptx::PATCH,
+            Source::Pointwise => ptx::POINTWISE,
             Source::Sequence => ptx::SEQUENCE,
             Source::Window => ptx::WINDOW,
         }
@@ -130,6 +134,8 @@ pub struct Gpu {
     modules: Mutex<HashMap<Source, Arc<CudaModule>>>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     blas: OnceLock<Blas>,
+    #[cfg(feature = "cudnn")]
+    dnn: OnceLock<crate::cuda::cudnn::Dnn>,
     stages: Stages,
     processors: usize,
 }
@@ -149,7 +155,16 @@ impl Gpu {
         let processors = of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let (modules, functions, blas, stages) = Default::default();
         let processors = processors.max(1) as usize;
-        let gpu = Gpu { stream: stream.clone(), modules, functions, blas, stages, processors };
+        let gpu = Gpu {
+            stream: stream.clone(),
+            modules,
+            functions,
+            blas,
+            #[cfg(feature = "cudnn")]
+            dnn: OnceLock::new(),
+            stages,
+            processors,
+        };
         let gpu = Arc::new(gpu);
         all.push(gpu.clone());
         Ok(gpu)
@@ -172,6 +187,16 @@ impl Gpu {
         }
         let made = Blas::new(self)?;
         Ok(self.blas.get_or_init(|| made))
+    }
+
+    /// The convolutions of this device.
+    #[cfg(feature = "cudnn")]
+    pub(super) fn dnn(&self) -> Result<&crate::cuda::cudnn::Dnn> {
+        if let Some(dnn) = self.dnn.get() {
+            return Ok(dnn);
+        }
+        let made = crate::cuda::cudnn::Dnn::new(self)?;
+        Ok(self.dnn.get_or_init(|| made))
     }
 
     /// The error of a driver's, in a call that asked for `bytes` of memory.

@@ -37,6 +37,8 @@ pub struct More<'a> {
     pub plus: Option<Slice<'a>>,
     /// Receives the sums of A's rows, each over `inner`: (rows), in D's type.
     pub a_sums: Option<Slice<'a>>,
+    /// Whether operands in f32 are rounded to TF32, which has 10 bits behind the point, as tensor cores take it.
+    pub tf32: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +49,7 @@ struct Key {
     bias: bool,
     plus: bool,
     sums: bool,
+    tf32: bool,
 }
 
 /// What the library is told of a product.
@@ -101,8 +104,12 @@ impl Blas {
     }
 
     fn plan(&self, key: &Key) -> Result<Option<Plan>, CublasError> {
-        let Key { product: p, of, to, bias, plus: _, sums } = *key;
-        let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let Key { product: p, of, to, bias, plus: _, sums, tf32 } = *key;
+        let compute = if tf32 {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
         let desc = lt::create_matmul_desc(compute, cudaDataType_t::CUDA_R_32F)?;
         let mut held = Description { desc, layouts: vec![] };
         let set = |attribute, value: i32| {
@@ -223,7 +230,8 @@ pub fn product(gpu: &Gpu, p: &Product, a: Slice<'_>, b: Slice<'_>, d: Slice<'_>,
         return Ok(false);
     }
     let (bias, plus, sums) = (more.bias.is_some(), more.plus.is_some(), more.a_sums.is_some());
-    let key = Key { product: *p, of, to, bias, plus, sums };
+    let tf32 = more.tf32 && of == Kind::F32;
+    let key = Key { product: *p, of, to, bias, plus, sums, tf32 };
     let blas = gpu.blas()?;
     let failed = |e| failed(gpu, e);
     let mut plans = blas.plans.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,10 @@ pub mod act;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
+#[cfg(feature = "cudnn")]
+pub mod cudnn;
 mod device;
+pub mod drop;
 pub mod elementwise;
 mod gpu;
 pub mod loss;

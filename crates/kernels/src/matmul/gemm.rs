@@ -27,7 +27,7 @@ pub(crate) fn gemm_with(
 ) -> Result<()> {
     check(&a, &b, &c)?;
     match precision {
-        Precision::F32 => panels(a, b, c, accumulate, epilogue),
+        Precision::F32 | Precision::Tf32 => panels(a, b, c, accumulate, epilogue),
         Precision::Bf16 => bf16::gemm(a, b, c, accumulate, epilogue),
     }
     Ok(())
@@ -37,7 +37,7 @@ pub(crate) fn gemm_with(
 pub(crate) fn gemm_serial(precision: Precision, a: MatRef, b: MatRef, c: MatMut, accumulate: bool) -> Result<()> {
     check(&a, &b, &c)?;
     match precision {
-        Precision::F32 => block(a, b, c, accumulate),
+        Precision::F32 | Precision::Tf32 => block(a, b, c, accumulate),
         Precision::Bf16 => bf16::gemm_serial(a, b, c, accumulate),
     }
     Ok(())

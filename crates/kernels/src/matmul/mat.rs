@@ -11,6 +11,8 @@ pub enum Precision {
     F32,
     /// Multiplication of operands that are rounded to bf16 (to nearest, ties to even) while they are packed.
     Bf16,
+    /// Multiplication of operands that are rounded to TF32 on a GPU's tensor cores; elsewhere the same as f32.
+    Tf32,
 }
 
 impl std::fmt::Display for Precision {
@@ -18,6 +20,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
+            Precision::Tf32 => "tf32",
         })
     }
 }
@@ -28,7 +31,8 @@ impl std::str::FromStr for Precision {
         match s {
             "f32" => Ok(Precision::F32),
             "bf16" => Ok(Precision::Bf16),
-            _ => Err(Error::Value { op: "precision", message: format!("`{s}` is not one of f32, bf16") }),
+            "tf32" => Ok(Precision::Tf32),
+            _ => Err(Error::Value { op: "precision", message: format!("`{s}` is not one of f32, bf16, tf32") }),
         }
     }
 }

@@ -33,7 +33,7 @@ fn product(precision: Precision, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Ok(Tensor::zeros(dims, dtype, a.device())?);
     }
     Ok(match precision {
-        Precision::F32 => a.matmul(b)?,
+        Precision::F32 | Precision::Tf32 => a.matmul(b)?,
         Precision::Bf16 => a.to_dtype(DType::BF16)?.matmul(&b.to_dtype(DType::BF16)?)?.to_dtype(dtype)?,
     })
 }

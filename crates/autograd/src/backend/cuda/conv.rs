@@ -1,9 +1,9 @@
 //! Convolutions as products of patches.
 
-use super::linear::{Target, column_sum, linear, multiply};
-use crate::cuda::{On, dtype_of, product_kind};
+use super::linear::{column_sum, into, linear, multiply};
+use crate::cuda::{How, On, dtype_of};
 use crate::error::Result;
-use crate::node::{Back, Done, Inputs};
+use crate::node::{Done, Inputs};
 use crate::spec::Conv2dOp;
 use candle_core::Tensor;
 use candlelight_kernels::cuda::conv::{self as kernel, Patches};
@@ -17,13 +17,14 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
     if c.pointwise() {
         return linear(None, inputs, None);
     }
-    let (on, kind, p) = (On::of(inputs.tensor(0))?, product_kind(inputs), Patches::new(&c)?);
+    let (on, how, p) = (On::of(inputs.tensor(0))?, How::of(inputs), Patches::new(&c)?);
+    let kind = how.kind;
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (oh, ow) = c.output()?;
     let (x, w) = (on.cast(inputs.tensor(0), kind)?, on.cast(inputs.tensor(1), Kind::F32)?);
     let bias = inputs.get(2).map(|b| on.cast(b, kind)).transpose()?;
     let rows = on.buffer(kind, c.outputs * p.width())?;
-    kernel::arrange(&on.gpu, &p, on.hold(&w)?.slice(&on)?, rows.slice(&on.gpu))?;
+    kernel::arrange(&on.gpu, &p.weights(), on.hold(&w)?.slice(&on)?, rows.slice(&on.gpu))?;
     let y = on.buffer(kind, c.batch * p.result())?;
     {
         let (x, bias) = (on.hold(&x)?, bias.as_ref().map(|b| on.hold(b)).transpose()?);
@@ -32,9 +33,9 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
             let part = p.of(n);
             let patches = on.buffer(kind, part.rows() * p.width())?;
             kernel::gather(&on.gpu, &part, x.part(first * p.image(), n * p.image())?, patches.slice(&on.gpu))?;
-            let more = More { bias: bias.as_ref().map(|b| b.slice(&on)).transpose()?, ..More::default() };
+            let more = More { bias: bias.as_ref().map(|b| b.slice(&on)).transpose()?, ..how.more() };
             let to = y.part(first * p.result(), n * p.result())?;
-            multiply(&on, &product(&part, Kinds::Forward), patches.slice(&on.gpu), rows.slice(&on.gpu), to, more)?;
+            multiply(&on, &product(&part, Which::Forward), patches.slice(&on.gpu), rows.slice(&on.gpu), to, more)?;
         }
     }
     let y = on.tensor(y, &[c.batch, oh, ow, c.outputs]);
@@ -42,15 +43,15 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
     Ok(Done::tensor(y, move |g, b| {
         column_sum(&on, b, 2, &g, &[p.outputs()])?;
         if let Some(x) = &x {
-            weight(&on, b, &p, kind, &g, x, &w_dims)?;
+            into(&on, b, 1, &w_dims, |to| weight(&on, &p, how, &g, x, to))?;
         }
-        b.give_onto(0, dtype_of(kind), |held| Ok(on.tensor(image(&on, &p, kind, &g, &rows, held.as_ref())?, &x_dims)))
+        b.give_onto(0, dtype_of(kind), |held| Ok(on.tensor(image(&on, &p, how, &g, &rows, held.as_ref())?, &x_dims)))
     }))
 }
 
 /// Which product.
 #[derive(Clone, Copy)]
-enum Kinds {
+enum Which {
     /// y (rows, O) = patches (rows, width) w^T.
     Forward,
     /// w (O, width) = y^T patches.
@@ -59,54 +60,44 @@ enum Kinds {
     Image,
 }
 
-fn product(p: &Patches, which: Kinds) -> Product {
+fn product(p: &Patches, which: Which) -> Product {
     let (rows, width, outputs) = (p.rows(), p.width(), p.outputs());
     let (a_transposed, b_transposed, rows, columns, inner) = match which {
-        Kinds::Forward => (false, true, rows, outputs, width),
-        Kinds::Weight => (true, false, outputs, width, rows),
-        Kinds::Image => (false, false, rows, width, outputs),
+        Which::Forward => (false, true, rows, outputs, width),
+        Which::Weight => (true, false, outputs, width, rows),
+        Which::Image => (false, false, rows, width, outputs),
     };
     Product { a_transposed, b_transposed, rows, columns, inner }
 }
 
-/// Gives the weights' gradient. The patches are gathered once more: kept, they would take nine times the memory of the images.
-fn weight(
-    on: &On,
-    b: &mut Back<'_, '_>,
-    p: &Patches,
-    kind: Kind,
-    g: &Tensor,
-    x: &Tensor,
-    w_dims: &[usize],
-) -> Result<()> {
-    let Some(target) = Target::of(on, b, 1, w_dims)? else { return Ok(()) };
+/// The weights' gradient. The patches are gathered once more: kept, they would take nine times the memory of the images.
+fn weight(on: &On, p: &Patches, how: How, g: &Tensor, x: &Tensor, to: Into<'_>) -> Result<()> {
     let (g, x) = (on.hold(g)?, on.hold(x)?);
     let (g, x) = (g.slice(on)?, x.slice(on)?);
     let rows = on.buffer(Kind::F32, p.outputs() * p.width())?;
     let sums = rows.slice(&on.gpu);
-    for (first, n) in p.parts(kind) {
+    for (first, n) in p.parts(how.kind) {
         let part = p.of(n);
-        let patches = on.buffer(kind, part.rows() * p.width())?;
+        let patches = on.buffer(how.kind, part.rows() * p.width())?;
         kernel::gather(&on.gpu, &part, x.part(first * p.image(), n * p.image())?, patches.slice(&on.gpu))?;
-        let more = More { plus: (first > 0).then_some(sums), ..More::default() };
+        let more = More { plus: (first > 0).then_some(sums), ..how.more() };
         let g = g.part(first * p.result(), n * p.result())?;
-        multiply(on, &product(&part, Kinds::Weight), g, patches.slice(&on.gpu), sums, more)?;
+        multiply(on, &product(&part, Which::Weight), g, patches.slice(&on.gpu), sums, more)?;
     }
-    kernel::restore(&on.gpu, p, sums, Into { to: on.hold(&target.tensor)?.slice(on)?, add: target.add })?;
-    target.give(b, 1)
+    Ok(kernel::restore(&on.gpu, &p.weights(), sums, to)?)
 }
 
 /// The gradient of the images, plus what they hold so far.
-fn image(on: &On, p: &Patches, kind: Kind, g: &Tensor, w: &Buffer, held: Option<&Tensor>) -> Result<Buffer> {
+fn image(on: &On, p: &Patches, how: How, g: &Tensor, w: &Buffer, held: Option<&Tensor>) -> Result<Buffer> {
     let (g, held) = (on.hold(g)?, held.map(|t| on.hold(t)).transpose()?);
     let (g, held) = (g.slice(on)?, held.as_ref().map(|h| h.slice(on)).transpose()?);
-    let dx = on.buffer(kind, g.len() / p.result() * p.image())?;
-    for (first, n) in p.parts(kind) {
+    let dx = on.buffer(how.kind, g.len() / p.result() * p.image())?;
+    for (first, n) in p.parts(how.kind) {
         let part = p.of(n);
-        let patches = on.buffer(kind, part.rows() * p.width())?;
+        let patches = on.buffer(how.kind, part.rows() * p.width())?;
         let g = g.part(first * p.result(), n * p.result())?;
         let (at, len) = (first * p.image(), n * p.image());
-        multiply(on, &product(&part, Kinds::Image), g, w.slice(&on.gpu), patches.slice(&on.gpu), More::default())?;
+        multiply(on, &product(&part, Which::Image), g, w.slice(&on.gpu), patches.slice(&on.gpu), how.more())?;
         let more = held.map(|h| h.part(at, len)).transpose()?;
         kernel::scatter(&on.gpu, &part, patches.slice(&on.gpu), more, dx.slice(&on.gpu).part(at, len)?)?;
     }

@@ -1,10 +1,12 @@
-//! Residual branches of some samples.
+//! Dropout of values and samples, and residual branches of some samples.
 
 use super::arithmetic::scaled;
 use crate::cuda::{On, kind_of};
 use crate::error::Result;
 use crate::node::{Done, Inputs};
-use crate::spec::AddKept;
+use crate::spec::{AddKept, Drop};
+use candle_core::Tensor;
+use candlelight_kernels::cuda::drop;
 use candlelight_kernels::cuda::tokens::{self as kernel, Sequences};
 
 pub(super) fn add_kept(op: &AddKept, inputs: &Inputs) -> Result<Done> {
@@ -30,4 +32,23 @@ pub(super) fn add_kept(op: &AddKept, inputs: &Inputs) -> Result<Done> {
         })?;
         b.give(0, || Ok(g))
     }))
+}
+
+/// Dropout of values or samples; blocks have no kernel.
+pub(super) fn drop(op: &Drop, inputs: &Inputs) -> Result<Done> {
+    let x = inputs.tensor(0);
+    let (on, kind, samples, op) = (On::of(x)?, kind_of(x)?, x.dims().first().copied().unwrap_or(1), op.clone());
+    // The forward and the backward pass use the same mask.
+    let masked = move |on: &On, x: &Tensor| -> Result<Tensor> {
+        let y = on.buffer(kind, x.elem_count())?;
+        let (held, to) = (on.hold(x)?, y.slice(&on.gpu));
+        match op {
+            Drop::Values { words, rate } => drop::dropout(&on.gpu, words, rate, held.slice(on)?, to)?,
+            Drop::Samples { words, rate } => drop::drop_path(&on.gpu, words, rate, samples, held.slice(on)?, to)?,
+            Drop::Blocks { .. } => return crate::error::shape("dropout", "blocks have no kernel"),
+        }
+        Ok(on.tensor(y, x.dims()))
+    };
+    let y = masked(&on, x)?;
+    Ok(Done::tensor(y, move |g, b| b.give(0, || masked(&on, &g))))
 }

@@ -1,6 +1,6 @@
 //! Linear layers by cublasLt, with GELU in a kernel behind it.
 
-use crate::cuda::{On, dtype_of, kind_of, product_kind};
+use crate::cuda::{How, On, dtype_of, kind_of};
 use crate::error::Result;
 use crate::node::{Back, Done, Inputs, Kept};
 use crate::spec::LinearOp;
@@ -20,7 +20,8 @@ struct Sizes {
 
 /// The layer, with GELU behind it, or with input `residual` added to it by the product itself.
 pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize>) -> Result<Done> {
-    let (on, kind) = (On::of(inputs.tensor(0))?, product_kind(inputs));
+    let (on, how) = (On::of(inputs.tensor(0))?, How::of(inputs));
+    let kind = how.kind;
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (outputs, features) = LinearOp::sizes(&w_dims);
     let s = Sizes { rows: inputs.tensor(0).elem_count() / features, features, outputs };
@@ -35,7 +36,7 @@ pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize
         let more = More {
             bias: bias.as_ref().map(|b| b.slice(&on)).transpose()?,
             plus: onto.as_ref().map(|h| h.slice(&on)).transpose()?,
-            a_sums: None,
+            ..how.more()
         };
         multiply(&on, &p, x.slice(&on)?, w.slice(&on)?, pre.slice(&on.gpu), more)?;
     }
@@ -69,7 +70,7 @@ pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize
             None => g,
         };
         let x = kept.map(Kept::tensor).transpose()?;
-        let sums = weight(&on, b, s, &g, x.as_ref(), &w_dims)?;
+        let sums = weight(&on, b, (s, how), &g, x.as_ref(), &w_dims)?;
         drop(x);
         if !sums {
             column_sum(&on, b, 2, &g, &[outputs])?;
@@ -80,7 +81,7 @@ pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize
             let (g, w, held) = (on.hold(&g)?, on.hold(w)?, held.as_ref().map(|h| on.hold(h)).transpose()?);
             let p =
                 Product { a_transposed: false, b_transposed: false, rows: s.rows, columns: features, inner: outputs };
-            let more = More { plus: held.as_ref().map(|h| h.slice(&on)).transpose()?, ..More::default() };
+            let more = More { plus: held.as_ref().map(|h| h.slice(&on)).transpose()?, ..how.more() };
             multiply(&on, &p, g.slice(&on)?, w.slice(&on)?, dx.slice(&on.gpu), more)?;
             Ok(on.tensor(dx, &x_dims))
         })
@@ -97,7 +98,14 @@ pub(super) fn multiply(on: &On, p: &Product, a: Slice<'_>, b: Slice<'_>, d: Slic
 }
 
 /// The gradient of the weight, g^T x. Returns whether that of the bias was computed with it.
-fn weight(on: &On, b: &mut Back<'_, '_>, s: Sizes, g: &Tensor, x: Option<&Tensor>, w_dims: &[usize]) -> Result<bool> {
+fn weight(
+    on: &On,
+    b: &mut Back<'_, '_>,
+    (s, how): (Sizes, How),
+    g: &Tensor,
+    x: Option<&Tensor>,
+    w_dims: &[usize],
+) -> Result<bool> {
     let Some(x) = x else { return Ok(false) };
     let p = Product { a_transposed: true, b_transposed: false, rows: s.outputs, columns: s.features, inner: s.rows };
     let (g, x) = (on.hold(g)?, on.hold(x)?);
@@ -108,7 +116,7 @@ fn weight(on: &On, b: &mut Back<'_, '_>, s: Sizes, g: &Tensor, x: Option<&Tensor
     {
         let (to, sums) = (on.hold(&target.tensor)?, bias.as_ref().map(|t| on.hold(&t.tensor)).transpose()?);
         let (d, sums) = (to.slice(on)?, sums.as_ref().map(|h| h.slice(on)).transpose()?);
-        let more = More { plus: target.add.then_some(d), ..More::default() };
+        let more = More { plus: target.add.then_some(d), ..how.more() };
         let together = sums.is_some() && product(&on.gpu, &p, g, x, d, More { a_sums: sums, ..more })?;
         if !together {
             multiply(on, &p, g, x, d, more)?;

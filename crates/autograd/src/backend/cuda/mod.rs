@@ -6,6 +6,8 @@ mod arithmetic;
 mod attention;
 mod batch_norm;
 mod conv;
+#[cfg(feature = "cudnn")]
+mod cudnn;
 mod drop;
 mod linear;
 mod loss;
@@ -25,6 +27,7 @@ use crate::spec::{
     Pool2dOp, PrependToken, Reduce, Softmax, Unary, UnshuffleTokens, Where,
 };
 use candle_core::DType;
+use candlelight_kernels::cuda::act::Pointwise;
 
 #[allow(unused_imports)] // for the documentation
 use candlelight_kernels::Precision;
@@ -51,13 +54,18 @@ impl Backend for Cuda {
         matmul(MatMul) => composed::matmul::matmul,
         group_norm(GroupNormOp) => composed::norm::group_norm,
         conv_transpose2d(ConvTranspose2dOp) => composed::conv::conv_transpose2d,
-        drop(Drop) => composed::drop::drop,
     }
 
     fn activation(&self, op: &Activation, x: &Inputs) -> Result<Done> {
         match op {
-            Activation::Gelu(kind) if on::filled(x) => act::gelu(*kind, x),
-            _ => wide(x, |x| composed::act::activation(op, x)),
+            _ if !on::filled(x) => wide(x, |x| composed::act::activation(op, x)),
+            Activation::Gelu(kind) => act::gelu(*kind, x),
+            Activation::Relu => act::pointwise(Pointwise::Relu, x),
+            Activation::LeakyRelu(slope) => act::pointwise(Pointwise::LeakyRelu(*slope as f32), x),
+            Activation::Silu => act::pointwise(Pointwise::Silu, x),
+            Activation::Sigmoid => act::pointwise(Pointwise::Sigmoid, x),
+            Activation::Tanh => act::pointwise(Pointwise::Tanh, x),
+            Activation::Softplus => act::pointwise(Pointwise::Softplus, x),
         }
     }
 
@@ -120,6 +128,12 @@ impl Backend for Cuda {
     }
 
     fn conv2d(&self, op: &Conv2dOp, x: &Inputs) -> Result<Done> {
+        #[cfg(feature = "cudnn")]
+        if on::filled(x)
+            && let Some(done) = cudnn::conv2d(op, x)?
+        {
+            return Ok(done);
+        }
         if on::filled(x) && op.config.groups == 1 {
             return conv::conv2d(op, x);
         }
@@ -178,6 +192,13 @@ impl Backend for Cuda {
             return patch::image_patches(op, x);
         }
         wide(x, |x| composed::patch::image_patches(op, x))
+    }
+
+    fn drop(&self, op: &Drop, x: &Inputs) -> Result<Done> {
+        if on::filled(x) && !matches!(op, Drop::Blocks { .. }) {
+            return drop::drop(op, x);
+        }
+        wide(x, |x| composed::drop::drop(op, x))
     }
 
     fn add_kept(&self, op: &AddKept, x: &Inputs) -> Result<Done> {
