@@ -4,7 +4,7 @@
 
 use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
 use candle_core::{Device, Tensor};
-use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Subset};
+use candlelight::data::{Idx, Loader, LoaderConfig, Normalize, Pipeline, Pixels, Subset};
 use candlelight::engine::Verdict;
 use candlelight::engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight::engine::pretrain::{Pretrain, PretrainConfig, Shown};
@@ -133,6 +133,50 @@ fn finetuning_with_layer_decay_and_an_average() {
         ..ClassifyConfig::new(ModelConfig::from(VitConfig { drop_path: 0.2, ..vit() }), 10)
     };
     the_same(&plan(5e-3), |device| classify(&config, device));
+}
+
+#[test]
+fn a_device_leaves_out_an_update_whose_numbers_are_not_finite() {
+    let config = ClassifyConfig {
+        optimizer: AdamWConfig::default().into(),
+        loss: LossConfig::CrossEntropy { smoothing: 0.1 },
+        ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+        ..ClassifyConfig::new(ModelConfig::from(vit()), 10)
+    };
+    let _alone = alone();
+    let run = |device: &Device, bad: usize| {
+        let mut trainer = Trainer::new(plan(5e-3).check().unwrap(), classify(&config, device)).unwrap();
+        let mut seen = vec![];
+        for (step, batch) in images().epoch(0, 0).enumerate().take(6) {
+            let mut batch = batch.unwrap();
+            match &mut batch.images {
+                Pixels::F32(values) if step == bad => values.fill(f32::INFINITY),
+                Pixels::F32(_) => {}
+                Pixels::U8(_) => panic!("expected values"),
+            }
+            let r = trainer.step(batch, &normalize(), STEPS).unwrap();
+            assert_eq!(r.skipped.is_some(), step == bad, "step {step}");
+            assert_eq!(r.norm.is_some_and(f64::is_finite), step != bad, "step {step}: {:?}", r.norm);
+            seen.push((r.loss, r.norm));
+        }
+        let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let weights: Vec<_> = trainer.task().params().state_dict().into_iter().map(|(n, t)| (n, values(t))).collect();
+        (seen, weights)
+    };
+    let device = candlelight::autograd::device::cuda(0).unwrap();
+    for bad in [0, 3] {
+        let ((seen, weights), (want, want_weights)) = (run(&device, bad), run(&Device::Cpu, bad));
+        for (step, ((a, x), (b, y))) in seen.iter().zip(&want).enumerate().filter(|(i, _)| *i != bad) {
+            assert!((a - b).abs() <= 1e-3 * b.abs(), "step {step}: a loss of {a} on the device, {b} on the CPU");
+            let (x, y) = (x.unwrap(), y.unwrap());
+            assert!((x - y).abs() <= 1e-2 * y, "step {step}: a norm of {x} on the device, {y} on the CPU");
+        }
+        for ((name, a), (_, b)) in weights.iter().zip(&want_weights).filter(|((n, _), _)| !n.ends_with("qkv.bias")) {
+            let scale = b.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+            let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 5e-3 * scale, "{name}: off by {off} of {scale}");
+        }
+    }
 }
 
 #[test]

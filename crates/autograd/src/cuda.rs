@@ -230,6 +230,6 @@ pub(crate) fn norm(all: &[&Tensor]) -> Result<f64> {
     let on = On::of(first)?;
     let held = all.iter().map(|g| on.hold(g)).collect::<Result<Vec<_>>>()?;
     let slices = held.iter().map(|h| h.slice(&on)).collect::<Result<Vec<_>>>()?;
-    let found = on.gpu.read(&candlelight_kernels::cuda::optim::clip_factor(&on.gpu, &slices, 0.0)?)?;
+    let found = on.gpu.read(&candlelight_kernels::cuda::optim::clip_factor(&on.gpu, &slices, 0.0, None)?)?;
     Ok(found.get(2).map_or(f64::NAN, |&n| f64::from(n)))
 }

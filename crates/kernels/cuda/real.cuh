@@ -36,6 +36,17 @@ __device__ inline Some<T, V> some(const T* p) { return *reinterpret_cast<const S
 template <class T, int V>
 __device__ inline void put(T* p, const Some<T, V>& x) { *reinterpret_cast<Some<T, V>*>(p) = x; }
 
+// N floats, a multiple of four, from an address that is a multiple of 16 bytes: single loads of neighbours would cost as many turns each.
+template <int N>
+__device__ inline void load_floats(float to[N], const float* from) {
+#pragma unroll
+  for (int k = 0; k < N; k += 4) {
+    Pack<float> p = load(from + k);
+#pragma unroll
+    for (int j = 0; j < 4; j++) to[k + j] = p.v[j];
+  }
+}
+
 __device__ inline float warp_sum(float x) {
   for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(~0u, x, d);
   return x;

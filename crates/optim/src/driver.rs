@@ -40,12 +40,26 @@ pub struct Slot {
 }
 
 pub(crate) struct Entry {
-    name: String,
+    pub(crate) name: String,
     pub(crate) var: Var,
     group: Group,
     pub(crate) slots: Slots,
     /// What the method keeps for it.
     pub(crate) specs: Vec<SlotSpec>,
+}
+
+impl Entry {
+    /// What a method is told of an update.
+    pub(crate) fn now(&self, step: u64, lr: f64) -> Now<'static> {
+        Now {
+            lr: lr * self.group.lr_scale,
+            weight_decay: self.group.weight_decay,
+            step,
+            first: matches!(self.slots, Slots::None),
+            shape: &[],
+            global_norm: 0.0,
+        }
+    }
 }
 
 /// An optimizer of the trainable parameters of a store. The learning rate is an argument of each step; a schedule can compute it.
@@ -66,10 +80,10 @@ pub(crate) struct Entry {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Optimizer {
-    method: Box<dyn Method>,
+    pub(crate) method: Box<dyn Method>,
     params: ParamStore,
-    entries: Vec<Entry>,
-    updates: u64,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) updates: u64,
     max_norm: Option<f64>,
     /// The gradients that [`Optimizer::step`] uses, made in its first call.
     grads: Option<Gradients>,
@@ -155,14 +169,7 @@ impl Optimizer {
         let step = self.updates + 1;
         let global_norm = if self.method.needs_global_norm() { grads.norm()? } else { 0.0 };
         let method = &*self.method;
-        let now = |e: &Entry| Now {
-            lr: lr * e.group.lr_scale,
-            weight_decay: e.group.weight_decay,
-            step,
-            first: matches!(e.slots, Slots::None),
-            shape: &[],
-            global_norm,
-        };
+        let now = |e: &Entry| Now { global_norm, ..e.now(step, lr) };
         let entries = &mut self.entries;
         in_pool(|| {
             entries.iter_mut().try_for_each(|e| {
@@ -178,7 +185,7 @@ impl Optimizer {
             single.push((now(e), e, grad));
         }
         #[cfg(feature = "cuda")]
-        let single = crate::fused::update(method, single)?;
+        let single = crate::fused::update(method, single, None)?;
         for (now, e, grad) in single {
             let shape = e.var.dims().to_vec();
             on_device(e, &grad.detach(), |o| method.update(&Now { shape: &shape, ..now }, o))?;

@@ -26,7 +26,7 @@ pub struct EmaConfig {
 pub struct Ema {
     decay: f64,
     warmup: bool,
-    updates: u64,
+    pub(crate) updates: u64,
     values: Vec<(String, Var)>,
 }
 
@@ -60,6 +60,19 @@ impl Ema {
     /// # Errors
     /// When the store has other parameters than at the start.
     pub fn update(&mut self, params: &ParamStore) -> Result<()> {
+        self.update_with(
+            params,
+            #[cfg(feature = "cuda")]
+            None,
+        )
+    }
+
+    /// The update, which a device makes where the second number of `factor` says so.
+    pub(crate) fn update_with(
+        &mut self,
+        params: &ParamStore,
+        #[cfg(feature = "cuda")] factor: Option<&candlelight_kernels::cuda::Buffer>,
+    ) -> Result<()> {
         self.updates += 1;
         let d = self.decay_at(self.updates);
         let now = params.state_dict();
@@ -92,7 +105,9 @@ impl Ema {
             }
         }
         #[cfg(feature = "cuda")]
-        crate::fused::average(&pairs.iter().map(|(e, p)| (e.as_tensor(), *p)).collect::<Vec<_>>(), (1.0 - d) as f32)?;
+        let pairs: Vec<_> = pairs.iter().map(|(e, p)| (e.as_tensor(), *p)).collect();
+        #[cfg(feature = "cuda")]
+        crate::fused::average(&pairs, (1.0 - d) as f32, factor)?;
         Ok(())
     }
 

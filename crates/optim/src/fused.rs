@@ -5,19 +5,39 @@ use crate::method::{Method, Now};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use candlelight_autograd::cuda::{Held, On};
-use candlelight_kernels::cuda::optim::{Line, Update, update as launch};
+use candlelight_kernels::cuda::Buffer;
+use candlelight_kernels::cuda::optim::{Line, Update, clip_factor, update as launch};
 use candlelight_kernels::optim::fused::Fused;
 
 /// A tensor that is to be updated, and its gradient.
 type Todo<'a> = (Now<'static>, &'a mut Entry, &'a Tensor);
 
+fn plain(t: &Tensor) -> bool {
+    t.dtype() == DType::F32 && t.is_contiguous() && t.device().is_cuda()
+}
+
+/// The numbers of an update that there is a kernel for.
+pub(crate) fn numbers(method: &dyn Method, now: &Now<'_>, e: &Entry, grad: &Tensor) -> Option<Fused> {
+    let fits = plain(e.var.as_tensor()) && plain(grad) && e.var.elem_count() > 0;
+    method.fused(now).filter(|_| fits)
+}
+
+/// What gradients are multiplied by, if they and a loss are finite: three numbers on their device, see [`clip_factor`].
+pub(crate) fn factor(grads: &[&Tensor], max_norm: Option<f64>, loss: &Tensor) -> Result<Option<(On, Buffer)>> {
+    let (Some(first), true) = (grads.first(), plain(loss) && loss.elem_count() == 1) else { return Ok(None) };
+    let on = On::of(first)?;
+    let held = grads.iter().map(|g| on.hold(g)).collect::<candlelight_autograd::Result<Vec<_>>>()?;
+    let slices = held.iter().map(|h| h.slice(&on)).collect::<candlelight_autograd::Result<Vec<_>>>()?;
+    let (loss, most) = (on.hold(loss)?, max_norm.unwrap_or(0.0) as f32);
+    let found = clip_factor(&on.gpu, &slices, most, Some(loss.slice(&on)?));
+    Ok(Some((on.clone(), found.map_err(candlelight_autograd::Error::from)?)))
+}
+
 /// Makes the updates that there is a kernel for, and returns the others.
-pub(crate) fn update<'a>(method: &dyn Method, all: Vec<Todo<'a>>) -> Result<Vec<Todo<'a>>> {
+pub(crate) fn update<'a>(method: &dyn Method, all: Vec<Todo<'a>>, factor: Option<&Buffer>) -> Result<Vec<Todo<'a>>> {
     let (mut todo, mut others): (Vec<(Fused, Todo<'a>)>, Vec<Todo<'a>>) = (vec![], vec![]);
     for (now, e, grad) in all {
-        let plain = |t: &Tensor| t.dtype() == DType::F32 && t.is_contiguous() && t.device().is_cuda();
-        let fits = plain(e.var.as_tensor()) && plain(grad) && e.var.elem_count() > 0;
-        match method.fused(&now).filter(|_| fits) {
+        match numbers(method, &now, e, grad) {
             Some(f) => todo.push((f, (now, e, grad))),
             None => others.push((now, e, grad)),
         }
@@ -57,13 +77,14 @@ pub(crate) fn update<'a>(method: &dyn Method, all: Vec<Todo<'a>>) -> Result<Vec<
         }
     }
     for (how, lines) in groups {
-        launch(&on.gpu, &lines, how, None).map_err(candlelight_autograd::Error::from)?;
+        let factor = factor.map(|f| f.slice(&on.gpu));
+        launch(&on.gpu, &lines, how, factor).map_err(candlelight_autograd::Error::from)?;
     }
     Ok(others)
 }
 
 /// Moves averages towards values, all in one launch: `average += take (value - average)`.
-pub(crate) fn average(pairs: &[(&Tensor, &Tensor)], take: f32) -> Result<()> {
+pub(crate) fn average(pairs: &[(&Tensor, &Tensor)], take: f32, factor: Option<&Buffer>) -> Result<()> {
     let Some((first, _)) = pairs.first() else { return Ok(()) };
     let on = On::of(first)?;
     let held = pairs.iter().map(|(a, v)| Ok((on.hold(a)?, on.hold(v)?))).collect::<Result<Vec<_>>>()?;
@@ -72,5 +93,6 @@ pub(crate) fn average(pairs: &[(&Tensor, &Tensor)], take: f32) -> Result<()> {
         let (param, grad) = (a.slice(&on)?, v.slice(&on)?);
         lines.push(Line { param, grad, slots: [None; 2], lr: 0.0, keep: 1.0, coupled: 0.0 });
     }
-    Ok(launch(&on.gpu, &lines, Update::Average { take }, None).map_err(candlelight_autograd::Error::from)?)
+    let factor = factor.map(|f| f.slice(&on.gpu));
+    Ok(launch(&on.gpu, &lines, Update::Average { take }, factor).map_err(candlelight_autograd::Error::from)?)
 }

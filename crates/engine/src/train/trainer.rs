@@ -8,7 +8,7 @@ use crate::train::{Checked, Plan};
 use candle_core::{Device, Tensor};
 use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape, Value};
 use candlelight_data::{Batch, Normalize};
-use candlelight_optim::{ClipMode, Ema, Optimizer};
+use candlelight_optim::{Ahead, ClipMode, Ema, Optimizer};
 use candlelight_sched::ScheduleConfig;
 use candlelight_store::Saver;
 use std::path::PathBuf;
@@ -66,12 +66,23 @@ struct Window {
     updated: Position,
     /// The running statistics at that position, which forward passes move, once there was one.
     statistics: Option<Vec<(String, Tensor)>>,
+    /// Whether the update was made, where a device decided that.
+    made: Option<bool>,
 }
 
 impl Window {
     fn new(position: &Position) -> Self {
         let updated = position.clone();
-        Window { pending: 0, finite: true, lr: 0.0, samples: vec![], spike: None, updated, statistics: None }
+        Window {
+            pending: 0,
+            finite: true,
+            lr: 0.0,
+            samples: vec![],
+            spike: None,
+            updated,
+            statistics: None,
+            made: None,
+        }
     }
 }
 
@@ -352,9 +363,45 @@ impl<T: Task> Trainer<T> {
             let grads = &mut self.learners[0].grads;
             grads.accumulating(!(last && self.window.finite));
             tape.backward_scaled(&loss, scale / size, grads)?;
+            let ahead = if last { self.update_ahead(loss.tensor())? } else { None };
             meanwhile();
+            if let Some(ahead) = ahead {
+                let value = self.see_loss(&loss)?;
+                self.take_in(&ahead)?;
+                return Ok(value);
+            }
         }
         known.map_or_else(|| self.see_loss(&loss), Ok)
+    }
+
+    /// Queues the update on a device, which leaves it out by itself where a number is not finite, so that the device need not wait until the
+    /// host has seen that. `None` where the plan wants the host's judgement first, or there is no kernel for that.
+    fn update_ahead(&mut self, loss: &Tensor) -> Result<Option<Ahead>> {
+        let plan = &self.plan;
+        let limit = plan.clip_grad.filter(|_| plan.clip_mode == ClipMode::Norm);
+        let judged = plan.spike.is_some() || self.position.scaler.is_some() || plan.clip_grad != limit;
+        // The first update of an average copies the weights.
+        let copied = self.ema.as_ref().is_some_and(|e| e.updates() == 0);
+        if self.device.is_cpu() || judged || copied || !self.window.finite {
+            return Ok(None);
+        }
+        self.settle();
+        let [Learner { optimizer, grads }] = &mut self.learners[..] else { return Ok(None) };
+        let Some(mut ahead) = optimizer.update_ahead(grads, self.window.lr, limit, loss)? else { return Ok(None) };
+        if let Some(ema) = &mut self.ema {
+            ema.update_ahead(self.task.params(), &mut ahead)?;
+        }
+        Ok(Some(ahead))
+    }
+
+    /// Waits until it is known whether an update was made.
+    fn take_in(&mut self, ahead: &Ahead) -> Result<()> {
+        let (norm, made) = self.learners[0].optimizer.known(ahead)?;
+        (self.norm, self.window.made) = (Some(norm), Some(made));
+        if !made && let Some(ema) = &mut self.ema {
+            ema.left_out(ahead);
+        }
+        Ok(())
     }
 
     /// The value of a loss, for which the host waits, and whether it is a spike.
@@ -429,7 +476,14 @@ impl<T: Task> Trainer<T> {
     /// Makes the update of the batches since the last one, unless there are none or a loss was not finite; `loss` is the last one.
     fn boundary(&mut self, loss: f32) -> Result<Option<Skipped>> {
         let mut skipped = None;
-        if self.window.pending > 0 && !(self.window.finite && self.update()?) {
+        let made = match self.window.made {
+            Some(made) => made,
+            None => self.window.pending > 0 && self.window.finite && self.update()?,
+        };
+        if made {
+            self.position.updates += 1;
+            self.position.bad_in_a_row = 0;
+        } else if self.window.pending > 0 {
             self.undo_statistics();
             self.position.skipped += 1;
             if self.overflowed() {
@@ -484,8 +538,6 @@ impl<T: Task> Trainer<T> {
         if let (Some(scaler), Some(state)) = (&self.plan.loss_scale, &mut self.position.scaler) {
             scaler.update(state, false);
         }
-        self.position.updates += 1;
-        self.position.bad_in_a_row = 0;
         Ok(true)
     }
 

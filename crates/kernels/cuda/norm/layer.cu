@@ -32,8 +32,10 @@ __device__ void forward(const T* x, const float* gamma, const float* beta, T* y,
     int at = lane + 32 * i;
     if (at >= packs) continue;
     Pack<T> p;
+    float scale[N], shift[N];
+    load_floats<N>(scale, gamma + at * N), load_floats<N>(shift, beta + at * N);
 #pragma unroll
-    for (int k = 0; k < N; k++) p.v[k] = real<T>(v[i][k] * rstd * gamma[at * N + k] + beta[at * N + k]);
+    for (int k = 0; k < N; k++) p.v[k] = real<T>(v[i][k] * rstd * scale[k] + shift[k]);
     store(y + size_t(row) * width + at * N, p);
   }
   if (lane == 0) means[row] = mean, rstds[row] = rstd;
@@ -60,11 +62,13 @@ __device__ void backward(const T* x, const float* gamma, const float* means, con
       int at = lane + 32 * i;
       if (at >= packs) continue;
       Pack<T> px = load(x + first + at * N), pg = load(g + first + at * N);
+      float scale[N];
+      load_floats<N>(scale, gamma + at * N);
 #pragma unroll
       for (int k = 0; k < N; k++) {
         float gk = f32(pg.v[k]);
         normal[i][k] = (f32(px.v[k]) - mean) * rstd;
-        d[i][k] = gk * gamma[at * N + k];
+        d[i][k] = gk * scale[k];
         sum += d[i][k], along += d[i][k] * normal[i][k];
         dgamma[i][k] += gk * normal[i][k], dbeta[i][k] += gk;
       }

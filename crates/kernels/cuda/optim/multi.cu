@@ -95,7 +95,10 @@ extern "C" __global__ void __launch_bounds__(256) lion(const Line* table, const 
   });
 }
 // A moving average: the parameter's place has the average, the gradient's the value.
-extern "C" __global__ void __launch_bounds__(256) average(const Line* table, const uint32_t* starts, int tensors, float take) {
+extern "C" __global__ void __launch_bounds__(256) average(const Line* table, const uint32_t* starts, int tensors, const float* factor,
+                                                          float take) {
+  // The gradient's place has no gradient: only whether there was an update counts.
+  if (factor && factor[1] == 0.f) return;
   update<0>(table, starts, tensors, nullptr, [=](const Line&, float& p, float g, float&, float&) { p += (g - p) * take; });
 }
 
@@ -109,14 +112,15 @@ extern "C" __global__ void __launch_bounds__(256) squares(const Line* table, con
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
-// out = (what gradients are multiplied by so that their norm is at most `most`, 1 where they are finite, the norm). One block of 1,024 threads.
-extern "C" __global__ void clip_factor(const float* partial, int parts, float most, float* out) {
+// out = (what gradients are multiplied by so that their norm is at most `most`, 1 where they and the loss, if it is there, are finite, the norm).
+// One block of 1,024 threads.
+extern "C" __global__ void clip_factor(const float* partial, int parts, float most, const float* loss, float* out) {
   float sum = 0;
   for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
   sum = block_sum(sum);
   if (threadIdx.x) return;
   float norm = sqrtf(sum), by = most / (norm + 1e-6f);
   out[0] = most > 0 && by < 1.f ? by : 1.f;
-  out[1] = isfinite(norm) ? 1.f : 0.f;
+  out[1] = isfinite(norm) && (!loss || isfinite(loss[0])) ? 1.f : 0.f;
   out[2] = norm;
 }

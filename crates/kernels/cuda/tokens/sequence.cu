@@ -35,10 +35,32 @@ __device__ void fill(T* to, int width, float v) {
     store(to + c, p);
   });
 }
+// N values of bf16 or f32 as floats, from an address that is a multiple of 16 bytes.
+template <int N>
+__device__ inline void load_values(float to[N], const float* from) { load_floats<N>(to, from); }
+template <int N>
+__device__ inline void load_values(float to[N], const bf16* from) {
+#pragma unroll
+  for (int k = 0; k < N; k += 8) {
+    Pack<bf16> p = load(from + k);
+#pragma unroll
+    for (int j = 0; j < 8; j++) to[k + j] = f32(p.v[j]);
+  }
+}
 // to = from + table, where `from` is in T or in f32.
 template <class T, class S>
 __device__ void sum(T* to, const S* from, const float* table, int width) {
+  bool whole = ((size_t(from) | size_t(table)) & 15) == 0;
   each<T>(width, [&](int c, bool pack) {
+    if (pack && whole) {
+      float a[Pack<T>::N], b[Pack<T>::N];
+      load_values<Pack<T>::N>(a, from + c), load_values<Pack<T>::N>(b, table + c);
+      Pack<T> p;
+#pragma unroll
+      for (int k = 0; k < Pack<T>::N; k++) p.v[k] = real<T>(a[k] + b[k]);
+      store(to + c, p);
+      return;
+    }
     if (!pack) {
       to[c] = real<T>(f32(from[c]) + table[c]);
       return;

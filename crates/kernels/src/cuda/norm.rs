@@ -38,7 +38,7 @@ pub fn forward(
     beta.expect(op, "beta", Kind::F32, n)?;
     mean.expect(op, "mean", Kind::F32, rows)?;
     rstd.expect(op, "rstd", Kind::F32, rows)?;
-    let held = packs(kind, n).filter(|_| (x.at | y.at) % 16 == 0);
+    let held = packs(kind, n).filter(|_| (x.at | y.at | gamma.at | beta.at) % 16 == 0);
     let held = held.map_or("any".to_string(), |p| p.to_string());
     let name = format!("layer_norm_forward_{}_{held}", kind.name());
     let args = args![x, gamma, beta, y, mean, rstd, int(op, rows)?, int(op, n)?, eps];
@@ -74,7 +74,7 @@ pub fn backward(
         }
     }
     let (r, w) = (int(op, rows)?, int(op, n)?);
-    let aligned = [x.at, g.at, dx.at, more.map_or(0, |m| m.at)].iter().all(|a| a % 16 == 0);
+    let aligned = [x.at, g.at, dx.at, gamma.at, more.map_or(0, |m| m.at)].iter().all(|a| a % 16 == 0);
     let Some(held) = packs(kind, n).filter(|_| aligned && WARPS * n * 4 <= 48 << 10) else {
         let name = format!("layer_norm_backward_{}_any", kind.name());
         // SAFETY: x, g, dx and `more` have rows of n values, gamma n, mean and rstd one per row.

@@ -118,7 +118,7 @@ pub fn update(gpu: &Gpu, lines: &[Line<'_>], how: Update, factor: Option<Slice<'
             "lion"
         }
         Update::Average { take } => {
-            args.extend(args![take]);
+            args.extend(args![factor, take]);
             "average"
         }
     };
@@ -126,15 +126,18 @@ pub fn update(gpu: &Gpu, lines: &[Line<'_>], how: Update, factor: Option<Slice<'
     unsafe { gpu.launch(Source::Multi, name, table.shape(), &args) }
 }
 
-/// Three numbers on the device: what gradients are multiplied by so that their common norm is at most `most` (0 means any norm), 1 where they are
-/// finite, else 0, and the norm. The host waits for nothing.
+/// Three numbers on the device: what gradients are multiplied by so that their common norm is at most `most` (0 means any norm), 1 where they and
+/// the loss, if it is given, are finite, else 0, and the norm. The host waits for nothing.
 ///
 /// # Errors
 /// When the lengths or types do not fit.
-pub fn clip_factor(gpu: &Gpu, grads: &[Slice<'_>], most: f32) -> Result<Buffer> {
+pub fn clip_factor(gpu: &Gpu, grads: &[Slice<'_>], most: f32, loss: Option<Slice<'_>>) -> Result<Buffer> {
     let lines: Vec<Line<'_>> =
         grads.iter().map(|&g| Line { param: g, grad: g, slots: [None; 2], lr: 0.0, keep: 0.0, coupled: 0.0 }).collect();
     check(&lines, 0)?;
+    if let Some(loss) = loss {
+        loss.expect("optimizer", "loss", Kind::F32, 1)?;
+    }
     if grads.iter().all(Slice::is_empty) {
         return gpu.values(&[1.0, 1.0, 0.0]);
     }
@@ -146,8 +149,8 @@ pub fn clip_factor(gpu: &Gpu, grads: &[Slice<'_>], most: f32) -> Result<Buffer> 
     // SAFETY: the table names gradients that are there for the call, and `partial` has a number per block.
     unsafe { gpu.launch(Source::Multi, "squares", table.shape(), &args)? };
     let one = Shape { grid: (1, 1, 1), block: (1024, 1), shared: 0 };
-    let args = args![partial.slice(gpu), int("clip", table.blocks)?, most, out.slice(gpu)];
-    // SAFETY: `partial` has this many numbers, and `out` three.
+    let args = args![partial.slice(gpu), int("clip", table.blocks)?, most, loss, out.slice(gpu)];
+    // SAFETY: `partial` has this many numbers, the loss one, and `out` three.
     unsafe { gpu.launch(Source::Multi, "clip_factor", one, args)? };
     Ok(out)
 }
