@@ -18,4 +18,4 @@ cargo test --features cuda -p candlelight -p candlelight-autograd --test cuda --
 cargo run --quiet --features cuda --example gpu_check -- --small --seed 1
 cargo clippy --features cuda -p candlelight -p candlelight-kernels -p candlelight-autograd -p candlelight-optim --lib --test cuda --bench gpu_step -- -D warnings
 # What has no emulation is compiled.
-cargo check --features cudnn --lib
+cargo clippy --features cudnn -p candlelight -p candlelight-kernels -p candlelight-autograd --lib -- -D warnings

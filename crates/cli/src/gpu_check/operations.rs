@@ -129,28 +129,28 @@ fn cases(small: bool) -> Vec<Case> {
     all
 }
 
+/// A convolution of images x (B, H, W, I), with the same stride, padding and dilation in both directions.
+fn convolution(x: [usize; 4], outputs: usize, kernel: (usize, usize), [stride, padding, dilation]: [usize; 3]) -> Case {
+    let two = |n: usize| (n, n);
+    let config = Conv2dConfig { stride: two(stride), padding: two(padding), dilation: two(dilation), groups: 1 };
+    let w = [outputs, x[3], kernel.0, kernel.1];
+    let scale = 1.0 / ((x[3] * kernel.0 * kernel.1) as f32).sqrt();
+    case("conv2d", &[&x, &w, &[outputs]], move |x| ops::conv2d(&x[0], &x[1].scale(scale)?, Some(&x[2]), config))
+}
+
 /// Convolutions, batch normalisation and pools of channels-last images.
 fn images(all: &mut Vec<Case>, small: bool) {
-    let two = |a: usize, b: usize| ((a, a), (b, b));
-    // Images (B, H, W, I), outputs, kernel, (stride, padding), dilation.
-    let convolutions: &[(&[usize], usize, (usize, usize), usize, usize, usize)] = &[
-        (&[2, 9, 7, 3], 8, (3, 3), 2, 1, 1),
-        (&[2, 8, 8, 16], 24, (3, 3), 1, 1, 1),
-        (&[2, 7, 9, 8], 16, (1, 1), 1, 0, 1),
-        (&[2, 7, 9, 8], 16, (1, 1), 2, 0, 1),
-        (&[1, 11, 12, 16], 8, (5, 3), 2, 2, 2),
-        (&[3, 56, 56, 64], 64, (3, 3), 1, 1, 1),
-        (&[2, 224, 224, 3], 64, (7, 7), 2, 3, 1),
-        (&[4, 14, 14, 256], 512, (3, 3), 2, 1, 1),
-    ];
-    for &(x, outputs, kernel, stride, padding, dilation) in &convolutions[..if small { 5 } else { 8 }] {
-        let ((stride, padding), dilation) = (two(stride, padding), (dilation, dilation));
-        let config = Conv2dConfig { stride, padding, dilation, groups: 1 };
-        let w = [outputs, x[3], kernel.0, kernel.1];
-        let scale = 1.0 / ((x[3] * kernel.0 * kernel.1) as f32).sqrt();
-        all.push(case("conv2d", &[x, &w, &[outputs]], move |x| {
-            ops::conv2d(&x[0], &x[1].scale(scale)?, Some(&x[2]), config)
-        }));
+    all.push(convolution([2, 9, 7, 3], 8, (3, 3), [2, 1, 1]));
+    all.push(convolution([2, 8, 8, 16], 24, (3, 3), [1, 1, 1]));
+    all.push(convolution([2, 7, 9, 8], 16, (1, 1), [1, 0, 1]));
+    all.push(convolution([2, 7, 9, 8], 16, (1, 1), [2, 0, 1]));
+    all.push(convolution([1, 11, 12, 16], 8, (5, 3), [2, 2, 2]));
+    if !small {
+        all.push(convolution([3, 56, 56, 64], 64, (3, 3), [1, 1, 1]));
+        all.push(convolution([2, 224, 224, 3], 64, (7, 7), [2, 3, 1]));
+        all.push(convolution([4, 14, 14, 256], 512, (3, 3), [2, 1, 1]));
+        // Enough of them for cuDNN, where that is there.
+        all.push(convolution([24, 56, 56, 64], 64, (3, 3), [1, 1, 1]));
     }
     let images: &[&[usize]] = if small {
         &[&[3, 5, 4, 16], &[2, 3, 3, 5]]
