@@ -275,7 +275,12 @@ fn a_full_device_says_what_was_computed_and_what_to_lower() {
             e.contains("cuda:0: no memory for ") && e.contains(" MB are in use, in a step of batches of 8; "),
             "{e}"
         );
-        assert!(e.contains("a smaller batch_size with a larger accum_iter"), "{e}");
+        assert!(
+            e.contains(
+                "a smaller batch_size needs less, and in training makes the same updates with a larger accum_iter"
+            ),
+            "{e}"
+        );
     }
 }
 

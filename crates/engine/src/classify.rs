@@ -225,8 +225,12 @@ impl<M> Classify<M> {
             let mut batch = batch?;
             let images = crate::batch::images(&mut batch, data.normalize(), &device)?;
             let tape = Tape::off().with_precision(self.precision);
-            let logits = views_averaged(&self.model.forward(&tape.constant(&images), None)?, batch.views)?;
-            let values = logits.values()?;
+            let forward = || {
+                let logits = views_averaged(&self.model.forward(&tape.constant(&images), None)?, batch.views)?;
+                let values = logits.values()?;
+                Ok((logits, values))
+            };
+            let (logits, values) = forward().map_err(|e: Error| e.of_batch(batch.indices.len()))?;
             match &batch.targets {
                 None => of_classes.add(&values, &batch.labels)?,
                 Some(_) if !self.config.loss.takes_targets() => {

@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// The memory of the device is full.
     #[error(
-        "{message}, in a step of batches of {batch}; a smaller batch_size with a larger accum_iter makes the same updates"
+        "{message}, in a step of batches of {batch}; a smaller batch_size needs less, and in training makes the same updates with a larger accum_iter"
     )]
     Memory {
         /// What was being computed, and how much is in use.

@@ -126,7 +126,8 @@ pub fn evaluate(
     for batch in data.epoch(0, 0) {
         let mut batch = batch?;
         let images = crate::batch::images(&mut batch, data.normalize(), device)?;
-        metrics.add(&forward(&images)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, &batch.labels)?;
+        let logits = forward(&images).map_err(|e| e.of_batch(batch.indices.len()))?;
+        metrics.add(&logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, &batch.labels)?;
         progress(&metrics)?;
     }
     Ok(metrics)

@@ -50,8 +50,13 @@ impl Ema {
         Ok(())
     }
 
-    /// Takes in that the update was not made.
-    pub fn left_out(&mut self, _: &Ahead) {}
+    /// Takes in that the update was not made; the store has the counters of the last one that was.
+    ///
+    /// # Errors
+    /// The errors of the device.
+    pub fn left_out(&mut self, _: &ParamStore, _: &Ahead) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -122,8 +127,12 @@ impl Ema {
         self.update_with(params, Some(&ahead.factor))
     }
 
-    /// Takes in that the update was not made.
-    pub fn left_out(&mut self, ahead: &Ahead) {
+    /// Takes in that the update was not made; the store has the counters of the last one that was.
+    ///
+    /// # Errors
+    /// The errors of the device.
+    pub fn left_out(&mut self, params: &ParamStore, ahead: &Ahead) -> Result<()> {
         self.updates -= u64::from(ahead.averaged);
+        self.copy_counters(params)
     }
 }

@@ -30,6 +30,11 @@ pub struct Ema {
     values: Vec<(String, Var)>,
 }
 
+/// Whether a tensor counts: it is copied, not averaged.
+fn is_counter(name: &str) -> bool {
+    name.ends_with("num_batches_tracked")
+}
+
 impl Ema {
     /// An average that starts with the present weights.
     ///
@@ -89,8 +94,8 @@ impl Ema {
             if name != other {
                 return Err(Error::State(format!("the average has {name} where the model has {other}")));
             }
-            if d == 0.0 || name.ends_with("num_batches_tracked") {
-                e.set(p)?; // a counter is copied, not averaged
+            if d == 0.0 || is_counter(name) {
+                e.set(p)?;
             } else if p.device().is_cpu() {
                 let p = CpuSlice::new("ema", p)?;
                 ParamStore::update(e, |e| average((1.0 - d) as f32, &p, e))??;
@@ -108,6 +113,18 @@ impl Ema {
         let pairs: Vec<_> = pairs.iter().map(|(e, p)| (e.as_tensor(), *p)).collect();
         #[cfg(feature = "cuda")]
         crate::fused::average(&pairs, (1.0 - d) as f32, factor)?;
+        Ok(())
+    }
+
+    /// Copies what counts and is not averaged.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn copy_counters(&mut self, params: &ParamStore) -> Result<()> {
+        let now: HashMap<String, Tensor> = params.state_dict().into_iter().filter(|(n, _)| is_counter(n)).collect();
+        for (name, e) in &mut self.values {
+            if let Some(p) = now.get(name) {
+                e.set(p)?;
+            }
+        }
         Ok(())
     }
 

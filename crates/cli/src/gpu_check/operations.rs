@@ -3,7 +3,7 @@
 use super::{Row, off, values};
 use crate::Result;
 use candle_core::{DType, Device, Tensor, Var};
-use candlelight_autograd::ops::{BatchNormStep, Conv2dConfig, Pool2dConfig};
+use candlelight_autograd::ops::{BatchNormStep, Conv2dConfig, ConvTranspose2dConfig, Pool2dConfig};
 use candlelight_autograd::{Gradients, Key, ParamStore, Precision, Tape, Value, ops};
 use candlelight_kernels::act::gelu::Gelu;
 
@@ -145,6 +145,10 @@ fn images(all: &mut Vec<Case>, small: bool) {
     all.push(convolution([2, 7, 9, 8], 16, (1, 1), [1, 0, 1]));
     all.push(convolution([2, 7, 9, 8], 16, (1, 1), [2, 0, 1]));
     all.push(convolution([1, 11, 12, 16], 8, (5, 3), [2, 2, 2]));
+    let config = ConvTranspose2dConfig { output_padding: (1, 0), ..ConvTranspose2dConfig::new(2, 1) };
+    all.push(case("conv_transpose2d", &[&[2, 5, 6, 16], &[16, 8, 4, 3], &[8]], move |x| {
+        ops::conv_transpose2d(&x[0], &x[1].scale(0.2)?, Some(&x[2]), config)
+    }));
     if !small {
         all.push(convolution([3, 56, 56, 64], 64, (3, 3), [1, 1, 1]));
         all.push(convolution([2, 224, 224, 3], 64, (7, 7), [2, 3, 1]));

@@ -398,8 +398,11 @@ impl<T: Task> Trainer<T> {
     fn take_in(&mut self, ahead: &Ahead) -> Result<()> {
         let (norm, made) = self.learners[0].optimizer.known(ahead)?;
         (self.norm, self.window.made) = (Some(norm), Some(made));
-        if !made && let Some(ema) = &mut self.ema {
-            ema.left_out(ahead);
+        if !made {
+            self.undo_statistics();
+            if let Some(ema) = &mut self.ema {
+                ema.left_out(self.task.params(), ahead)?;
+            }
         }
         Ok(())
     }

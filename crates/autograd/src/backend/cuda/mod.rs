@@ -53,7 +53,6 @@ impl Backend for Cuda {
         choose(Where) => composed::index::choose,
         matmul(MatMul) => composed::matmul::matmul,
         group_norm(GroupNormOp) => composed::norm::group_norm,
-        conv_transpose2d(ConvTranspose2dOp) => composed::conv::conv_transpose2d,
     }
 
     fn activation(&self, op: &Activation, x: &Inputs) -> Result<Done> {
@@ -138,6 +137,13 @@ impl Backend for Cuda {
             return conv::conv2d(op, x);
         }
         wide(x, |x| composed::conv::conv2d(op, x))
+    }
+
+    fn conv_transpose2d(&self, op: &ConvTranspose2dOp, x: &Inputs) -> Result<Done> {
+        if on::filled(x) && op.config.groups == 1 {
+            return conv::conv_transpose2d(op, x);
+        }
+        wide(x, |x| composed::conv::conv_transpose2d(op, x))
     }
 
     fn pool2d(&self, op: &Pool2dOp, x: &Inputs) -> Result<Done> {
