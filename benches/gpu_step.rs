@@ -1,7 +1,7 @@
 //! Training steps on `cuda:0`: forward, backward, optimizer, with images that are already there.
 //!
 //! `cargo bench --features cuda --bench gpu_step` prints seconds a step. `-- serve MODEL BATCH PRECISION` answers a peer on standard input:
-//! `run N` gives the seconds of N steps, `wait N` those of steps with a trainer's waits, `memory` the most bytes of the device that were in use; `benches/peers/gpu_step.py` asks.
+//! `run N` gives the seconds of N steps, `watch N` those of steps whose loss and norm the host reads as a trainer does, `memory` the most bytes of the device that were in use; `benches/peers/gpu_step.py` asks.
 
 mod turns;
 
@@ -52,8 +52,8 @@ impl Bench {
         Ok(Bench { params, model, optimizer, grads, images, labels, precision: precision.parse()?, step: 0 })
     }
 
-    /// A step, at the end of which the host reads the loss where `read` says so, and the gradients' norm before the update if `norm` does.
-    fn step(&mut self, read: bool, norm: bool) -> Result<()> {
+    /// A step. Where `watched`, the host reads loss and norm of it, once the update is queued, as a trainer does.
+    fn step(&mut self, watched: bool) -> Result<Value> {
         self.step += 1;
         let tape = Tape::new(&self.params).with_precision(self.precision);
         let images = tape.constant(&self.images);
@@ -70,28 +70,26 @@ impl Bench {
         };
         self.grads.zero();
         tape.backward(&loss, &mut self.grads)?;
-        if norm {
+        if watched {
+            let ahead = self.optimizer.update_ahead(&self.grads, 1e-4, None, loss.tensor())?;
+            let ahead = ahead.ok_or("no kernel for an update that a device decides on")?;
             loss.scalar()?;
-            self.grads.norm()?;
+            self.optimizer.known(&ahead)?;
+        } else {
+            self.optimizer.update(&self.grads, 1e-4)?;
         }
-        self.optimizer.update(&self.grads, 1e-4)?;
-        if read {
-            loss.scalar()?;
-        }
-        Ok(())
+        Ok(loss)
     }
 
     /// Seconds of `n` steps, after the last of which the host reads the loss.
-    fn run(&mut self, n: usize) -> Result<f64> {
+    fn run(&mut self, n: usize, watched: bool) -> Result<f64> {
         let start = std::time::Instant::now();
-        (1..=n).try_for_each(|i| self.step(i == n, false))?;
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    /// The same with the waits of a trainer, for the loss and for the norm of each step.
-    fn wait(&mut self, n: usize) -> Result<f64> {
-        let start = std::time::Instant::now();
-        (1..=n).try_for_each(|i| self.step(i == n, true))?;
+        for i in 1..=n {
+            let loss = self.step(watched)?;
+            if i == n {
+                loss.scalar()?;
+            }
+        }
         Ok(start.elapsed().as_secs_f64())
     }
 }
@@ -103,10 +101,10 @@ fn main() -> Result<()> {
         println!("ready");
         for line in std::io::stdin().lines() {
             match line?.split_whitespace().collect::<Vec<_>>()[..] {
-                ["run", n] => println!("{}", bench.run(n.parse()?)?),
-                ["wait", n] => println!("{}", bench.wait(n.parse()?)?),
+                ["run", n] => println!("{}", bench.run(n.parse()?, false)?),
+                ["watch", n] => println!("{}", bench.run(n.parse()?, true)?),
                 ["memory"] => println!("{}", cuda::peak(0)?),
-                _ => return Err("expected `run N`, `wait N` or `memory`".into()),
+                _ => return Err("expected `run N`, `watch N` or `memory`".into()),
             }
         }
         return Ok(());
@@ -114,7 +112,7 @@ fn main() -> Result<()> {
     for (name, batch) in [("mae_vit_base_patch16", 256), ("vit_base_patch16", 128), ("resnet50", 64)] {
         for precision in ["bf16", "f32"] {
             let mut bench = Bench::new(name, batch, precision)?;
-            let step: Step = Box::new(move || bench.run(1).map(|_| ()));
+            let step: Step = Box::new(move || bench.run(1, false).map(|_| ()));
             turns::print(&format!("{name} batch {batch} {precision}"), batch, step)?;
         }
     }

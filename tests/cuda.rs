@@ -180,6 +180,34 @@ fn a_device_leaves_out_an_update_whose_numbers_are_not_finite() {
 }
 
 #[test]
+fn an_update_that_a_device_decides_on_is_made_or_changes_nothing() {
+    let _alone = alone();
+    let params = ParamStore::on(&candlelight::autograd::device::cuda(0).unwrap());
+    let weight = params.builder(Key::new(0)).get((3, 5), "weight").unwrap();
+    let mut optimizer = Optimizer::new(AdamWConfig::default(), &mae_rules(0.0), &params).unwrap();
+    let values = || params.var("weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (value, fine) in [(f32::NAN, false), (1.0, true), (f32::INFINITY, false), (2.0, true)] {
+        let (before, updates) = (values(), optimizer.updates());
+        let images = Tensor::full(value, (4, 5), &params.device()).unwrap();
+        let tape = Tape::new(&params);
+        let logits = ops::linear(&tape.constant(&images), &weight, None).unwrap();
+        let loss = logits.cross_entropy(&[0, 1, 2, 0], 0.0).unwrap();
+        let mut grads = Gradients::new(&params);
+        tape.backward(&loss, &mut grads).unwrap();
+        let ahead = optimizer.update_ahead(&grads, 0.1, Some(1.0), loss.tensor()).unwrap().expect("a kernel");
+        let (norm, made) = optimizer.known(&ahead).unwrap();
+        assert_eq!((made, norm.is_finite()), (fine, fine), "pixels of {value}");
+        assert_eq!(optimizer.updates(), updates + u64::from(fine));
+        assert_eq!(values() != before, fine, "pixels of {value}");
+        assert_eq!(
+            optimizer.state().unwrap().is_empty(),
+            optimizer.updates() == 0,
+            "state comes with the first update"
+        );
+    }
+}
+
+#[test]
 fn evaluation_in_bf16_gives_the_cpus_metrics() {
     let _alone = alone();
     let config = ClassifyConfig::new(ModelConfig::from(vit()), 10);

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Storage, StorageRef, Tensor};
 use candlelight_kernels::Precision;
-use candlelight_kernels::cuda::matmul::More;
+use candlelight_kernels::cuda::matmul::How;
 use candlelight_kernels::cuda::{Buffer, Gpu, Kind, Slice, elementwise, tokens};
 use std::sync::Arc;
 
@@ -156,23 +156,8 @@ pub(crate) fn product_kind(x: &Inputs) -> Kind {
 }
 
 /// How products are computed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct How {
-    /// The type of the operands.
-    pub kind: Kind,
-    /// Whether operands in f32 are rounded to TF32.
-    pub tf32: bool,
-}
-
-impl How {
-    pub(crate) fn of(x: &Inputs) -> Self {
-        How { kind: product_kind(x), tf32: x.precision() == Precision::Tf32 }
-    }
-
-    /// What a product is told of it.
-    pub(crate) fn more<'a>(self) -> More<'a> {
-        More { tf32: self.tf32, ..More::default() }
-    }
+pub(crate) fn how(x: &Inputs) -> How {
+    How { kind: product_kind(x), tf32: x.precision() == Precision::Tf32 }
 }
 
 /// Whether all inputs are floats that kernels take, none of them empty.

@@ -30,11 +30,6 @@ pub struct Ema {
     values: Vec<(String, Var)>,
 }
 
-/// Whether a tensor counts: it is copied, not averaged.
-fn is_counter(name: &str) -> bool {
-    name.ends_with("num_batches_tracked")
-}
-
 impl Ema {
     /// An average that starts with the present weights.
     ///
@@ -117,7 +112,6 @@ impl Ema {
     }
 
     /// Copies what counts and is not averaged.
-    #[cfg(feature = "cuda")]
     pub(crate) fn copy_counters(&mut self, params: &ParamStore) -> Result<()> {
         let now: HashMap<String, Tensor> = params.state_dict().into_iter().filter(|(n, _)| is_counter(n)).collect();
         for (name, e) in &mut self.values {
@@ -199,6 +193,11 @@ impl Ema {
         }
         Ok(kept)
     }
+}
+
+/// Whether a tensor counts: it is copied, not averaged.
+fn is_counter(name: &str) -> bool {
+    name.ends_with("num_batches_tracked")
 }
 
 #[cfg(test)]

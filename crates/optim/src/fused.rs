@@ -2,12 +2,14 @@
 
 use crate::driver::{Entry, Slots, start};
 use crate::method::{Method, Now};
-use crate::{Error, Result};
+use crate::{Error, Optimizer, Result};
 use candle_core::{DType, Tensor};
+use candlelight_autograd::Gradients;
 use candlelight_autograd::cuda::{Held, On};
 use candlelight_kernels::cuda::Buffer;
 use candlelight_kernels::cuda::optim::{Line, Update, clip_factor, update as launch};
 use candlelight_kernels::optim::fused::Fused;
+use std::collections::HashMap;
 
 /// A tensor that is to be updated, and its gradient.
 type Todo<'a> = (Now<'static>, &'a mut Entry, &'a Tensor);
@@ -17,20 +19,76 @@ fn plain(t: &Tensor) -> bool {
 }
 
 /// The numbers of an update that there is a kernel for.
-pub(crate) fn numbers(method: &dyn Method, now: &Now<'_>, e: &Entry, grad: &Tensor) -> Option<Fused> {
+fn numbers(method: &dyn Method, now: &Now<'_>, e: &Entry, grad: &Tensor) -> Option<Fused> {
     let fits = plain(e.var.as_tensor()) && plain(grad) && e.var.elem_count() > 0;
     method.fused(now).filter(|_| fits)
 }
 
-/// What gradients are multiplied by, if they and a loss are finite: three numbers on their device, see [`clip_factor`].
-pub(crate) fn factor(grads: &[&Tensor], max_norm: Option<f64>, loss: &Tensor) -> Result<Option<(On, Buffer)>> {
+/// An update under way on a device.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    on: On,
+    /// What gradients are multiplied by, whether all is finite, and the norm, see [`clip_factor`].
+    pub(crate) factor: Buffer,
+    /// Whether this is the first update, with which the slots came.
+    first: bool,
+}
+
+impl Optimizer {
+    /// Queues an update that the device makes where the loss and the gradients are finite; `None` where a tensor has no kernel for it.
+    pub(crate) fn queue(
+        &mut self,
+        grads: &Gradients,
+        lr: f64,
+        max_norm: Option<f64>,
+        loss: &Tensor,
+    ) -> Result<Option<Queued>> {
+        let device: HashMap<&str, &Tensor> = grads.on_device().collect();
+        let (step, first, method) = (self.updates + 1, self.updates == 0, &*self.method);
+        // The norm is that of all gradients, as for an update that waits.
+        let all_here = device.len() == self.entries.len() && grads.iter().next().is_none();
+        if !all_here || method.needs_global_norm() {
+            return Ok(None);
+        }
+        let mut all = vec![];
+        for e in &mut self.entries {
+            let (Some(&grad), now) = (device.get(e.name.as_str()), e.now(step, lr)) else { return Ok(None) };
+            if numbers(method, &now, e, grad).is_none() {
+                return Ok(None);
+            }
+            all.push((now, e, grad));
+        }
+        let of: Vec<&Tensor> = all.iter().map(|(_, _, g)| *g).collect();
+        let Some((on, factor)) = factor(&of, max_norm, loss)? else { return Ok(None) };
+        update(method, all, Some(&factor))?;
+        self.updates = step;
+        Ok(Some(Queued { on, factor, first }))
+    }
+
+    /// Waits for an update: the norm, and whether it was made. Where it was not, the host's state is that before it.
+    pub(crate) fn dequeue(&mut self, queued: &Queued) -> Result<(f64, bool)> {
+        let found = queued.on.gpu.read(&queued.factor).map_err(candlelight_autograd::Error::from)?;
+        let (made, norm) = (found.get(1) == Some(&1.0), found.get(2).map_or(f64::NAN, |&n| f64::from(n)));
+        if !made {
+            self.updates -= 1;
+            if queued.first {
+                self.entries.iter_mut().for_each(|e| e.slots = Slots::None);
+            }
+        }
+        Ok((norm, made))
+    }
+}
+
+/// Three numbers of gradients and a loss on their device, see [`clip_factor`]; `None` where kernels do not take the loss.
+fn factor(grads: &[&Tensor], max_norm: Option<f64>, loss: &Tensor) -> Result<Option<(On, Buffer)>> {
     let (Some(first), true) = (grads.first(), plain(loss) && loss.elem_count() == 1) else { return Ok(None) };
     let on = On::of(first)?;
     let held = grads.iter().map(|g| on.hold(g)).collect::<candlelight_autograd::Result<Vec<_>>>()?;
     let slices = held.iter().map(|h| h.slice(&on)).collect::<candlelight_autograd::Result<Vec<_>>>()?;
     let (loss, most) = (on.hold(loss)?, max_norm.unwrap_or(0.0) as f32);
     let found = clip_factor(&on.gpu, &slices, most, Some(loss.slice(&on)?));
-    Ok(Some((on.clone(), found.map_err(candlelight_autograd::Error::from)?)))
+    let found = found.map_err(candlelight_autograd::Error::from)?;
+    Ok(Some((on.clone(), found)))
 }
 
 /// Makes the updates that there is a kernel for, and returns the others.

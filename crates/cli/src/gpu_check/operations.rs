@@ -135,7 +135,9 @@ fn convolution(x: [usize; 4], outputs: usize, kernel: (usize, usize), [stride, p
     let config = Conv2dConfig { stride: two(stride), padding: two(padding), dilation: two(dilation), groups: 1 };
     let w = [outputs, x[3], kernel.0, kernel.1];
     let scale = 1.0 / ((x[3] * kernel.0 * kernel.1) as f32).sqrt();
-    case("conv2d", &[&x, &w, &[outputs]], move |x| ops::conv2d(&x[0], &x[1].scale(scale)?, Some(&x[2]), config))
+    case(&format!("conv2d {kernel:?} stride {stride}"), &[&x, &w, &[outputs]], move |x| {
+        ops::conv2d(&x[0], &x[1].scale(scale)?, Some(&x[2]), config)
+    })
 }
 
 /// Convolutions, batch normalisation and pools of channels-last images.

@@ -9,6 +9,7 @@ mod session;
 mod state;
 mod steps;
 mod trainer;
+mod update;
 
 pub use crate::plan::{Checked, NonFinite, Plan};
 pub use crate::position::Best;

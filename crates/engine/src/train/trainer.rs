@@ -4,11 +4,12 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::position::{Best, Position};
 use crate::task::{At, Part, Task};
-use crate::train::{Checked, Plan};
+use crate::train::Checked;
+use crate::train::update::clip;
 use candle_core::{Device, Tensor};
-use candlelight_autograd::{Gradients, ParamStore, STATISTICS, Tape, Value};
+use candlelight_autograd::{Gradients, STATISTICS, Tape, Value};
 use candlelight_data::{Batch, Normalize};
-use candlelight_optim::{Ahead, ClipMode, Ema, Optimizer};
+use candlelight_optim::{Ema, Optimizer};
 use candlelight_sched::ScheduleConfig;
 use candlelight_store::Saver;
 use std::path::PathBuf;
@@ -51,23 +52,23 @@ pub struct Skipped {
 }
 
 /// The batches of one update.
-struct Window {
+pub(super) struct Window {
     /// The number of batches since the last update.
-    pending: usize,
+    pub(super) pending: usize,
     /// Whether all of their losses were finite.
-    finite: bool,
+    pub(super) finite: bool,
     /// The learning rate of the update.
-    lr: f64,
+    pub(super) lr: f64,
     /// The samples of the batches.
-    samples: Vec<usize>,
+    pub(super) samples: Vec<usize>,
     /// The spike among their losses.
-    spike: Option<f64>,
+    pub(super) spike: Option<f64>,
     /// The position after the last update.
-    updated: Position,
+    pub(super) updated: Position,
     /// The running statistics at that position, which forward passes move, once there was one.
-    statistics: Option<Vec<(String, Tensor)>>,
+    pub(super) statistics: Option<Vec<(String, Tensor)>>,
     /// Whether the update was made, where a device decided that.
-    made: Option<bool>,
+    pub(super) made: Option<bool>,
 }
 
 impl Window {
@@ -89,7 +90,7 @@ impl Window {
 /// What changes the parameters of one part of a task.
 pub(super) struct Learner {
     pub(super) optimizer: Optimizer,
-    grads: Gradients,
+    pub(super) grads: Gradients,
 }
 
 /// A task with its optimizers and its position in the run.
@@ -102,11 +103,11 @@ pub struct Trainer<T: Task> {
     pub(super) ema: Option<Ema>,
     pub(super) position: Position,
     pub(super) classes: Vec<String>,
-    window: Window,
+    pub(super) window: Window,
     /// The steps of an epoch, as the last call said.
     steps: usize,
     /// The norm of the gradients of the last update.
-    norm: Option<f64>,
+    pub(super) norm: Option<f64>,
     /// The save that reads weights and state while the next forward and backward pass run.
     pub(super) saver: Saver<PathBuf>,
     /// What came of a save that an update had to wait for.
@@ -324,7 +325,7 @@ impl<T: Task> Trainer<T> {
 
     /// Takes the running statistics back to the last update: forward passes whose update is not made leave nothing behind, and a batch that
     /// is not finite does not ruin every later evaluation.
-    fn undo_statistics(&mut self) {
+    pub(super) fn undo_statistics(&mut self) {
         for (name, value) in self.window.statistics.take().into_iter().flatten() {
             if let Err(e) = self.set(&name, &value) {
                 tracing::warn!("{name} could not be taken back to the last update: {e}");
@@ -372,39 +373,6 @@ impl<T: Task> Trainer<T> {
             }
         }
         known.map_or_else(|| self.see_loss(&loss), Ok)
-    }
-
-    /// Queues the update on a device, which leaves it out by itself where a number is not finite, so that the device need not wait until the
-    /// host has seen that. `None` where the plan wants the host's judgement first, or there is no kernel for that.
-    fn update_ahead(&mut self, loss: &Tensor) -> Result<Option<Ahead>> {
-        let plan = &self.plan;
-        let limit = plan.clip_grad.filter(|_| plan.clip_mode == ClipMode::Norm);
-        let judged = plan.spike.is_some() || self.position.scaler.is_some() || plan.clip_grad != limit;
-        // The first update of an average copies the weights.
-        let copied = self.ema.as_ref().is_some_and(|e| e.updates() == 0);
-        if self.device.is_cpu() || judged || copied || !self.window.finite {
-            return Ok(None);
-        }
-        self.settle();
-        let [Learner { optimizer, grads }] = &mut self.learners[..] else { return Ok(None) };
-        let Some(mut ahead) = optimizer.update_ahead(grads, self.window.lr, limit, loss)? else { return Ok(None) };
-        if let Some(ema) = &mut self.ema {
-            ema.update_ahead(self.task.params(), &mut ahead)?;
-        }
-        Ok(Some(ahead))
-    }
-
-    /// Waits until it is known whether an update was made.
-    fn take_in(&mut self, ahead: &Ahead) -> Result<()> {
-        let (norm, made) = self.learners[0].optimizer.known(ahead)?;
-        (self.norm, self.window.made) = (Some(norm), Some(made));
-        if !made {
-            self.undo_statistics();
-            if let Some(ema) = &mut self.ema {
-                ema.left_out(self.task.params(), ahead)?;
-            }
-        }
-        Ok(())
     }
 
     /// The value of a loss, for which the host waits, and whether it is a spike.
@@ -476,74 +444,6 @@ impl<T: Task> Trainer<T> {
         Ok(skipped)
     }
 
-    /// Makes the update of the batches since the last one, unless there are none or a loss was not finite; `loss` is the last one.
-    fn boundary(&mut self, loss: f32) -> Result<Option<Skipped>> {
-        let mut skipped = None;
-        let made = match self.window.made {
-            Some(made) => made,
-            None => self.window.pending > 0 && self.window.finite && self.update()?,
-        };
-        if made {
-            self.position.updates += 1;
-            self.position.bad_in_a_row = 0;
-        } else if self.window.pending > 0 {
-            self.undo_statistics();
-            self.position.skipped += 1;
-            if self.overflowed() {
-                self.begin();
-                return Ok(None);
-            }
-            self.position.bad_in_a_row += 1;
-            let samples = std::mem::take(&mut self.window.samples);
-            let steps = (self.position.epoch, self.window.updated.step, self.position.step);
-            skipped =
-                Some(Skipped { loss, samples, in_a_row: self.position.bad_in_a_row, spike: self.window.spike, steps });
-        }
-        self.begin();
-        Ok(skipped)
-    }
-
-    /// Lowers the scale of the loss after gradients that are not finite, where that can help.
-    fn overflowed(&mut self) -> bool {
-        let (Some(scaler), Some(state)) = (&self.plan.loss_scale, &mut self.position.scaler) else { return false };
-        let was = state.scale;
-        let blamed = self.window.finite && scaler.update(state, true);
-        if blamed {
-            tracing::info!(
-                "gradients overflowed at a loss scale of {was}: the update is left out, the scale is {} now",
-                state.scale
-            );
-        }
-        blamed
-    }
-
-    /// Updates the weights from the accumulated gradients. Returns false, and changes nothing, if the gradients are not finite.
-    fn update(&mut self) -> Result<bool> {
-        if self.learners.len() == 1 {
-            if let Some(s) = self.position.scaler {
-                self.learners[0].grads.scale((1.0 / s.scale) as f32)?;
-            }
-            // A finite loss can still have a gradient that is not; one such update would ruin every weight.
-            let norm = clip(&self.plan, &self.task, self.task.params(), &mut self.learners[0].grads)?;
-            self.norm = Some(norm);
-            if !norm.is_finite() {
-                return Ok(false);
-            }
-        }
-        // What is being saved must not change.
-        self.settle();
-        if let [Learner { optimizer, grads }] = &mut self.learners[..] {
-            optimizer.update(grads, self.window.lr)?;
-        }
-        if let Some(ema) = &mut self.ema {
-            ema.update(self.task.params())?;
-        }
-        if let (Some(scaler), Some(state)) = (&self.plan.loss_scale, &mut self.position.scaler) {
-            scaler.update(state, false);
-        }
-        Ok(true)
-    }
-
     /// Waits for the save in flight.
     pub(super) fn settle(&mut self) {
         let start = Instant::now();
@@ -557,11 +457,4 @@ impl<T: Task> Trainer<T> {
 /// Whether a tensor is a running statistic, which forward passes move.
 pub(super) fn is_statistic(name: &str) -> bool {
     STATISTICS.contains(&name.rsplit('.').next().unwrap_or(name))
-}
-
-/// Clips gradients as the plan says, and returns their norm before.
-fn clip(plan: &Plan, task: &impl Task, params: &ParamStore, grads: &mut Gradients) -> Result<f64> {
-    let Some(limit) = plan.clip_grad else { return Ok(grads.norm()?) };
-    let head = if plan.clip_mode == ClipMode::Agc { task.unclipped() } else { vec![] };
-    Ok(plan.clip_mode.clip(limit, grads, params, &head)?)
 }

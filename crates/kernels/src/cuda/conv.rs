@@ -7,7 +7,7 @@ use crate::cuda::gpu::{Arg, Shape, Source, args, int};
 use crate::cuda::memory::{Kind, Slice};
 use crate::error::{Error, Result, expect_len};
 
-/// Bytes of patches at a time: images are taken in parts, so that patches do not take more memory than the images themselves do.
+/// Bytes of patches at a time, at most, unless one image has more: images are taken in parts.
 const PATCHES: usize = 512 << 20;
 
 /// The patches of a convolution with one group: a matrix with a row per pixel of the result, whose columns are the kernel's rows, its columns and

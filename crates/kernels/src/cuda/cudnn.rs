@@ -2,6 +2,7 @@
 
 use crate::conv::Conv;
 use crate::cuda::gpu::{Gpu, int};
+use crate::cuda::matmul::How;
 use crate::cuda::memory::{Buffer, Kind, Slice};
 use crate::error::{Error, Result};
 use cudarc::cudnn::CudnnError;
@@ -27,38 +28,6 @@ pub enum Pass {
     Image,
     /// The gradient of w, of x and that of y.
     Weight,
-}
-
-/// In what numbers a convolution is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct How {
-    /// The type of images and weights.
-    pub kind: Kind,
-    /// Whether operands in f32 are rounded to TF32.
-    pub tf32: bool,
-}
-
-impl How {
-    fn data_type(self) -> cudnnDataType_t {
-        match self.kind {
-            Kind::Bf16 => cudnnDataType_t::CUDNN_DATA_BFLOAT16,
-            _ => cudnnDataType_t::CUDNN_DATA_FLOAT,
-        }
-    }
-
-    /// What the library may round.
-    fn math(self) -> cudnnMathType_t {
-        match self {
-            How { kind: Kind::Bf16, .. } => cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-            How { tf32: true, .. } => cudnnMathType_t::CUDNN_DEFAULT_MATH,
-            _ => cudnnMathType_t::CUDNN_FMA_MATH,
-        }
-    }
-
-    /// Whether a way rounds no more than it may.
-    fn allows(self, math: cudnnMathType_t) -> bool {
-        self.kind == Kind::Bf16 || self.tf32 || math == cudnnMathType_t::CUDNN_FMA_MATH
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,7 +124,7 @@ impl Dnn {
                 w: dnn::create_filter_descriptor()?,
                 conv: dnn::create_convolution_descriptor()?,
             };
-            let (format, data) = (cudnnTensorFormat_t::CUDNN_TENSOR_NHWC, how.data_type());
+            let (format, data) = (cudnnTensorFormat_t::CUDNN_TENSOR_NHWC, data_type(how));
             // SAFETY: the descriptors are new.
             unsafe {
                 dnn::set_tensor4d_descriptor(of.x, format, data, x)?;
@@ -165,7 +134,7 @@ impl Dnn {
                 let sums = cudnnDataType_t::CUDNN_DATA_FLOAT;
                 dnn::set_convolution2d_descriptor(of.conv, ph, pw, sh, sw, dh, dw, mode, sums)?;
                 dnn::set_convolution_group_count(of.conv, groups)?;
-                dnn::set_convolution_math_type(of.conv, how.math())?;
+                dnn::set_convolution_math_type(of.conv, math(how))?;
             }
             let Some((way, bytes, math)) = self.way(&of, how, pass)? else { return Ok(None) };
             // SAFETY: the descriptor is alive.
@@ -190,7 +159,7 @@ impl Dnn {
                     p.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS
                         && p.determinism == cudnnDeterminism_t::CUDNN_DETERMINISTIC
                         && p.memory <= WORKSPACE
-                        && how.allows(p.mathType)
+                        && allows(how, p.mathType)
                 });
                 found.map(|p| ($way(p.algo), p.memory, p.mathType))
             }};
@@ -262,6 +231,27 @@ impl Dnn {
             }
         }
     }
+}
+
+fn data_type(how: How) -> cudnnDataType_t {
+    match how.kind {
+        Kind::Bf16 => cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+        _ => cudnnDataType_t::CUDNN_DATA_FLOAT,
+    }
+}
+
+/// What the library may round.
+fn math(how: How) -> cudnnMathType_t {
+    match how {
+        How { kind: Kind::Bf16, .. } => cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+        How { tf32: true, .. } => cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        _ => cudnnMathType_t::CUDNN_FMA_MATH,
+    }
+}
+
+/// Whether a way rounds no more than it may.
+fn allows(how: How, math: cudnnMathType_t) -> bool {
+    how.kind == Kind::Bf16 || how.tf32 || math == cudnnMathType_t::CUDNN_FMA_MATH
 }
 
 fn failed(gpu: &Gpu, e: CudnnError) -> Error {

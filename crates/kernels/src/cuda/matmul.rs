@@ -28,6 +28,22 @@ pub struct Product {
     pub inner: usize,
 }
 
+/// In what numbers products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct How {
+    /// The type of the operands.
+    pub kind: Kind,
+    /// Whether operands in f32 are rounded to TF32.
+    pub tf32: bool,
+}
+
+impl How {
+    /// What a product is told of it.
+    pub fn more<'a>(self) -> More<'a> {
+        More { tf32: self.tf32, ..More::default() }
+    }
+}
+
 /// What a product does besides multiplying.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct More<'a> {

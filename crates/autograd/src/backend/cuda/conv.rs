@@ -1,16 +1,16 @@
 //! Convolutions as products of patches.
 
 use super::linear::{column_sum, into, linear, multiply};
-use crate::cuda::{How, On, dtype_of, slice_of};
+use crate::cuda::{On, dtype_of, how, slice_of};
 use crate::error::Result;
 use crate::node::{Done, Inputs};
 use crate::spec::{Conv2dOp, ConvTranspose2dOp};
 use candle_core::Tensor;
 use candlelight_kernels::cuda::conv::{self as kernel, Patches};
 use candlelight_kernels::cuda::elementwise::Into;
-use candlelight_kernels::cuda::matmul::{More, Product};
+use candlelight_kernels::cuda::matmul::{How, More, Product};
 use candlelight_kernels::cuda::tokens::{Sequences, add_table};
-use candlelight_kernels::cuda::{Buffer, Kind};
+use candlelight_kernels::cuda::{Buffer, Kind, Slice};
 
 /// A convolution with one group.
 pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
@@ -18,7 +18,7 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
     if c.pointwise() {
         return linear(None, inputs, None);
     }
-    let (on, how, p) = (On::of(inputs.tensor(0))?, How::of(inputs), Patches::new(&c)?);
+    let (on, how, p) = (On::of(inputs.tensor(0))?, how(inputs), Patches::new(&c)?);
     let kind = how.kind;
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (oh, ow) = c.output()?;
@@ -39,16 +39,14 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Done> {
 /// A transposed convolution with one group: its result is what another convolution's images are, and its input what that one's results are.
 pub(super) fn conv_transpose2d(op: &ConvTranspose2dOp, inputs: &Inputs) -> Result<Done> {
     let c = op.adjoint(inputs.tensor(0).dims(), inputs.tensor(1).dims())?;
-    let (on, how, p) = (On::of(inputs.tensor(0))?, How::of(inputs), Patches::new(&c)?);
+    let (on, how, p) = (On::of(inputs.tensor(0))?, how(inputs), Patches::new(&c)?);
     let kind = how.kind;
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (x, w) = (on.cast(inputs.tensor(0), kind)?, on.cast(inputs.tensor(1), Kind::F32)?);
     let rows = arranged(&on, &p, kind, &w)?;
     let y = image(&on, &p, how, &x, &rows, None)?;
     if let Some(bias) = inputs.get(2) {
-        let (bias, pixels) = (on.cast(bias, Kind::F32)?, c.batch * c.height * c.width);
-        let pixels = Sequences { batch: pixels, tokens: 1, width: c.inputs };
-        add_table(&on.gpu, &pixels, y.slice(&on.gpu), on.hold(&bias)?.slice(&on)?, y.slice(&on.gpu))?;
+        add_bias(&on, y.slice(&on.gpu), bias)?;
     }
     let y = on.tensor(y, &[c.batch, c.height, c.width, c.inputs]);
     let x = inputs.wants(1).then_some(x);
@@ -61,6 +59,13 @@ pub(super) fn conv_transpose2d(op: &ConvTranspose2dOp, inputs: &Inputs) -> Resul
             Ok(on.tensor(results(&on, &p, how, &g, &rows, None, held.as_ref())?, &x_dims))
         })
     }))
+}
+
+/// Adds a bias (C) to each pixel of images (.., C).
+pub(super) fn add_bias(on: &On, images: Slice<'_>, bias: &Tensor) -> Result<()> {
+    let (bias, width) = (on.cast(bias, Kind::F32)?, bias.elem_count());
+    let pixels = Sequences { batch: images.len() / width, tokens: 1, width };
+    Ok(add_table(&on.gpu, &pixels, images, on.hold(&bias)?.slice(on)?, images)?)
 }
 
 /// The weights, in f32, as rows of patches.

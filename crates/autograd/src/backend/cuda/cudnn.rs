@@ -1,16 +1,16 @@
 //! Convolutions by cuDNN, where it has kernels that are faster than products of patches.
 
+use super::conv::add_bias;
 use super::linear::{column_sum, into};
-use crate::cuda::{On, dtype_of, product_kind};
+use crate::cuda::{On, dtype_of, how};
 use crate::error::Result;
 use crate::node::{Done, Inputs};
 use crate::spec::Conv2dOp;
-use candlelight_kernels::Precision;
 use candlelight_kernels::conv::Conv;
 use candlelight_kernels::cuda::conv::{Weights, arrange, restore};
-use candlelight_kernels::cuda::cudnn::{How, Pass, convolve, has};
+use candlelight_kernels::cuda::cudnn::{Pass, convolve, has};
 use candlelight_kernels::cuda::elementwise;
-use candlelight_kernels::cuda::tokens::{Sequences, add_table};
+use candlelight_kernels::cuda::matmul::How;
 use candlelight_kernels::cuda::{Gpu, Kind};
 
 /// Bytes of patches from which on cuDNN is faster: the library takes its time to start.
@@ -26,8 +26,8 @@ fn fits(gpu: &Gpu, c: &Conv, how: How) -> Result<bool> {
 /// The convolution, if cuDNN is to compute it.
 pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Option<Done>> {
     let c = op.sizes(inputs.tensor(0).dims(), inputs.tensor(1).dims())?;
-    let (on, kind, s) = (On::of(inputs.tensor(0))?, product_kind(inputs), Weights::new(&c));
-    let how = How { kind, tf32: inputs.precision() == Precision::Tf32 };
+    let (on, how, s) = (On::of(inputs.tensor(0))?, how(inputs), Weights::new(&c));
+    let kind = how.kind;
     if !fits(&on.gpu, &c, how)? {
         return Ok(None);
     }
@@ -41,9 +41,7 @@ pub(super) fn conv2d(op: &Conv2dOp, inputs: &Inputs) -> Result<Option<Done>> {
         let to = y.slice(&on.gpu);
         convolve(&on.gpu, &c, how, Pass::Forward, [on.hold(&x)?.slice(&on)?, rows.slice(&on.gpu), to])?;
         if let Some(bias) = inputs.get(2) {
-            let (bias, pixels) =
-                (on.cast(bias, Kind::F32)?, Sequences { batch: batch * oh * ow, tokens: 1, width: outputs });
-            add_table(&on.gpu, &pixels, to, on.hold(&bias)?.slice(&on)?, to)?;
+            add_bias(&on, to, bias)?;
         }
     }
     let y = on.tensor(y, &[batch, oh, ow, outputs]);

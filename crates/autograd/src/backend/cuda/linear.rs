@@ -1,13 +1,13 @@
 //! Linear layers by cublasLt, with GELU in a kernel behind it.
 
-use crate::cuda::{How, On, dtype_of, kind_of};
+use crate::cuda::{On, dtype_of, how, kind_of};
 use crate::error::Result;
 use crate::node::{Back, Done, Inputs, Kept};
 use crate::spec::LinearOp;
 use candle_core::Tensor;
 use candlelight_kernels::act::gelu::Gelu;
 use candlelight_kernels::cuda::elementwise::{self, Into};
-use candlelight_kernels::cuda::matmul::{More, Product, product};
+use candlelight_kernels::cuda::matmul::{How, More, Product, product};
 use candlelight_kernels::cuda::{Kind, Slice, act};
 
 /// The sizes of a layer: x (rows, features) and w (outputs, features).
@@ -20,7 +20,7 @@ struct Sizes {
 
 /// The layer, with GELU behind it, or with input `residual` added to it by the product itself.
 pub(super) fn linear(gelu: Option<Gelu>, inputs: &Inputs, residual: Option<usize>) -> Result<Done> {
-    let (on, how) = (On::of(inputs.tensor(0))?, How::of(inputs));
+    let (on, how) = (On::of(inputs.tensor(0))?, how(inputs));
     let kind = how.kind;
     let (x_dims, w_dims) = (inputs.tensor(0).dims().to_vec(), inputs.tensor(1).dims().to_vec());
     let (outputs, features) = LinearOp::sizes(&w_dims);
