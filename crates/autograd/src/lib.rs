@@ -16,6 +16,7 @@ mod pass;
 pub mod spec;
 mod tape;
 mod tensor;
+mod trace;
 
 pub use candlelight_dist::{Comm, Solo};
 pub use candlelight_kernels::{Key, Precision};
@@ -27,3 +28,4 @@ pub use params::{Entry, ParamStore, STATISTICS, glob};
 pub use pass::Backward;
 pub use tape::{Tape, Value};
 pub use tensor::{CpuSlice, tensor_from};
+pub use trace::{Trace, Traced};

@@ -234,6 +234,13 @@ impl ParamStore {
         result.ok_or_else(|| Error::Shape { op: "update", message: "the parameter is not on the CPU".into() })
     }
 
+    /// The names of all parameters and running statistics, by their tensors.
+    pub fn by_id(&self) -> HashMap<TensorId, String> {
+        let inner = self.read();
+        let params = inner.entries.iter().map(|e| (e.var.id(), e.name.clone()));
+        params.chain(inner.statistics.iter().map(|(n, v)| (v.id(), n.clone()))).collect()
+    }
+
     /// Maps the tensor id of every trainable parameter to its place in the store.
     pub(crate) fn index(&self) -> HashMap<TensorId, usize> {
         let inner = self.read();

@@ -195,6 +195,8 @@ fn shapes() -> Vec<Row> {
         row("narrow to nothing", &[&[2, 5, 3]], |v| v[0].narrow(1, 2, 0)),
         row("pad", &[&[2, 3]], |v| v[0].pad(-1, 2, 1)),
         row("pad behind", &[&[2, 3, 2]], |v| v[0].pad(0, 0, 3)),
+        row("place", &[&[2, 3, 2]], |v| v[0].place(1, &[None, Some(2), Some(0), None, Some(2)])),
+        row("place channels", &[&[2, 2, 3]], |v| v[0].place(-1, &[Some(1), None])),
         row("expand", &[&[2, 1, 3]], |v| v[0].expand(&[4, 2, 5, 3])),
         row("cat", &[&[2, 3], &[2, 1], &[2, 4]], |v| ops::cat(v, 1)),
         row("cat with nothing", &[&[2, 3], &[0, 3]], |v| ops::cat(v, 0)),
@@ -450,7 +452,7 @@ fn losses_conform() {
 const NAMES: &str = "abs adaptive_avg_pool2d add add_kept add_table affine attention avg_pool2d batch_norm binary_cross_entropy \
 blur_pool2d cat clamp conv2d conv_transpose2d cross_entropy div drop_block2d drop_path dropout exp expand gather gather_tokens gelu \
 group_norm image_patches index_select layer_norm leaky_relu linear linear_add linear_gelu log log_softmax mae_loss matmul max max_pool2d maximum \
-mean mean_tokens min minimum mul narrow pad permute pow prepend_token relu reshape sigmoid silu soft_cross_entropy softmax softplus \
+mean mean_tokens min minimum mul narrow pad permute place pow prepend_token relu reshape sigmoid silu soft_cross_entropy softmax softplus \
 sqrt sub sum tanh unshuffle_tokens var where";
 
 #[test]

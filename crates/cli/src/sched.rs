@@ -109,6 +109,8 @@ pub struct Defaults {
     pub cooldown_epochs: usize,
     /// `--decay_epochs`, except for wsd and rsqrt, whose decay takes the last fifth.
     pub decay_epochs: f64,
+    /// `--decay_milestones`.
+    pub milestones: &'static [f64],
     /// `--sched_on_updates`.
     pub on_updates: bool,
     /// `--lr_cycle_decay`; `None` for the value of `--decay_rate`, as timm had it.
@@ -125,6 +127,7 @@ impl Defaults {
         min_lr: 1e-5,
         cooldown_epochs: 10,
         decay_epochs: 30.0,
+        milestones: &[90.0, 180.0, 270.0],
         on_updates: false,
         cycle_decay: None,
     };
@@ -137,6 +140,7 @@ impl Defaults {
         min_lr: 0.0,
         cooldown_epochs: 0,
         decay_epochs: 90.0,
+        milestones: &[90.0, 180.0, 270.0],
         on_updates: false,
         cycle_decay: Some(0.5),
     };
@@ -186,7 +190,7 @@ impl SchedArgs {
         let min_lr = self.min_lr.unwrap_or(defaults.min_lr);
         let rate = self.decay_rate.unwrap_or(0.1);
         let every = self.decay_epochs.unwrap_or(defaults.decay_epochs);
-        let milestones = || self.decay_milestones.clone().unwrap_or_else(|| vec![90.0, 180.0, 270.0]);
+        let milestones = || self.decay_milestones.clone().unwrap_or_else(|| defaults.milestones.to_vec());
         let warmup = WarmupConfig {
             epochs: self.warmup_epochs.unwrap_or(defaults.warmup_epochs),
             lr: self.warmup_lr.unwrap_or(defaults.warmup_lr),

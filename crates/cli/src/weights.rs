@@ -121,6 +121,13 @@ pub struct Pretrained {
     partial: bool,
 }
 
+impl Pretrained {
+    /// The set of the file's weights, whether their average is read, and whether tensors without a place are left out.
+    pub(crate) fn chosen(&self) -> (Option<String>, bool, bool) {
+        (self.weights_set.clone(), self.use_ema, self.partial)
+    }
+}
+
 /// The flags for the constants of every batch normalisation.
 #[derive(clap::Args, Debug, Clone)]
 #[command(rename_all = "snake_case")]

@@ -49,6 +49,8 @@ pub struct TrainedOptions {
 pub struct Trained {
     /// The model.
     pub model: Box<dyn Classifier>,
+    /// Its parameters.
+    pub params: ParamStore,
     /// Its configuration.
     pub config: ModelConfig,
     /// What its outputs are called, where that is known.
@@ -169,7 +171,7 @@ impl Trained {
             let published = candlelight_models::Published { weights: None, ..e.published };
             published.preparation(e.config.image(), config.channels())
         });
-        Ok(Trained { model, config, names, evaluation, preparation, notes, usual: usual.unwrap_or_default() })
+        Ok(Trained { model, params, config, names, evaluation, preparation, notes, usual: usual.unwrap_or_default() })
     }
 }
 

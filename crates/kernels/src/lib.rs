@@ -15,6 +15,7 @@ pub mod matmul;
 pub mod norm;
 pub mod optim;
 pub mod pool;
+pub mod rank;
 pub mod rng;
 pub mod tokens;
 

@@ -2,16 +2,20 @@
 #![warn(missing_docs)]
 
 pub mod adapt;
+pub mod cost;
 mod error;
 pub mod mae;
 mod model;
 pub mod posemb;
+pub mod prune;
 pub mod registry;
 pub mod resnet;
+pub mod summary;
 #[cfg(feature = "transformers")]
 pub mod transformers;
 pub mod vit;
 pub mod weights;
+pub mod yolov5;
 
 pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
 pub use error::{Error, Result};
@@ -23,3 +27,4 @@ pub use model::{
 pub use registry::ModelConfig;
 pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};
+pub use yolov5::{Yolo, YoloConfig};

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::model::{Model, Published, Variant, token_memory};
 use crate::posemb::sincos_2d;
-use crate::vit::{Block, EPS, Rates, VARIANTS as VIT, VitConfig};
+use crate::vit::{self, Block, EPS, Rates, VitConfig};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::{Key, ParamStore, Tape, Value, ops, tensor_from};
@@ -82,7 +82,7 @@ impl MaeConfig {
     /// The classifier with this encoder; its pooling and its drop path are still to be chosen.
     pub fn classifier(&self, classes: usize) -> VitConfig {
         let &MaeConfig { image, patch, channels, dim, depth, heads, mlp_ratio, .. } = self;
-        VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..VIT[0].config.clone() }
+        VitConfig { image, patch, channels, dim, depth, heads, mlp_ratio, classes, ..vit::variants()[0].config.clone() }
     }
 
     /// The grid of patches of an image.
@@ -101,7 +101,7 @@ impl MaeConfig {
             channels: self.channels,
             dim: self.dim,
             heads: self.heads,
-            ..VIT[0].config.clone()
+            ..vit::variants()[0].config.clone()
         };
         encoder.check()?;
         VitConfig { dim: self.decoder_dim, heads: self.decoder_heads, ..encoder }.check()?;
@@ -271,7 +271,14 @@ impl Mae {
         let c = config;
         let token = init::normal(0.02);
         let block = |dim, heads, name: String| {
-            Block::new(dim, heads, dim * c.mlp_ratio, Rates::default(), init::xavier_uniform, vb.pp(name))
+            Block::new(
+                dim,
+                (heads, dim / heads),
+                dim * c.mlp_ratio,
+                Rates::default(),
+                init::xavier_uniform,
+                vb.pp(name),
+            )
         };
         let linear = |inputs, outputs, name: &str| {
             Linear::with_init(inputs, outputs, init::xavier_uniform(inputs, outputs), Init::Const(0.0), vb.pp(name))

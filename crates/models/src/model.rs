@@ -103,6 +103,22 @@ pub trait Architecture {
         None
     }
 
+    /// Takes over the widths of a pruned network, from the dimensions of its tensors by name; `paddings` says where it puts zeros beside
+    /// channels, see [`Structure::paddings`](crate::prune::Structure::paddings).
+    ///
+    /// # Errors
+    /// When the architecture has no widths of single layers, or the tensors are not those of this one.
+    fn narrow(&mut self, dims: &dyn Fn(&str) -> Option<Vec<usize>>, paddings: &[Vec<Option<usize>>]) -> Result<()> {
+        let _ = (dims, paddings);
+        Err(Error::Config("this architecture has no widths of single layers: it cannot be pruned".into()))
+    }
+
+    /// The layers whose numbers of outputs each entry of a string of compress rates sets, in the order of the entries; `None` where each entry
+    /// is for one group of [`Structure::groups`](crate::prune::Structure::groups).
+    fn rated(&self) -> Option<Vec<Vec<String>>> {
+        None
+    }
+
     /// Builds the model.
     ///
     /// # Errors
@@ -140,8 +156,8 @@ pub struct ModelSettings<'a> {
     pub classes: &'a mut usize,
     /// The rate of dropout.
     pub dropout: &'a mut f32,
-    /// The rate of stochastic depth.
-    pub drop_path: &'a mut f32,
+    /// The rate of stochastic depth; `None` for an architecture without it.
+    pub drop_path: Option<&'a mut f32>,
     /// The rate of DropBlock; `None` for an architecture without it.
     pub drop_block: Option<&'a mut f32>,
     /// What the head reads.

@@ -6,6 +6,7 @@ use crate::mae::{self, MaeConfig};
 use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
+use crate::yolov5::YoloConfig;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candlelight_autograd::{ParamStore, glob};
@@ -91,9 +92,11 @@ macro_rules! architectures {
 
 architectures! {
     /// A vision transformer.
-    Vit(VitConfig) => crate::vit::VARIANTS,
+    Vit(VitConfig) => crate::vit::variants(),
     /// A residual network.
     ResNet(ResNetConfig) => crate::resnet::variants(),
+    /// A YOLOv5 classifier.
+    Yolo(YoloConfig) => crate::yolov5::variants(),
 }
 
 impl ModelConfig {
@@ -194,7 +197,7 @@ pub fn mae(name: &str) -> Result<MaeConfig> {
 /// # Errors
 /// When there is none of this name; the error names the nearest.
 pub fn vit(name: &str) -> Result<VitConfig> {
-    find(vit::VARIANTS, name)
+    find(vit::variants(), name)
 }
 
 /// The configuration of a named residual network.
@@ -261,14 +264,14 @@ mod tests {
         assert!(e.contains("did you mean mae_vit_base_patch16"), "{e}");
         assert!(!mae("efficientnet").unwrap_err().to_string().contains("did you mean"));
         assert!(vit("vit_huge_patch14").is_ok());
-        assert_eq!(list("vit_*").len(), vit::VARIANTS.len());
+        assert_eq!(list("vit_*").len(), vit::variants().len());
         assert_eq!(list("*").len(), mae::VARIANTS.len() + ModelConfig::variants().len());
     }
 
     #[test]
     fn every_variant_fits_together() {
         mae::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
-        vit::VARIANTS.iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
+        vit::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
         resnet::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
     }
 

@@ -105,6 +105,10 @@ pub struct PrunedWidths {
     pub stages: Vec<usize>,
     /// Outputs of the other convolutions, by stage and block: one number for a basic block, two for a bottleneck.
     pub inner: Vec<Vec<Vec<usize>>>,
+    /// Of the first block of each stage, where shortcuts have no parameters: for each channel of the block's result the channel of the block's
+    /// input, or `None` where there are zeros. Without these lists channels are added or left out on both sides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortcuts: Vec<Vec<Option<usize>>>,
 }
 
 fn large(block: Block, depths: [usize; 4], groups: usize, base_width: usize) -> ResNetConfig {
@@ -223,7 +227,8 @@ impl ResNetConfig {
                 && p.inner.len() == self.depths.len()
                 && p.inner.iter().zip(&self.depths).all(|(blocks, n)| blocks.len() == *n)
                 && p.inner.iter().flatten().all(|widths| widths.len() == inner && !widths.contains(&0));
-            if !fits || p.stem == 0 || p.stages.contains(&0) {
+            let shortcuts = p.shortcuts.is_empty() || p.shortcuts.len() == self.depths.len();
+            if !fits || !shortcuts || p.stem == 0 || p.stages.contains(&0) {
                 return fail(format!(
                     "pruned widths that do not fit: expected {} stages of {:?} blocks with {inner} inner widths each, none of them 0",
                     self.depths.len(),
@@ -258,6 +263,61 @@ impl ResNetConfig {
     /// The width of the middle of a block.
     fn middle(&self, width: usize) -> usize {
         if self.block == Block::Basic { width } else { width * self.base_width / 64 * self.groups }
+    }
+
+    /// Which channel of the input each channel of a stage's first shortcut without parameters is.
+    fn zeros(&self, stage: usize, inputs: usize, outputs: usize) -> Result<Vec<Option<usize>>> {
+        if let Some(from) = self.pruned.as_ref().and_then(|p| p.shortcuts.get(stage)) {
+            if from.len() != outputs || from.iter().flatten().any(|i| *i >= inputs) {
+                return Err(Error::Config(format!(
+                    "layer{}.0: a shortcut of {} channels, expected {outputs}, each of {inputs} or none",
+                    stage + 1,
+                    from.len()
+                )));
+            }
+            return Ok(from.clone());
+        }
+        // Half the difference before, also where it is negative: HRankPlus cuts off channels so.
+        let before = (outputs as i64 - inputs as i64).div_euclid(2);
+        Ok((0..outputs as i64).map(|i| usize::try_from(i - before).ok().filter(|i| *i < inputs)).collect())
+    }
+
+    /// The widths of a pruned network with these dimensions of its tensors.
+    pub(crate) fn narrow(
+        &mut self,
+        dims: &dyn Fn(&str) -> Option<Vec<usize>>,
+        paddings: &[Vec<Option<usize>>],
+    ) -> Result<()> {
+        let outputs = |name: String| {
+            let name = format!("{name}.weight");
+            let found = dims(&name).and_then(|d| d.first().copied());
+            found.ok_or_else(|| Error::Mismatch(format!("a pruned residual network needs {name}")))
+        };
+        let last = if self.block == Block::Basic { 2 } else { 3 };
+        let mut pruned = PrunedWidths {
+            stem: outputs("conv1".into())?,
+            stages: vec![],
+            inner: vec![],
+            shortcuts: paddings.to_vec(),
+        };
+        for (stage, depth) in self.depths.iter().enumerate() {
+            let layer = |block: usize, conv: usize| format!("layer{}.{block}.conv{conv}", stage + 1);
+            pruned.stages.push(outputs(layer(0, last))?);
+            let inner = |block| (1..last).map(|conv| outputs(layer(block, conv))).collect::<Result<Vec<_>>>();
+            pruned.inner.push((0..*depth).map(inner).collect::<Result<_>>()?);
+        }
+        self.pruned = Some(pruned);
+        self.check()
+    }
+
+    /// The convolutions whose numbers of outputs each entry of HRank's compress rates sets: the stem, the stages but the last, and in every
+    /// block the convolutions before the last.
+    pub(crate) fn rated(&self) -> Vec<Vec<String>> {
+        let last = if self.block == Block::Basic { 2 } else { 3 };
+        let stages = (1..self.depths.len()).map(|stage| vec![format!("layer{stage}.0.conv{last}")]);
+        let blocks = self.depths.iter().enumerate().flat_map(|(stage, n)| (0..*n).map(move |block| (stage + 1, block)));
+        let inner = blocks.map(|(s, b)| (1..last).map(|conv| format!("layer{s}.{b}.conv{conv}")).collect());
+        std::iter::once(vec!["conv1".to_string()]).chain(stages).chain(inner).collect()
     }
 
     /// Channels of the last stage.
@@ -301,8 +361,8 @@ impl ConvNorm {
 struct Residual {
     convs: Vec<ConvNorm>,
     downsample: Option<ConvNorm>,
-    /// Stride and channels of the result, for the shortcut without parameters.
-    zeros: Option<(usize, usize)>,
+    /// For the shortcut without parameters, its stride and for each channel of the result that of the input; `None` where there are zeros.
+    zeros: Option<(usize, Vec<Option<usize>>)>,
     drop_path: f32,
     /// DropBlock's rate, square and share, behind the convolution that may subsample.
     drop_block: Option<(f32, usize, f32)>,
@@ -340,6 +400,8 @@ impl Residual {
         let outputs = c.stage_width(stage);
         let differs = stride > 1 || inputs != outputs;
         let projected = differs && c.shortcut == Shortcut::Projection;
+        // In the first block of every stage pruning may choose which channels go on.
+        let chosen = c.shortcut == Shortcut::Zeros && block == 0;
         let projection = || {
             let names = (vb.pp("downsample.0"), vb.pp("downsample.1"));
             ConvNorm::new(c, (inputs, outputs, 1), Conv2dConfig::new(stride, 0), false, names)
@@ -348,7 +410,7 @@ impl Residual {
         Ok(Residual {
             convs,
             downsample: projected.then(projection).transpose()?,
-            zeros: (differs && !projected).then_some((stride, outputs)),
+            zeros: if chosen { Some((stride, c.zeros(stage, inputs, outputs)?)) } else { None },
             drop_block: match c.depths.len() - stage {
                 _ if c.drop_block == 0.0 => None,
                 1 => Some((c.drop_block, 3, 1.0)),
@@ -380,9 +442,9 @@ impl Residual {
     /// x: (B, H, W, C)
     fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         let train = key.is_some();
-        let shortcut = match (&self.downsample, self.zeros) {
+        let shortcut = match (&self.downsample, &self.zeros) {
             (Some(d), _) => d.forward(x, train, Then::Plain)?,
-            (None, Some((stride, channels))) => zeros(x, stride, channels)?,
+            (None, Some((stride, from))) => zeros(x, *stride, from)?,
             (None, None) => x.clone(),
         };
         let (last, first) = self.convs.split_last().ok_or_else(|| Error::Config("an empty block".into()))?;
@@ -401,16 +463,17 @@ impl Residual {
     }
 }
 
-/// Option A of the paper: every `stride`-th pixel, with channels of zeros added on both sides up to the channels of the block's result.
-fn zeros(x: &Value, stride: usize, channels: usize) -> Result<Value> {
+/// Option A of the paper: every `stride`-th pixel, with channels of zeros among those of the input.
+fn zeros(x: &Value, stride: usize, from: &[Option<usize>]) -> Result<Value> {
     let x = if stride > 1 { ops::avg_pool2d(x, Pool2dConfig::new(1, stride, 0))? } else { x.clone() };
+    let before = from.iter().take_while(|i| i.is_none()).count();
     let have = x.dims().last().copied().unwrap_or(0);
-    if have > channels {
-        return Err(Error::Config(format!(
-            "a shortcut without parameters adds channels, but the block makes {channels} of {have}"
-        )));
+    let plain = (0..from.len()).all(|i| from[i] == i.checked_sub(before).filter(|i| *i < have));
+    // In one piece the channels keep their memory's order, for which there is a kernel.
+    match from.len().checked_sub(before + have) {
+        Some(behind) if plain => Ok(ops::pad_channels(&x, before, behind)?),
+        _ => Ok(x.place(-1, from)?),
     }
-    Ok(ops::pad_channels(&x, (channels - have) / 2, channels - have - (channels - have) / 2)?)
 }
 
 /// A residual network.
@@ -795,6 +858,7 @@ mod tests {
             stem: 7,
             stages: vec![9, 11, 13, 15],
             inner: [1, 1, 1, 2].map(|n| (0..n).map(|i| vec![3 + i, 5 + i]).collect()).to_vec(),
+            shortcuts: vec![],
         };
         let config = ResNetConfig { groups: 1, base_width: 64, pruned: Some(pruned), ..small(Block::Bottleneck) };
         let params = ParamStore::new();

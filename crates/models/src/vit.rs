@@ -13,6 +13,7 @@ use candlelight_nn::{
     Anatomy, Attention, BatchNorm, BatchNormConfig, DropPath, LayerNorm, Linear, Mlp, PatchEmbed, init,
 };
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 
 /// The constant that is added to the variance in every layer normalisation.
 pub(crate) const EPS: f64 = 1e-6;
@@ -75,9 +76,22 @@ pub struct VitConfig {
     pub dropout: f32,
     /// The rate of dropout on the attention probabilities, in [0, 1).
     pub attn_dropout: f32,
+    /// The widths of single blocks in a pruned transformer; `None` where they follow from `heads` and `mlp_ratio`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<VitWidths>,
 }
 
-const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
+/// What pruning leaves of each block. Heads are as wide as in the whole transformer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VitWidths {
+    /// The number of heads of each block.
+    pub heads: Vec<usize>,
+    /// The number of hidden units of each block's MLP.
+    pub hidden: Vec<usize>,
+}
+
+fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
     VitConfig {
         image: (224, 224),
         patch,
@@ -92,10 +106,11 @@ const fn vit(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig 
         drop_path: 0.0,
         dropout: 0.0,
         attn_dropout: 0.0,
+        pruned: None,
     }
 }
 
-const fn v(name: &'static str, config: VitConfig) -> Variant<VitConfig> {
+fn v(name: &'static str, config: VitConfig) -> Variant<VitConfig> {
     // MAE's finetuning: a bicubic resize to 256 of which 224 are kept.
     Variant { name, config, published: Published::IMAGENET_BICUBIC }
 }
@@ -103,22 +118,49 @@ const fn v(name: &'static str, config: VitConfig) -> Variant<VitConfig> {
 /// Named configurations: tiny and small as timm's (DeiT, arXiv 2012.12877), base to huge as MAE's (arXiv 2111.06377); `vit_b_16` to
 /// `vit_h_14` are torchvision's, which classify the class token;
 /// `vit_mini_patch4` is for 32 x 32 images, `vit_demo_patch4` for 28 x 28 gray ones, in ten classes.
-pub const VARIANTS: &[Variant<VitConfig>] = &[
-    v("vit_tiny_patch16", vit(16, 192, 12, 3)),
-    v("vit_small_patch16", vit(16, 384, 12, 6)),
-    v("vit_base_patch16", vit(16, 768, 12, 12)),
-    v("vit_large_patch16", vit(16, 1024, 24, 16)),
-    v("vit_huge_patch14", vit(14, 1280, 32, 16)),
-    v("vit_b_16", VitConfig { pool: Pool::Token, ..vit(16, 768, 12, 12) }),
-    v("vit_b_32", VitConfig { pool: Pool::Token, ..vit(32, 768, 12, 12) }),
-    v("vit_l_16", VitConfig { pool: Pool::Token, ..vit(16, 1024, 24, 16) }),
-    v("vit_l_32", VitConfig { pool: Pool::Token, ..vit(32, 1024, 24, 16) }),
-    v("vit_h_14", VitConfig { pool: Pool::Token, ..vit(14, 1280, 32, 16) }),
-    v("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
-    v("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
-];
+pub fn variants() -> &'static [Variant<VitConfig>] {
+    static ALL: OnceLock<Vec<Variant<VitConfig>>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        vec![
+            v("vit_tiny_patch16", vit(16, 192, 12, 3)),
+            v("vit_small_patch16", vit(16, 384, 12, 6)),
+            v("vit_base_patch16", vit(16, 768, 12, 12)),
+            v("vit_large_patch16", vit(16, 1024, 24, 16)),
+            v("vit_huge_patch14", vit(14, 1280, 32, 16)),
+            v("vit_b_16", VitConfig { pool: Pool::Token, ..vit(16, 768, 12, 12) }),
+            v("vit_b_32", VitConfig { pool: Pool::Token, ..vit(32, 768, 12, 12) }),
+            v("vit_l_16", VitConfig { pool: Pool::Token, ..vit(16, 1024, 24, 16) }),
+            v("vit_l_32", VitConfig { pool: Pool::Token, ..vit(32, 1024, 24, 16) }),
+            v("vit_h_14", VitConfig { pool: Pool::Token, ..vit(14, 1280, 32, 16) }),
+            v("vit_mini_patch4", VitConfig { image: (32, 32), classes: 10, ..vit(4, 128, 6, 4) }),
+            v("vit_demo_patch4", VitConfig { image: (28, 28), channels: 1, classes: 10, ..vit(4, 128, 4, 4) }),
+        ]
+    })
+}
 
 impl VitConfig {
+    /// Numbers of heads and hidden units of a block.
+    fn block_widths(&self, block: usize) -> (usize, usize) {
+        let whole = (self.heads, self.dim * self.mlp_ratio);
+        self.pruned.as_ref().map_or(whole, |p| (p.heads[block], p.hidden[block]))
+    }
+
+    /// The widths of a pruned transformer with these dimensions of its tensors.
+    pub(crate) fn narrow(&mut self, dims: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<()> {
+        let outputs = |name: String| {
+            let found = dims(&name).and_then(|d| d.first().copied());
+            found.ok_or_else(|| Error::Mismatch(format!("a pruned vision transformer needs {name}")))
+        };
+        let head = 3 * self.dim / self.heads.max(1);
+        let heads = |i: usize| Ok(outputs(format!("blocks.{i}.attn.qkv.weight"))? / head.max(1));
+        let hidden = |i: usize| outputs(format!("blocks.{i}.mlp.fc1.weight"));
+        self.pruned = Some(VitWidths {
+            heads: (0..self.depth).map(heads).collect::<Result<_>>()?,
+            hidden: (0..self.depth).map(hidden).collect::<Result<_>>()?,
+        });
+        self.check()
+    }
+
     /// The grid of patches of an image.
     pub fn grid(&self) -> Grid {
         Grid { channels: self.channels, height: self.image.0, width: self.image.1, patch: self.patch }
@@ -139,6 +181,15 @@ impl VitConfig {
         }
         if self.heads == 0 || self.dim % self.heads != 0 {
             return Err(Error::Config(format!("{} heads do not divide a width of {}", self.heads, self.dim)));
+        }
+        if let Some(p) = &self.pruned {
+            let lists = [&p.heads, &p.hidden];
+            if lists.iter().any(|l| l.len() != self.depth || l.contains(&0)) {
+                return Err(Error::Config(format!(
+                    "pruned widths that do not fit: expected heads and hidden units of {} blocks, none of them 0",
+                    self.depth
+                )));
+            }
         }
         for (name, rate) in
             [("drop_path", self.drop_path), ("dropout", self.dropout), ("attn_dropout", self.attn_dropout)]
@@ -170,10 +221,11 @@ pub(crate) struct Rates {
 }
 
 impl Block {
-    /// `init` gives the initial distribution of a weight from its numbers of inputs and outputs.
+    /// A block of `heads`, their number and their width. `init` gives the initial distribution of a weight from its numbers of inputs and
+    /// outputs.
     pub(crate) fn new(
         dim: usize,
-        heads: usize,
+        (heads, head): (usize, usize),
         mlp: usize,
         rates: Rates,
         init: fn(usize, usize) -> Init,
@@ -181,7 +233,8 @@ impl Block {
     ) -> Result<Self> {
         Ok(Block {
             norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
-            attn: Attention::new(dim, heads, init, vb.pp("attn"))?.with_dropout(rates.attn_dropout, rates.dropout),
+            attn: Attention::with_heads(dim, heads, head, init, vb.pp("attn"))?
+                .with_dropout(rates.attn_dropout, rates.dropout),
             norm2: LayerNorm::new(dim, EPS, vb.pp("norm2"))?,
             mlp: Mlp::new(dim, mlp, init, vb.pp("mlp"))?.with_dropout(rates.dropout),
             drop_path: DropPath(rates.drop_path),
@@ -226,7 +279,8 @@ impl Vit {
         let rate = |i: usize| if c.depth > 1 { c.drop_path * i as f32 / (c.depth - 1) as f32 } else { c.drop_path };
         let block = |i: usize| {
             let rates = Rates { drop_path: rate(i), dropout: c.dropout, attn_dropout: c.attn_dropout };
-            Block::new(c.dim, c.heads, c.dim * c.mlp_ratio, rates, normal02, vb.pp(format!("blocks.{i}")))
+            let (heads, hidden) = c.block_widths(i);
+            Block::new(c.dim, (heads, c.dim / c.heads), hidden, rates, normal02, vb.pp(format!("blocks.{i}")))
         };
         Ok(Vit {
             patch_embed: PatchEmbed::new(&c.grid(), c.dim, init::fan_in(c.grid().patch_len()), vb.pp("patch_embed"))?,
@@ -469,7 +523,7 @@ mod tests {
             ("vit_l_32", 306_535_400),
             ("vit_h_14", 632_045_800),
         ] {
-            let config = &VARIANTS.iter().find(|v| v.name == name).unwrap().config;
+            let config = &variants().iter().find(|v| v.name == name).unwrap().config;
             assert_eq!(count(config), want, "{name}");
         }
     }
@@ -496,7 +550,7 @@ mod tests {
                 drop_path: 0.2,
                 dropout: 0.1,
                 attn_dropout: 0.1,
-                ..VARIANTS[0].config.clone()
+                ..variants()[0].config.clone()
             };
             let params = ParamStore::new();
             let model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
@@ -517,7 +571,7 @@ mod tests {
     #[test]
     fn presets_train_the_published_numbers_of_parameters() {
         let params = ParamStore::new();
-        let base = VARIANTS.iter().find(|v| v.name == "vit_base_patch16").unwrap().config.clone();
+        let base = variants().iter().find(|v| v.name == "vit_base_patch16").unwrap().config.clone();
         let model = Vit::new(&VitConfig { depth: 2, ..base }, params.builder(Key::new(0))).unwrap();
         let head = 769_000;
         let apply = |t: &str| t.parse::<Trained>().unwrap().apply(&params, &model.anatomy());
@@ -540,7 +594,7 @@ mod tests {
 
     #[test]
     fn a_model_gets_another_head_and_another_size() {
-        let config = VitConfig { dim: 16, depth: 1, heads: 2, ..VARIANTS[11].config.clone() };
+        let config = VitConfig { dim: 16, depth: 1, heads: 2, ..variants()[11].config.clone() };
         let params = ParamStore::new();
         let mut model = Vit::new(&config, params.builder(Key::new(0))).unwrap();
         model.reset_classifier(7, &params, Key::new(1)).unwrap();
@@ -555,7 +609,7 @@ mod tests {
 
     #[test]
     fn configurations_that_do_not_fit_are_refused() {
-        let base = VARIANTS[0].config.clone();
+        let base = variants()[0].config.clone();
         assert!(VitConfig { image: (225, 224), ..base.clone() }.check().unwrap_err().to_string().contains("225x224"));
         assert!(VitConfig { heads: 5, ..base.clone() }.check().is_err());
         assert!(VitConfig { drop_path: 1.0, ..base }.check().is_err());
@@ -570,7 +624,7 @@ mod tests {
             depth: 1,
             heads: 2,
             classes: 3,
-            ..VARIANTS[0].config.clone()
+            ..variants()[0].config.clone()
         };
         let params = ParamStore::new();
         let mut model = Vit::new(&config, params.builder(Key::new(0))).unwrap();

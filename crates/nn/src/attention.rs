@@ -31,9 +31,33 @@ impl Attention {
     /// # Errors
     /// When the builder lacks a tensor.
     pub fn new(width: usize, heads: usize, init: fn(usize, usize) -> Init, vb: VarBuilder) -> Result<Self> {
+        // Heads that do not divide the width are refused by the operation, with the numbers.
+        Self::sized(width, (heads, width), init, vb)
+    }
+
+    /// Attention of `heads` heads of `head` values each, which need not make up the width: `qkv` is (3 H Dh, D), `proj` (D, H Dh).
+    ///
+    /// # Errors
+    /// When the builder lacks a tensor.
+    pub fn with_heads(
+        width: usize,
+        heads: usize,
+        head: usize,
+        init: fn(usize, usize) -> Init,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        Self::sized(width, (heads, heads * head), init, vb)
+    }
+
+    fn sized(
+        width: usize,
+        (heads, inner): (usize, usize),
+        init: fn(usize, usize) -> Init,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         Ok(Attention {
-            qkv: Linear::with_init(width, 3 * width, init(width, 3 * width), Init::Const(0.0), vb.pp("qkv"))?,
-            proj: Linear::with_init(width, width, init(width, width), Init::Const(0.0), vb.pp("proj"))?,
+            qkv: Linear::with_init(width, 3 * inner, init(width, 3 * inner), Init::Const(0.0), vb.pp("qkv"))?,
+            proj: Linear::with_init(inner, width, init(inner, width), Init::Const(0.0), vb.pp("proj"))?,
             heads,
             attn_drop: 0.0,
             proj_drop: Dropout(0.0),

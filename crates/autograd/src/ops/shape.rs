@@ -28,7 +28,7 @@ pub fn channels_first(x: &Value) -> Result<Value> {
 /// # Errors
 /// When x is a scalar.
 pub fn pad_channels(x: &Value, before: usize, behind: usize) -> Result<Value> {
-    x.pad(-1, before, behind)
+    apply(&Arrange::Pad { dim: x.axis("pad_channels", -1)?, before, behind }, x, &[])
 }
 
 /// `len` entries of dimension `dim`, from `from` on.
@@ -104,6 +104,16 @@ impl Value {
             return Ok(self.clone());
         }
         apply(&Arrange::Pad { dim, before, behind }, self, &[])
+    }
+
+    /// Puts entries of dimension `dim` in other places: entry i of the result is entry `from[i]`, or zeros where that is `None`.
+    ///
+    /// # Errors
+    /// When there is no such dimension or entry.
+    pub fn place(&self, dim: i64, from: &[Option<usize>]) -> Result<Value> {
+        let dim = self.axis("place", dim)?;
+        let from = from.iter().map(|i| i.map(|i| u32::try_from(i).unwrap_or(u32::MAX))).collect();
+        apply(&Arrange::Place { dim, from }, self, &[])
     }
 
     /// Repeats dimensions of size 1 until the shape is `dims`: PyTorch's `expand`.

@@ -2,7 +2,7 @@
 
 use super::{Attr, Attrs, Op};
 use crate::error::{Result, shape};
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 use std::ops::RangeInclusive;
 
 /// The constants of a batch normalisation, and whether it trains.
@@ -57,6 +57,10 @@ impl Op for BatchNormOp {
         let mut all = vec![("eps", eps.into()), ("momentum", momentum.into()), ("training", train.into())];
         all.extend(self.relu.then(|| ("then", Attr::Text(then.into()))));
         all
+    }
+
+    fn state(&self) -> Vec<(&'static str, TensorId)> {
+        vec![("running_mean", self.mean.id()), ("running_var", self.var.id())]
     }
 
     fn arity(&self) -> RangeInclusive<usize> {

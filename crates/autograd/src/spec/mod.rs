@@ -35,6 +35,7 @@ pub use shape::*;
 pub use tokens::*;
 
 use crate::error::{Result, shape as wrong};
+use candle_core::{Tensor, TensorId};
 use std::ops::RangeInclusive;
 
 /// A setting of an operation, as plain data.
@@ -102,6 +103,11 @@ pub trait Op: std::fmt::Debug {
         1..=1
     }
 
+    /// Tensors that the operation reads or changes and that are no inputs, such as running statistics, each with a name.
+    fn state(&self) -> Vec<(&'static str, TensorId)> {
+        vec![]
+    }
+
     /// Checks the dimensions of the inputs and returns those of the result.
     ///
     /// # Errors
@@ -109,15 +115,30 @@ pub trait Op: std::fmt::Debug {
     fn shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>>;
 }
 
-/// An operation that an observer sees: its description and its shapes.
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// It is the result of the tape's operation of this number, counted from 0.
+    Call(usize),
+    /// It was put on the tape: a parameter, known by its tensor, or an image.
+    Tensor(TensorId),
+}
+
+/// An operation that an observer sees, once it is computed.
 #[derive(Debug)]
 pub struct Call<'a> {
+    /// The number of the operation on its tape, counted from 0.
+    pub number: usize,
     /// The operation.
     pub op: &'a dyn Op,
     /// Dimensions of the inputs.
     pub inputs: &'a [&'a [usize]],
+    /// Where the inputs come from.
+    pub origins: &'a [Origin],
     /// Dimensions of the result.
     pub result: &'a [usize],
+    /// The result; on a tape that computes nothing, a tensor without meaning.
+    pub tensor: &'a Tensor,
 }
 
 /// Number of elements of a shape.

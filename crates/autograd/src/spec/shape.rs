@@ -3,6 +3,7 @@
 use super::{Attr, Attrs, Op, count};
 use crate::error::{Result, shape};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// A change of shape or order. Input x, or several values for a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,13 @@ pub enum Arrange {
         /// Number of zeros behind.
         behind: usize,
     },
+    /// Entries in other places of a dimension: entry i of the result is entry `from[i]`, or zeros.
+    Place {
+        /// The dimension.
+        dim: usize,
+        /// For each entry of the result the entry that it is read from.
+        from: Arc<[Option<u32>]>,
+    },
     /// Dimensions of size 1, repeated until the shape is this one.
     Expand(Vec<usize>),
     /// Several values, one after the other along this dimension.
@@ -42,6 +50,7 @@ impl Op for Arrange {
             Arrange::Permute(_) => "permute",
             Arrange::Narrow { .. } => "narrow",
             Arrange::Pad { .. } => "pad",
+            Arrange::Place { .. } => "place",
             Arrange::Expand(_) => "expand",
             Arrange::Cat(_) => "cat",
         }
@@ -56,6 +65,10 @@ impl Op for Arrange {
             }
             Arrange::Pad { dim, before, behind } => {
                 vec![("dim", (*dim).into()), ("pad", Attr::Ints(vec![*before as i64, *behind as i64]))]
+            }
+            Arrange::Place { dim, from } => {
+                let ids = from.iter().map(|i| i.map_or(-1, i64::from)).collect();
+                vec![("dim", (*dim).into()), ("index", Attr::Ints(ids))]
             }
             Arrange::Cat(dim) => vec![("dim", (*dim).into())],
         }
@@ -89,6 +102,16 @@ impl Op for Arrange {
                 out[*dim] = *len;
             }
             Arrange::Pad { dim, before, behind } if *dim < x.len() => out[*dim] += before + behind,
+            Arrange::Place { dim, from } => {
+                let have = x.get(*dim).copied().unwrap_or(0);
+                if *dim >= x.len() || from.iter().flatten().any(|i| *i as usize >= have) {
+                    return shape(
+                        "place",
+                        format!("entries {from:?} of dimension {dim} of {x:?}, expected numbers below {have}"),
+                    );
+                }
+                out[*dim] = from.len();
+            }
             Arrange::Expand(dims) => {
                 let fits = super::broadcast("expand", x, dims)?;
                 if fits != *dims {

@@ -6,7 +6,7 @@ use crate::device::{full, plain};
 use crate::error::{Error, Result, shape};
 use crate::flow::Source;
 use crate::node::{Done, Inputs};
-use crate::spec::Call;
+use crate::spec::{Call, Origin};
 use candle_core::{DType, Device, Tensor};
 
 impl Tape {
@@ -36,11 +36,11 @@ impl Tape {
         }
         let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
         let result = op.shape(&dims)?;
-        self.observe(&Call { op: op.description(), inputs: &dims, result: &result });
         if self.dry() {
             let x = inputs.first().map(|v| v.tensor());
             let (device, dtype) = x.map_or((Device::Cpu, DType::F32), |t| (t.device().clone(), t.dtype()));
-            return Ok(self.constant(&Tensor::zeros((), dtype, &device)?.broadcast_as(result)?));
+            let value = self.constant(&Tensor::zeros((), dtype, &device)?.broadcast_as(result)?);
+            return Ok(self.called(op, inputs, value));
         }
         let sources: Vec<Option<Source>> = inputs.iter().map(|v| v.source()).collect();
         let tensors = inputs.iter().map(|v| plain(v.tensor())).collect::<candle_core::Result<Vec<_>>>()?;
@@ -59,6 +59,20 @@ impl Tape {
         let Inputs { sources, .. } = x;
         let value = self.push(value, sources, way);
         // Where nothing is recorded, nothing is kept either.
-        Ok(Value { again: again.filter(|_| value.source.is_some()), ..value })
+        let value = Value { again: again.filter(|_| value.source.is_some()), ..value };
+        Ok(self.called(op, inputs, value))
+    }
+
+    /// The result of an operation with its number; the observer sees it.
+    fn called(&self, op: &dyn Run, inputs: &[&Value], value: Value) -> Value {
+        let number = self.0.calls.get();
+        self.0.calls.set(number + 1);
+        if let Some(observer) = &self.0.how.observer {
+            let dims: Vec<&[usize]> = inputs.iter().map(|v| v.dims()).collect();
+            let origins: Vec<Origin> = inputs.iter().map(|v| v.origin).collect();
+            let (op, result, tensor) = (op.description(), value.dims(), &value.tensor);
+            observer(&Call { number, op, inputs: &dims, origins: &origins, result, tensor });
+        }
+        Value { origin: Origin::Call(number), ..value }
     }
 }

@@ -59,6 +59,8 @@ impl Default for How {
 struct Inner {
     nodes: RefCell<Vec<Node>>,
     slots: Cell<usize>,
+    /// How many operations were applied.
+    calls: Cell<usize>,
     recording: bool,
     /// Collects the parameters of a segment that is not recorded but will be run again.
     watched: Option<RefCell<Vec<usize>>>,
@@ -131,8 +133,8 @@ impl Tape {
         self.but(|how| how.comm = Some(comm))
     }
 
-    /// This tape, which must not have been used yet; `observer` is called for every operation of the forward pass, but not when a
-    /// backward pass runs a checkpointed segment again.
+    /// This tape, which must not have been used yet; `observer` is called for every operation of the forward pass, once its result is
+    /// there, but not when a backward pass runs a checkpointed segment again. The operations of a segment have numbers of their own.
     #[must_use]
     pub fn with_observer(self, observer: impl Fn(&Call<'_>) + 'static) -> Self {
         self.but(|how| how.observer = Some(Rc::new(observer)))
@@ -155,6 +157,7 @@ impl Tape {
         Tape(Rc::new(Inner {
             nodes: RefCell::default(),
             slots: Cell::new(0),
+            calls: Cell::new(0),
             recording,
             watched: None,
             params,
@@ -183,12 +186,6 @@ impl Tape {
     /// Whether only shapes are wanted.
     pub(crate) fn dry(&self) -> bool {
         self.0.how.dry
-    }
-
-    pub(crate) fn observe(&self, call: &Call<'_>) {
-        if let Some(observer) = &self.0.how.observer {
-            observer(call);
-        }
     }
 
     /// The backend of an operation on `x`: the tape's own choice, or that of the device.

@@ -4,6 +4,7 @@ use super::Tape;
 use crate::error::{Result, shape};
 use crate::flow::Source;
 use crate::node::Again;
+use crate::spec::Origin;
 use candle_core::{Device, Tensor};
 
 /// A tensor on a tape. Without a source it is a constant: no gradient is computed for it.
@@ -28,13 +29,15 @@ pub struct Value {
     pub(super) tape: Tape,
     /// How to compute the tensor once more, where its operation can.
     pub(super) again: Option<Again>,
+    pub(super) origin: Origin,
 }
 
 impl Value {
     /// The tensor is detached from candle's autograd graph: a parameter's `Var` or a tensor of a candle program is read, but candle does
     /// not differentiate through it.
     pub(super) fn new(tensor: &Tensor, source: Option<Source>, tape: &Tape) -> Self {
-        Value { tensor: tensor.detach(), source, tape: tape.clone(), again: None }
+        let origin = Origin::Tensor(tensor.id());
+        Value { tensor: tensor.detach(), source, tape: tape.clone(), again: None, origin }
     }
 
     /// The tensor, without candle's autograd graph.
@@ -111,6 +114,11 @@ impl Value {
     /// Where the gradient goes; `None` for a constant.
     pub fn source(&self) -> Option<Source> {
         self.source
+    }
+
+    /// Where the value comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The tape that the value is on.

@@ -21,7 +21,7 @@ pub struct DataFlags {
     #[serde(skip)]
     data: Option<PathBuf>,
     /// The same as a flag; the first argument overrides it
-    #[arg(long, visible_alias = "data_path", value_name = "DATA", help_heading = "Data")]
+    #[arg(long = "data_dir", visible_aliases = ["data_path", "data"], value_name = "DATA", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
     /// Kind of the data: '' or a name of timm's; the kind is recognised by the files
     #[arg(long, short = 'd', value_name = "KIND", help_heading = "Data")]

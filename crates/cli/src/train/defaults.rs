@@ -5,6 +5,8 @@ use crate::sched;
 /// The values of flags that are not given.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
+    /// `--opt`.
+    pub opt: &'static str,
     /// `--model`.
     pub model: &'static str,
     /// `--batch_size`.
@@ -30,6 +32,7 @@ pub struct Defaults {
 impl Defaults {
     /// Those of timm 0.4, for which most published recipes were written.
     pub const TIMM_0_4: Defaults = Defaults {
+        opt: "sgd",
         model: "resnet101",
         batch_size: 32,
         lr: Some(0.01),
@@ -53,6 +56,7 @@ impl Defaults {
     };
     /// Those of the demo: a small network on small pictures, in a few minutes on two cores.
     pub const DEMO: Defaults = Defaults {
+        opt: "sgd",
         model: "resnet20",
         batch_size: 128,
         lr: Some(0.1),
@@ -70,16 +74,41 @@ impl Defaults {
             min_lr: 0.0,
             cooldown_epochs: 0,
             decay_epochs: 30.0,
+            milestones: &[90.0, 180.0, 270.0],
             on_updates: true,
             cycle_decay: None,
         },
     };
 
-    /// Those of a version of timm, `timm-0.4` or `timm-1.0`.
+    /// Those of HRank's finetuning on ImageNet, arXiv 2002.10179: SGD without Nesterov's step, a tenth of the rate after 30, 60 and 80 epochs.
+    pub const HRANK: Defaults = Defaults {
+        opt: "momentum",
+        model: "resnet50",
+        batch_size: 64,
+        lr: Some(0.1),
+        checkpoint_hist: 0,
+        color_jitter: 0.0,
+        sched: sched::Defaults {
+            sched: "multistep",
+            epochs: 90,
+            warmup_lr: 0.0,
+            warmup_epochs: 5.0,
+            min_lr: 0.0,
+            cooldown_epochs: 0,
+            decay_epochs: 30.0,
+            milestones: &[30.0, 60.0, 80.0],
+            on_updates: true,
+            cycle_decay: None,
+        },
+        ..Self::TIMM_0_4
+    };
+
+    /// Those of a version of timm, `timm-0.4` or `timm-1.0`, or of `hrank`.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "timm-0.4" => Some(Self::TIMM_0_4),
             "timm-1.0" => Some(Self::TIMM_1_0),
+            "hrank" => Some(Self::HRANK),
             _ => None,
         }
     }

@@ -39,8 +39,8 @@ use std::sync::Arc;
 #[command(name = "train", version, rename_all = "snake_case")]
 #[group(skip)]
 pub struct Args {
-    /// Whose defaults: timm-0.4, for which most published recipes were written, or timm-1.0 [default: timm-0.4]
-    #[arg(long, value_parser = ["timm-0.4", "timm-1.0"], value_name = "VERSION")]
+    /// Whose defaults: timm-0.4, for which most published recipes were written, timm-1.0, or hrank for finetuning a pruned network [default: timm-0.4]
+    #[arg(long, value_parser = ["timm-0.4", "timm-1.0", "hrank"], value_name = "VERSION")]
     pub defaults: Option<String>,
     /// A YAML (or TOML) file of these flags, such as the args.yaml of a run; the command line overrides it
     #[arg(long, short = 'c', value_name = "FILE")]
@@ -78,6 +78,10 @@ pub struct Args {
     #[serde(skip)]
     /// What is accepted without effect, or refused.
     foreign: table::Foreign,
+    /// Whether loaders are made without a word, because they were described before.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub quiet: bool,
 }
 
 impl Args {
@@ -134,6 +138,11 @@ impl Args {
             size = size.or(Some((28, 28)));
         }
         self.model.config((channels, size), self.augment.splits())
+    }
+
+    /// Height and width of the images, where they are asked for.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        self.data.input().1
     }
 
     /// The settings of every training.
@@ -256,7 +265,7 @@ impl Args {
         let (size, flags) = (config.model.image(), &self.data);
         let evaluation = flags.evaluation(self.model.name(), size, &data.normalize)?;
         let training = self.augment.pipeline(size, &data.normalize, &evaluation)?;
-        for (name, pipeline) in [("training", &training), ("evaluation", &evaluation)] {
+        for (name, pipeline) in [("training", &training), ("evaluation", &evaluation)].iter().filter(|_| !self.quiet) {
             tracing::info!("{name}: {}", pipeline.to_string().trim_end().replace('\n', ", "));
         }
         let batch_size = flags.batch_size.unwrap_or(32);
@@ -286,9 +295,13 @@ impl Args {
             let (folder, every) = (folder.to_path_buf(), self.run.log_interval.unwrap_or(50));
             loader = loader.collating(Arc::new(SaveImages { folder, every, normalize: data.normalize.clone() }));
         }
-        tracing::info!("loading: {}", loader.plan());
+        if !self.quiet {
+            tracing::info!("loading: {}", loader.plan());
+        }
         let Some(held_out) = &data.held_out else {
-            tracing::info!("{} images to train on, none to evaluate on", loader.samples());
+            if !self.quiet {
+                tracing::info!("{} images to train on, none to evaluate on", loader.samples());
+            }
             return Ok((loader, None));
         };
         let multiple = flags.validation_batch_size_multiplier.unwrap_or(1);
@@ -305,7 +318,9 @@ impl Args {
         if views.is_some() {
             held_out_loader = held_out_loader.viewing(crate::evaluate::views(&evaluation, views))?;
         }
-        tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out_loader.samples());
+        if !self.quiet {
+            tracing::info!("{} images to train on, {} to evaluate on", loader.samples(), held_out_loader.samples());
+        }
         Ok((loader, Some(held_out_loader)))
     }
 

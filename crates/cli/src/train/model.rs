@@ -25,7 +25,7 @@ pub struct ModelFlags {
     #[arg(long, help_heading = "Model", conflicts_with = "initial_checkpoint")]
     pub pretrained: bool,
     /// Weights to start from: a file of timm, torchvision, HuggingFace or ours, or hf:OWNER/NAME
-    #[arg(long, visible_alias = "pretrained_path", value_name = "FILE", help_heading = "Model")]
+    #[arg(long, visible_aliases = ["pretrained_path", "weights"], value_name = "FILE", help_heading = "Model")]
     pub initial_checkpoint: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -116,7 +116,13 @@ impl ModelFlags {
         }
         *settings.channels = channels.unwrap_or(*settings.channels);
         *settings.dropout = self.drop.unwrap_or(*settings.dropout);
-        *settings.drop_path = self.drop_path.unwrap_or(*settings.drop_path);
+        match (self.drop_path, &mut settings.drop_path) {
+            (Some(rate), Some(path)) => **path = rate,
+            (Some(rate), None) if rate > 0.0 => {
+                return Err(format!("--drop_path {rate}: {name} has no stochastic depth").into());
+            }
+            _ => {}
+        }
         match (self.drop_block, &mut settings.drop_block) {
             (Some(rate), Some(block)) => **block = rate,
             (Some(rate), None) if rate > 0.0 => {
@@ -166,18 +172,22 @@ impl ModelFlags {
 
     /// How a teacher counts; `None` without one.
     pub(super) fn distill(&self) -> Option<DistillConfig> {
-        self.teacher.as_ref()?;
+        self.teacher.as_ref().map(|_| self.distillation())
+    }
+
+    /// How any teacher counts.
+    pub(crate) fn distillation(&self) -> DistillConfig {
         let usual = DistillConfig::default();
         let weight = match (self.distill_loss_weight, self.task_loss_weight) {
             (Some(w), _) => w,
             (None, Some(task)) => 1.0 - task,
             (None, None) => usual.weight,
         };
-        Some(DistillConfig {
+        DistillConfig {
             temperature: self.distill_temperature.unwrap_or(4.0),
             weight,
             task_weight: self.task_loss_weight.unwrap_or(usual.task_weight),
-        })
+        }
     }
 
     /// The teacher, for images of this size that are normalised by `given`.

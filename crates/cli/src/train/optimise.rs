@@ -88,7 +88,7 @@ const EMA_DECAY: f64 = 0.9998;
 
 impl OptimFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
-        fill(&mut self.opt, "sgd".into());
+        fill(&mut self.opt, d.opt.into());
         fill(&mut self.momentum, 0.9);
         fill(&mut self.weight_decay, d.weight_decay);
         fill(&mut self.clip_mode, "norm".into());

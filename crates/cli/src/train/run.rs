@@ -114,7 +114,8 @@ impl RunFlags {
         device(self.device.as_deref())
     }
 
-    fn resumed(&self) -> Option<&Path> {
+    /// The checkpoint, or the folder of checkpoints, that is continued.
+    pub(crate) fn resumed(&self) -> Option<&Path> {
         self.resume.as_deref().filter(|r| !r.is_empty() && *r != "auto").map(Path::new)
     }
 
@@ -167,7 +168,7 @@ impl RunFlags {
     }
 
     /// The run of a trainer in its folder, with all that watches it; `args` becomes its args.yaml.
-    pub(super) fn session<'a>(
+    pub(crate) fn session<'a>(
         &self,
         loader: &'a Loader,
         folder: &'a RunFolder,

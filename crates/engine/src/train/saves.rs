@@ -143,10 +143,7 @@ impl<T: Task> Running<'_, '_, T> {
 
     /// Writes the weights without the optimizer's state, and returns whether they are there.
     fn save_weights(&mut self, path: &Path) -> bool {
-        let written = self
-            .trainer
-            .record(self.extent)
-            .and_then(|record| Ok(checkpoint::save_record(path, T::KIND, &record, &self.trainer.entries(false)?)?));
+        let written = self.trainer.write_weights(path, self.extent);
         if let Err(e) = &written {
             self.say(|| tracing::warn!("the best weights could not be saved: {e}"));
         }

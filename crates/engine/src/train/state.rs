@@ -71,6 +71,18 @@ impl<T: Task> Trainer<T> {
         serde_json::to_value(record).map_err(|e| Error::Config(format!("the settings cannot be written as JSON: {e}")))
     }
 
+    /// Writes the weights with the record, without the optimizer's state: programs can evaluate them and start from them.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_weights(&self, path: &Path) -> Result<()> {
+        self.write_weights(path, Extent::default())
+    }
+
+    pub(super) fn write_weights(&self, path: &Path, data: Extent) -> Result<()> {
+        Ok(checkpoint::save_record(path, T::KIND, &self.record(data)?, &self.entries(false)?)?)
+    }
+
     /// Takes over the weights, the optimizer's state, the averaged weights and the position of a checkpoint.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 mod places;
 mod resnet;
 mod vit;
+mod yolov5;
 
 pub use places::wanted;
 
 use crate::error::{Error, Result};
+use crate::model::Architecture;
 use crate::posemb::Interpolation;
 use candle_core::Tensor;
 use candlelight_autograd::{Key, ParamStore, tensor_from};
@@ -34,6 +36,27 @@ fn all_finite(tensors: &[(String, Tensor)]) -> Result<()> {
         Some((name, _)) => Err(Error::Mismatch(format!("{name} holds values that are not finite"))),
         None => Ok(()),
     }
+}
+
+/// Takes over the widths of a file whose layers have fewer outputs than the architecture's, as those of a pruned network; returns a line for
+/// the log if it does.
+///
+/// # Errors
+/// When a layer of the file is wider, or other than narrower.
+fn narrowed(config: &mut dyn Architecture, tensors: &[(String, Tensor)]) -> Result<Option<String>> {
+    let of = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());
+    let model = wanted(config)?;
+    // Vectors follow from the layers, and statistics from them.
+    let layers = model.iter().filter(|(_, dims)| dims.len() > 1);
+    let mut differs = layers.filter_map(|(n, d)| of(n).filter(|f| f != d).map(|f| (n, d, f))).peekable();
+    let Some((first, expected, found)) = differs.peek().cloned() else { return Ok(None) };
+    let wider = |(_, d, f): &(_, &Vec<usize>, Vec<usize>)| f.len() != d.len() || f.iter().zip(*d).any(|(f, d)| f > d);
+    if let Some((name, expected, found)) = differs.find(wider) {
+        return Err(Error::Mismatch(format!("{name} is {found:?} in the file, wider than the model's {expected:?}")));
+    }
+    let message = format!("a pruned network: {first} is {found:?} in the file, {expected:?} in the whole model");
+    config.narrow(&of, &[])?;
+    Ok(Some(message))
 }
 
 fn finite(t: &Tensor) -> bool {

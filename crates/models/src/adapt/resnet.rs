@@ -1,8 +1,8 @@
 //! Fits weights of residual networks, under the names of torchvision, timm or akamaster.
 
 use super::{
-    Fitting, Named, after_dropout, all_finite, foreign, head_named, input_channels, is_beside, left_out, no_others,
-    wanted, whole,
+    Fitting, Named, after_dropout, all_finite, foreign, head_named, input_channels, is_beside, left_out, narrowed,
+    no_others, wanted, whole,
 };
 use crate::error::{Error, Result};
 use crate::model::{Architecture, Classifier, Fitted, Loaded, ModelSettings, Pooling};
@@ -17,6 +17,14 @@ use std::collections::HashSet;
 impl Architecture for ResNetConfig {
     fn image(&self) -> (usize, usize) {
         self.image
+    }
+
+    fn narrow(&mut self, dims: &dyn Fn(&str) -> Option<Vec<usize>>, paddings: &[Vec<Option<usize>>]) -> Result<()> {
+        ResNetConfig::narrow(self, dims, paddings)
+    }
+
+    fn rated(&self) -> Option<Vec<Vec<String>>> {
+        Some(ResNetConfig::rated(self))
     }
 
     fn set_image(&mut self, image: (usize, usize)) {
@@ -40,7 +48,7 @@ impl Architecture for ResNetConfig {
             channels: &mut self.channels,
             classes: &mut self.classes,
             dropout: &mut self.dropout,
-            drop_path: &mut self.drop_path,
+            drop_path: Some(&mut self.drop_path),
             drop_block: Some(&mut self.drop_block),
             pool: Pooling::Map(&mut self.pool),
         })
@@ -81,6 +89,7 @@ fn residual(tensors: &[(String, Tensor)], config: &ResNetConfig, how: &Fitting) 
         notes.push(format!("{classes} classes, as in the file"));
         config.classes = classes;
     }
+    notes.extend(narrowed(&mut config, &tensors)?);
     let model = wanted(&config)?;
     let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
     notes.extend(no_others(&names, &tensors, &|n| !is_beside(n), how)?);

@@ -36,10 +36,14 @@ impl Architecture for VitConfig {
             channels: &mut self.channels,
             classes: &mut self.classes,
             dropout: &mut self.dropout,
-            drop_path: &mut self.drop_path,
+            drop_path: Some(&mut self.drop_path),
             drop_block: None,
             pool: Pooling::Tokens(&mut self.pool),
         })
+    }
+
+    fn narrow(&mut self, dims: &dyn Fn(&str) -> Option<Vec<usize>>, _: &[Vec<Option<usize>>]) -> Result<()> {
+        VitConfig::narrow(self, dims)
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {

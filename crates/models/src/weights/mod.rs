@@ -6,6 +6,7 @@
 
 mod dictionary;
 mod format;
+mod list;
 mod load;
 pub mod names;
 mod open;
@@ -16,6 +17,7 @@ mod sets;
 mod values;
 mod write;
 
+pub use list::{Listed, Listing, list};
 pub use load::{Report, load};
 pub use open::{ClassList, Weights, class_lists, open, read, unwrapped};
 pub use sets::{Options, Set};

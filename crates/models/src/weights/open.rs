@@ -140,13 +140,13 @@ pub(crate) enum Action<'a> {
 }
 
 /// A file of one of the formats that are read.
-enum Container {
+pub(super) enum Container {
     Torch(Box<TorchFile<std::fs::File>>),
     Safetensors(SafetensorsFile<std::fs::File>),
 }
 
 impl Container {
-    fn open(path: &Path) -> Result<(Self, Vec<Dictionary>)> {
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Dictionary>)> {
         let fail = |message: String| Error::File { path: path.into(), message };
         let (format, size) = format::of(path).map_err(fail)?;
         let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
@@ -158,6 +158,14 @@ impl Container {
         let mut file = TorchFile::open(file, format, size).map_err(fail)?;
         let dictionaries = file.dictionaries().map_err(fail)?;
         Ok((Container::Torch(Box::new(file)), dictionaries))
+    }
+
+    /// Dimensions and type of a tensor.
+    pub(super) fn described(&self, index: usize) -> Result<(Vec<usize>, Kind), String> {
+        match self {
+            Container::Torch(f) => f.described(index),
+            Container::Safetensors(f) => f.described(index),
+        }
     }
 }
 

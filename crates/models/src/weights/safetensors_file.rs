@@ -31,6 +31,15 @@ impl<R: Read + Seek> SafetensorsFile<R> {
         }
     }
 
+    /// Dimensions and type of a tensor.
+    ///
+    /// # Errors
+    /// When no model here has values of its type.
+    pub(crate) fn described(&self, index: usize) -> Result<(Vec<usize>, Kind), String> {
+        let (_, e) = self.0.tensors().get(index).ok_or("no such tensor")?;
+        Ok((e.shape.clone(), Kind::of_safetensors(&e.dtype)?))
+    }
+
     /// The values of a tensor and the type that the file has them in.
     ///
     /// # Errors

@@ -24,6 +24,21 @@ pub(crate) fn arrange(op: &Arrange, inputs: &Inputs) -> Result<Done> {
             let y = pad(x, dim, before, behind)?;
             Done::tensor(y, move |g, b| b.give(0, || Ok(g.narrow(dim, before, dims[dim])?)))
         }
+        Arrange::Place { dim, from } => {
+            let have = dims[dim];
+            // Zeros behind the entries are what the places without an entry read.
+            let ids = from.iter().map(|i| i.unwrap_or(have as u32)).collect::<Vec<_>>();
+            let ids = Tensor::from_vec(ids, from.len(), x.device())?;
+            let y = pad(x, dim, 0, 1)?.index_select(&ids, dim)?;
+            Done::tensor(y, move |g, b| {
+                b.give(0, || {
+                    let mut padded = dims.clone();
+                    padded[dim] += 1;
+                    let zeros = Tensor::zeros(padded, g.dtype(), g.device())?;
+                    Ok(zeros.index_add(&ids, &g, dim)?.narrow(dim, 0, have)?)
+                })
+            })
+        }
         Arrange::Expand(to) => {
             let y = x.broadcast_as(to)?.contiguous()?;
             Done::tensor(y, move |g, b| b.give(0, || super::unbroadcast(g, &dims)))

@@ -107,6 +107,15 @@ impl<R: Read + Seek> TorchFile<R> {
         names::class_lists(&self.pickle)
     }
 
+    /// Dimensions and type of a tensor.
+    ///
+    /// # Errors
+    /// When it is of a kind that no model here has.
+    pub(crate) fn described(&self, index: usize) -> Result<(Vec<usize>, Kind), String> {
+        let (place, kind) = describe(&self.pickle, *self.found.get(index).ok_or("no such tensor")?)?;
+        Ok((place.dims, kind))
+    }
+
     /// The values of a tensor and the type that the file has them in.
     ///
     /// # Errors
