@@ -2,29 +2,10 @@
 
 mod programs;
 
-use programs::{program, run};
-use std::path::{Path, PathBuf};
+use programs::{folders, program, run};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// Class folders of gray 16 x 16 PNG pictures: bright at the top, at the bottom, at the left. The first class has the most.
-fn folders(dir: &Path) -> PathBuf {
-    for (split, n, first) in [("train", 12, 0), ("validation", 5, 12)] {
-        for (class, name) in ["1", "2", "10"].iter().enumerate() {
-            let folder = dir.join("data").join(split).join(name);
-            std::fs::create_dir_all(&folder).unwrap();
-            for i in first..first + n - 2 * class.min(1) {
-                let bright = |x: usize, y: usize| [y < 8, y >= 8, x < 8][class];
-                let rgb = (0..256 * 3).map(|v| {
-                    if bright(v / 3 % 16, v / 3 / 16) { 220 - (i * 3) as u8 } else { 30 + (v / 3 * i % 17) as u8 }
-                });
-                let picture = candlelight::engine::picture::Picture { width: 16, height: 16, rgb: rgb.collect() };
-                std::fs::write(folder.join(format!("{i}.png")), picture.png().unwrap()).unwrap();
-            }
-        }
-    }
-    dir.join("data")
-}
 
 /// The flags of a small and quick run.
 const QUICK: &[&str] = &[

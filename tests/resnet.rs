@@ -8,7 +8,7 @@ use candlelight::dist::{Comm, Solo};
 use candlelight::kernels::drop::block;
 use candlelight::models::resnet::Block;
 use candlelight::models::weights;
-use candlelight::models::{BatchNorm, BatchNormConfig};
+use candlelight::models::{BatchNorm, BatchNormConfig, ModelConfig};
 use candlelight::optim::{Group, Optimizer, Rule, SgdConfig};
 use candlelight::prelude::*;
 use goldens::{Golden, close, golden, values};
@@ -381,5 +381,76 @@ fn fifty_steps_of_resnet18_and_resnext50_are_pytorchs() {
             sgd.update(&grads, if name == "resnet18" { 3e-4 } else { 1e-4 }).unwrap();
         }
         assert_eq!(want.len(), 50);
+    }
+}
+
+#[test]
+fn yolov5_classifiers_are_those_of_the_layout() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/yolov5.json")).unwrap();
+    let want: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let numbers = |v: &serde_json::Value| -> Vec<f32> { serde_json::from_value(v.clone()).unwrap() };
+    for (name, size) in want["sizes"].as_object().unwrap() {
+        let config = ModelConfig::named(name).unwrap();
+        let mut lines: Vec<String> = candlelight::models::adapt::wanted(config.architecture())
+            .unwrap()
+            .into_iter()
+            .map(|(n, dims)| format!("{n} {dims:?}"))
+            .collect();
+        lines.sort();
+        assert_eq!(lines.len() as u64, size["tensors"], "{name}");
+        assert_eq!(u64::from(crc32fast::hash(lines.join("\n").as_bytes())), size["names"], "{name}: {lines:#?}");
+    }
+    for (name, model, sppf) in [("yolov5s-cls", "yolov5s-cls", false), ("pyramid", "yolov5n-cls", true)] {
+        let ModelConfig::Yolo(config) = ModelConfig::named(model).unwrap() else { panic!("another architecture") };
+        let config = candlelight::models::YoloConfig { classes: 10, sppf, ..config };
+        let params = ParamStore::new();
+        let net = candlelight::models::Yolo::new(&config, params.builder(Key::new(0))).unwrap();
+        for (key, t) in params.values() {
+            let new = match t.dims() {
+                [_, rest @ ..] if rest.len() == 3 => {
+                    filled(&key, t.dims(), (2.0 / rest.iter().product::<usize>() as f64).sqrt())
+                }
+                [_, _] => filled(&key, t.dims(), 0.02),
+                _ if key.contains("running") || key.contains("num_batches") => continue,
+                _ => {
+                    let offset = if key.ends_with("weight") { 1.0 } else { 0.0 };
+                    (filled(&key, t.dims(), 0.1) + offset).unwrap()
+                }
+            };
+            params.set(&key, &new).unwrap();
+        }
+        let images: Vec<Tensor> = (0..2).map(|i| filled(&format!("images{i}"), &[4, 3, 96, 96], 1.0)).collect();
+        let labels = |i: u32| (0..4).map(|k| k * (i + 3) % 10).collect::<Vec<u32>>();
+        let own = &want[name];
+        let logits = net.forward(&Tape::off().constant(&images[0]), None).unwrap().values().unwrap();
+        close(name, &logits, &numbers(&own["logits"]), 1e-4, 1e-4);
+        let mut grads = Gradients::new(&params);
+        let backward = |i: usize, grads: &mut Gradients| {
+            let tape = Tape::new(&params);
+            let logits = net.forward(&tape.constant(&images[i]), Some(&Key::new(0))).unwrap();
+            let loss = ops::cross_entropy(&logits, &labels(i as u32), 0.0).unwrap();
+            grads.zero();
+            tape.backward(&loss, grads).unwrap();
+            loss.scalar().unwrap()
+        };
+        let loss = backward(0, &mut grads);
+        assert!((loss - own["loss"].as_f64().unwrap() as f32).abs() < 1e-4, "{name}: {loss}");
+        for (key, found) in grads.iter() {
+            let pair = numbers(&own["gradients"][key]);
+            let probe = values(&filled(&format!("probe.{key}"), &[found.len()], 1.0));
+            let norm = found.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let dot: f64 = found.iter().zip(&probe).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let bound = 1e-3 * f64::from(pair[0]).max(1e-6);
+            assert!((norm - f64::from(pair[0])).abs() < bound, "{name} {key}: norm {norm}, PyTorch {}", pair[0]);
+            assert!((dot - f64::from(pair[1])).abs() < bound, "{name} {key}: product {dot}, PyTorch {}", pair[1]);
+        }
+        // The first pass has moved the running statistics in both, and they do not matter in training.
+        let rules = [Rule::named("*", Group { weight_decay: 0.0, lr_scale: 1.0 })];
+        let mut sgd = Optimizer::new(SgdConfig::default(), &rules, &params).unwrap();
+        for (step, want) in numbers(&own["steps"]).into_iter().enumerate() {
+            let value = backward(step % 2, &mut grads);
+            assert!((value - want).abs() <= 1e-3 * want.max(1.0), "{name} step {step}: {value}, PyTorch {want}");
+            sgd.update(&grads, 1e-3).unwrap();
+        }
     }
 }

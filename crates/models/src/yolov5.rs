@@ -348,11 +348,20 @@ impl Yolo {
         let all = self.layers(images, self.config.head(), key.is_some())?;
         self.hidden.forward(&all[all.len() - 1], key.is_some())
     }
+
+    /// images (B, C, H, W) -> logits (B, classes). With `key` the network trains: the key draws dropout, and batches are normalised by their own
+    /// statistics. `None` evaluates.
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    pub fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
+        self.classify(&self.features(images, key)?, key)
+    }
 }
 
 impl Classifier for Yolo {
     fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        self.classify(&self.features(images, key)?, key)
+        Yolo::forward(self, images, key)
     }
 
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {

@@ -7,7 +7,7 @@ use candlelight_models::{Classifier, ModelConfig};
 use std::time::{Duration, Instant};
 
 /// The median time of a forward pass over a batch, in milliseconds: of at least 5 passes after one that does not count, and of as many as fit
-/// into two seconds, 50 at most.
+/// into half a second, 50 at most.
 ///
 /// # Errors
 /// When the batch does not fit into memory.
@@ -22,7 +22,7 @@ pub fn latency(model: &dyn Classifier, config: &ModelConfig, batch: usize, devic
     };
     pass()?;
     let (begin, mut times) = (Instant::now(), vec![]);
-    while times.len() < 5 || (times.len() < 50 && begin.elapsed() < Duration::from_secs(2)) {
+    while times.len() < 5 || (times.len() < 50 && begin.elapsed() < Duration::from_millis(500)) {
         times.push(pass()?);
     }
     times.sort_by(f64::total_cmp);

@@ -2,3 +2,4 @@
 
 pub mod gelu;
 pub mod relu;
+pub mod silu;

@@ -5,7 +5,7 @@ use crate::flow::Grad;
 use crate::node::{Done, Inputs};
 use crate::tensor::{CpuSlice, tensor_from};
 use candlelight_kernels::act::gelu::{self as kernel, Gelu};
-use candlelight_kernels::act::relu;
+use candlelight_kernels::act::{relu, silu};
 use candlelight_kernels::mem::buffer;
 
 pub(super) fn relu(x: &Inputs) -> Result<Done> {
@@ -29,5 +29,14 @@ pub(super) fn gelu(kind: Gelu, x: &Inputs) -> Result<Done> {
     let kept = x.tensor(0).clone();
     Ok(Done::host(tensor_from(y, kept.shape())?, move |g, b| {
         b.write(0, g.len(), |d| Ok(kernel::backward(kind, &CpuSlice::new("gelu", &kept)?, &g, d)?))
+    }))
+}
+
+pub(super) fn silu(x: &Inputs) -> Result<Done> {
+    let mut y = buffer(x.tensor(0).elem_count());
+    silu::forward(&x.slice("silu", 0)?, &mut y)?;
+    let kept = x.tensor(0).clone();
+    Ok(Done::host(tensor_from(y, kept.shape())?, move |g, b| {
+        b.write(0, g.len(), |d| Ok(silu::backward(&CpuSlice::new("silu", &kept)?, &g, d)?))
     }))
 }

@@ -32,6 +32,7 @@ impl Backend for Cpu {
         match op {
             Activation::Relu => act::relu(x),
             Activation::Gelu(kind) => act::gelu(*kind, x),
+            Activation::Silu => act::silu(x),
             _ => composed::act::activation(op, x),
         }
     }
