@@ -436,3 +436,48 @@ impl Model for Yolo {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlelight_autograd::{Gradients, Tape, tensor_from};
+
+    fn small() -> YoloConfig {
+        YoloConfig { widths: [8, 8, 16, 16, 24], classes: 5, dropout: 0.2, sppf: true, ..variants()[0].config.clone() }
+    }
+
+    #[test]
+    fn every_parameter_trains_and_the_model_knows_its_parts() {
+        let params = ParamStore::new();
+        let mut model = Yolo::new(&small(), params.builder(Key::new(0))).unwrap();
+        let images = tensor_from(Key::new(1).normal(2 * 3 * 64 * 64), (2, 3, 64, 64)).unwrap();
+        let tape = Tape::new(&params);
+        let logits = model.forward(&tape.constant(&images), Some(&Key::new(2))).unwrap();
+        assert_eq!(logits.dims(), [2, 5]);
+        let mut grads = Gradients::new(&params);
+        tape.backward(&ops::cross_entropy(&logits, &[1, 4], 0.0).unwrap(), &mut grads).unwrap();
+        assert!(grads.missing().is_empty(), "{:?}", grads.missing());
+        let parts = model.anatomy();
+        assert!(params.names().iter().all(|n| parts.layer_of(n).is_some()));
+        assert!(parts.in_head("model.10.linear.bias") && !parts.in_head("model.10.conv.conv.weight"));
+        let tape = Tape::off();
+        let taps = model.tapped(&tape.constant(&images), &["model.9", "model.1"]).unwrap();
+        assert_eq!((taps[0].dims(), taps[1].dims()), (&[2, 24, 2, 2][..], &[2, 8, 16, 16][..]));
+        assert!(model.tapped(&tape.constant(&images), &["model.10"]).unwrap_err().to_string().contains("model.9"));
+        assert!(model.memory(8, 1000, 1000).unwrap() > 1 << 20);
+        model.reset_classifier(7, &params, Key::new(3)).unwrap();
+        assert_eq!(model.forward(&tape.constant(&images), None).unwrap().dims(), [2, 7]);
+        let gray = tape.constant(&tensor_from(vec![0.0; 64 * 64], (1, 1, 64, 64)).unwrap());
+        assert!(model.forward(&gray, None).unwrap_err().to_string().contains("1 channels"));
+    }
+
+    #[test]
+    fn configurations_that_do_not_fit_are_refused() {
+        let text = |c: YoloConfig| c.check().unwrap_err().to_string();
+        assert!(text(YoloConfig { dropout: 1.0, ..small() }).contains("dropout 1"));
+        assert!(text(YoloConfig { channels: 0, ..small() }).contains("without channels"));
+        let mut pruned = small().all_widths();
+        pruned.blocks[1].inner.pop();
+        assert!(text(YoloConfig { pruned: Some(pruned), ..small() }).contains("pruned widths"));
+    }
+}
