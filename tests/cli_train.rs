@@ -3,7 +3,7 @@
 mod programs;
 
 use programs::{folders, program, run};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 

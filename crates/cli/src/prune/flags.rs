@@ -46,6 +46,9 @@ pub struct PruneFlags {
     /// Finetune with the whole network as a teacher, whose share --distill_loss_weight and --distill_temperature set
     #[arg(long, help_heading = "Pruning")]
     pub distill: bool,
+    /// Copy weights as this program does, with its faults, to compare with what was published: hrankplus
+    #[arg(long, value_parser = ["hrankplus"], value_name = "PROGRAM", help_heading = "Pruning", requires = "compress_rate")]
+    pub compat: Option<String>,
     /// List the groups of filters that can be removed, and what each entry of --compress_rate is for, and stop
     #[arg(long, help_heading = "Pruning")]
     #[serde(skip)]
@@ -65,6 +68,9 @@ impl PruneFlags {
 
     pub(super) fn check(&self, resumed: bool) -> Result<()> {
         self.rates()?;
+        if self.compat.is_some() && self.importance.as_deref().is_some_and(|i| i != "hrank") {
+            return Err("--compat hrankplus copies by ranks: leave out --importance".into());
+        }
         let goes_on = resumed || self.list || self.test_only;
         if !goes_on && !self.chosen() {
             return Err("say how much is removed: --compress_rate '[0.]+[0.18]*29', --target_macs 0.5, --target_params 0.5 or --min_importance 0.3; --list shows the layers".into());

@@ -23,7 +23,7 @@ use candlelight_engine::train::{Outcome, Plan, Session, Trainer};
 use candlelight_engine::trained::{Trained, TrainedOptions};
 use candlelight_engine::{Verdict, checkpoint};
 use candlelight_models::cost::Cost;
-use candlelight_models::prune::{Keep, Pruned, Structure, pruned, trace};
+use candlelight_models::prune::{Keep, Pruned, Ranks, Structure, hrankplus, pruned, trace};
 use candlelight_models::{Classifier, ModelConfig, registry, weights};
 use candlelight_store::RunFolder;
 use clap::Parser;
@@ -183,7 +183,19 @@ impl Args {
     pub fn smaller(&self, whole: &Net, data: &Data, folder: &Path) -> Result<Pruned> {
         let structure = Structure::of_model(&*whole.model, &whole.config, &whole.params)?;
         let keep = self.keep(whole, &structure, data, folder)?;
-        let kept = pruned(&whole.config, &structure, &whole.params.state_dict(), &keep)?;
+        let state = whole.params.state_dict();
+        let kept = match self.prune.compat {
+            None => pruned(&whole.config, &structure, &state, &keep)?,
+            Some(_) => {
+                tracing::warn!(
+                    "--compat hrankplus: blocks of a stage keep different filters although they are added, projections stay partly at initial \
+                     values, and CIFAR's normalisations are not copied, as in HRankPlus"
+                );
+                let path = self.ranks()?.unwrap_or_else(|| folder.join("ranks.safetensors"));
+                let (ranks, key) = (Ranks::read(&path, &structure)?, Key::new(self.train.run.seed()).child("init"));
+                hrankplus(&whole.config, &structure, &state, &ranks, &keep, key)?
+            }
+        };
         let record: serde_json::Map<String, serde_json::Value> =
             structure.groups().iter().zip(&keep).map(|(g, keep)| (g.name.clone(), serde_json::json!(keep))).collect();
         let path = folder.join("kept.json");

@@ -23,12 +23,14 @@
 //! ```
 
 mod channels;
+mod hrankplus;
 mod importance;
 mod rank;
 mod rates;
 mod select;
 mod structure;
 
+pub use hrankplus::hrankplus;
 pub use importance::{Importance, Scores};
 pub use rank::{Ranks, SiteRanks, Steady};
 pub use rates::CompressRates;

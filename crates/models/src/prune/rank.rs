@@ -206,9 +206,22 @@ impl Ranks {
     }
 
     /// The place of each of HRank's files.
-    fn files(&self) -> Vec<usize> {
+    pub(super) fn files(&self) -> Vec<usize> {
         let times = |(i, s): (usize, &SiteRanks)| std::iter::repeat_n(i, 1 + usize::from(s.doubled));
         self.sites.iter().enumerate().flat_map(times).collect()
+    }
+}
+
+#[cfg(test)]
+impl SiteRanks {
+    /// Number of channels.
+    pub(super) fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Other averages.
+    pub(super) fn set(&mut self, averages: Vec<f32>) {
+        self.sums = averages.into_iter().map(f64::from).collect();
     }
 }
 

@@ -35,7 +35,7 @@ impl Limits {
 }
 
 /// The `count` channels with the largest scores, in ascending order. Of channels with the same score the earlier ones go first.
-fn best(scores: &[f64], count: usize) -> Vec<usize> {
+pub(super) fn best(scores: &[f64], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
     let mut kept = order.split_off(scores.len() - count.min(scores.len()));

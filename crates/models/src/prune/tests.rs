@@ -389,3 +389,40 @@ fn yolov5_is_pruned_like_a_residual_network() {
     let ranks = Ranks::new(&whole.structure);
     assert!(ranks.scores(&whole.structure, &Limits::default()).is_ok());
 }
+
+/// What was measured of HRankPlus itself: how much of its projections stays at initial values.
+#[test]
+fn the_faults_of_hrankplus_are_reproduced() {
+    let whole = trained("resnet50");
+    let mut ranks = Ranks::new(&whole.structure);
+    for (i, site) in ranks.sites.iter_mut().enumerate() {
+        site.set(Key::new(1).index(i as u64).uniform(site.len()));
+    }
+    let state = whole.params.state_dict();
+    let keep = |text: &str| whole.keep(text, 1);
+    let made = |text: &str| hrankplus(&whole.config, &whole.structure, &state, &ranks, &keep(text), Key::new(5));
+    let small = made("[0.]+[0.1]*3+[0.35]*16").unwrap();
+    let fresh = ParamStore::new();
+    small.config.build(fresh.builder(Key::new(5))).unwrap();
+    for (stage, percent) in [(1, "35.9"), (2, "63.9"), (3, "63.9"), (4, "64.0")] {
+        let name = format!("layer{stage}.0.downsample.0.weight");
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (_, t) = small.tensors.iter().find(|(n, _)| *n == name).unwrap();
+        let (copied, initial) = (values(t), values(&fresh.var(&name).unwrap()));
+        let left = copied.iter().zip(&initial).filter(|(a, b)| a == b).count();
+        assert_eq!(format!("{:.1}", 100.0 * left as f64 / copied.len() as f64), percent, "{name}");
+    }
+    let e = made("[0.1]+[0.2]*3+[0.]*16").unwrap_err().to_string();
+    assert!(e.contains("downsample.0") && e.contains("fails"), "{e}");
+    let cifar = trained("resnet20");
+    let ranks = Ranks::new(&cifar.structure);
+    let keep = cifar.keep("[0.]+[0.18]*11", 1);
+    let small =
+        hrankplus(&cifar.config, &cifar.structure, &cifar.params.state_dict(), &ranks, &keep, Key::new(5)).unwrap();
+    let (_, norm) = small.tensors.iter().find(|(n, _)| n == "layer1.0.bn1.running_mean").unwrap();
+    assert!(norm.to_vec1::<f32>().unwrap().iter().all(|v| *v == 0.0), "its normalisations are not copied");
+    net(small.config);
+    let vit = named("vit_demo_patch4");
+    let e = hrankplus(&vit.config, &vit.structure, &vit.params.state_dict(), &ranks, &vit.structure.all(), Key::new(0));
+    assert!(e.unwrap_err().to_string().contains("ResNet-50"));
+}
