@@ -81,6 +81,10 @@ fn a_network_is_pruned_finetuned_resumed_and_judged() {
     let again = ["data", "--weights", best, "--target_macs", "0.6", "--importance", "l2", "--epochs", "0"];
     let text = ok(d, "prune", &[&again[..], &["--output", "out", "-j", "1", "-b", "8"]].concat());
     assert!(text.contains("of every layer's filters go"), "{text}");
+    let train =
+        ["data", "--model", "resnet20", "--initial_checkpoint", best, "--max_steps", "2", "-b", "8", "--output", "out"];
+    let text = ok(d, "train", &[&train[..], &["--experiment", "on", "-j", "1", "--img_size", "16"]].concat());
+    assert!(text.contains("the pruned network of"), "{text}");
     let more = ["--epochs", "3", "--warmup_epochs", "0", "--lr", "0.01", "--resume", "out/a"];
     let text = ok(d, "prune", &with(&[&rates[..], &more].concat()));
     assert!(text.contains("resuming from") && text.contains("| finetuned "), "{text}");
@@ -148,7 +152,7 @@ fn files_are_inspected_without_running_them() {
     let d = dir.path();
     network(&d.join("yolo.pth"), "yolov5n-cls");
     let text = ok(d, "inspect", &["yolo.pth"]);
-    assert!(text.contains("194 tensors, 1,217,475 values") || text.contains("194 tensors"), "{text}");
+    assert!(text.contains("194 tensors, "), "{text}");
     assert!(
         text.contains("model.0.conv.weight") && text.contains("[16, 3, 6, 6]") && text.contains("float32"),
         "{text}"

@@ -454,3 +454,35 @@ fn yolov5_classifiers_are_those_of_the_layout() {
         }
     }
 }
+
+#[test]
+fn a_checkpoint_of_ultralytics_is_read_without_their_classes() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/yolov5.json")).unwrap();
+    let want: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/yolov5.pt"));
+    let listed = weights::list(path).unwrap();
+    assert_eq!((listed[0].path.as_str(), listed[0].tensors.len()), ("model", 194));
+    let first = &listed[0].tensors[0];
+    assert_eq!(
+        (first.name.as_str(), &first.dims[..], first.dtype),
+        ("model.0.conv.weight", &[8, 3, 6, 6][..], Some("float16"))
+    );
+    assert_eq!(listed[0].tensors[193].name, "model.9.linear.bias", "in the order of the file");
+    assert_eq!(weights::class_lists(path).unwrap()[0].names, ["ant", "bee", "cow", "dog"]);
+    let ModelConfig::Yolo(base) = ModelConfig::named("yolov5n-cls").unwrap() else { panic!("another architecture") };
+    // Either the widths are known, or the file says them, as that of a pruned network.
+    for widths in [[8, 8, 8, 16, 24], base.widths] {
+        let mut config = ModelConfig::Yolo(candlelight::models::YoloConfig { widths, ..base.clone() });
+        let file = weights::open(path, &weights::Options::default()).unwrap();
+        let fitted = config.architecture_mut().fit(&file.tensors, &Default::default()).unwrap();
+        let pruned = fitted.notes.iter().any(|n| n.contains("a pruned network"));
+        assert_eq!((config.classes(), pruned), (4, widths == base.widths), "{:?}", fitted.notes);
+        let params = ParamStore::new();
+        let model = config.build(params.builder(Key::new(0))).unwrap();
+        weights::load(&params, &fitted.tensors, true).unwrap();
+        let image = filled("images0", &[1, 3, 64, 64], 1.0);
+        let logits = model.forward(&Tape::off().constant(&image), None).unwrap().values().unwrap();
+        let want: Vec<f32> = serde_json::from_value(want["checkpoint"].clone()).unwrap();
+        close("logits", &logits, &want, 1e-4, 1e-5);
+    }
+}

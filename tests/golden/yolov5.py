@@ -1,12 +1,14 @@
 """Goldens of YOLOv5's classifiers: `python tests/golden/yolov5.py` writes yolov5.json: of every size the number of parameters and a checksum of
 the state dict's names and shapes; of yolov5s-cls, and of the smallest one behind the pooling pyramid, logits in evaluation, a training loss, and of every
-parameter's gradient its norm and its product with known values; and 20 steps of SGD.
+parameter's gradient its norm and its product with known values; and 20 steps of SGD. yolov5.pt is a small network as Ultralytics saves one.
 
 The assembly is our own, from the published layout. Weights and images are not stored: both sides compute them from names, by `filled`.
 """
 
 import json
 import math
+import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -100,6 +102,25 @@ def fill(net):
                 p.copy_(filled(k, p.shape, 0.1) + (1 if k.endswith("weight") else 0))
 
 
+def checkpoint():
+    """A file as Ultralytics' train.py writes it: the whole module in half precision, under the paths of their classes."""
+    net = Net(0.33, 0.02, 4)
+    fill(net)
+    net.half().float().eval()
+    net.names = {i: name for i, name in enumerate(["ant", "bee", "cow", "dog"])}
+    logits = net(filled("images0", (1, 3, 64, 64), 1.0)).flatten().tolist()
+    # The pyramid and detectors are not in it.
+    for cls, path in {Unit: "common.Conv", Pair: "common.Bottleneck", Partial: "common.C3", Head: "common.Classify", Net: "yolo.ClassificationModel"}.items():
+        module, name = path.split(".")
+        own = sys.modules.setdefault(f"models.{module}", types.ModuleType(f"models.{module}"))
+        sys.modules.setdefault("models", types.ModuleType("models"))
+        cls.__module__, cls.__name__, cls.__qualname__ = f"models.{module}", name, name
+        setattr(own, name, cls)
+    state = {"epoch": 9, "best_fitness": 0.5, "model": net.half(), "ema": None, "updates": None, "optimizer": None, "opt": {"lr0": 1e-3}}
+    torch.save(state | {"git": {"remote": None, "branch": None, "commit": None}, "date": "2026-11-28T00:00:00"}, HERE / "yolov5.pt")
+    return logits
+
+
 def main():
     out = {"sizes": {}}
     for size, (depth, width) in SIZES.items():
@@ -133,6 +154,7 @@ def main():
             own["steps"].append(loss.item())
         print(name, own["loss"], own["steps"][-1])
         out[name] = own
+    out["checkpoint"] = checkpoint()
     (HERE / "yolov5.json").write_text(json.dumps(out) + "\n")
 
 

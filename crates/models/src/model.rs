@@ -113,6 +113,11 @@ pub trait Architecture {
         Err(Error::Config("this architecture has no widths of single layers: it cannot be pruned".into()))
     }
 
+    /// Whether single layers have widths of their own, as in a pruned network.
+    fn is_narrowed(&self) -> bool {
+        false
+    }
+
     /// The layers whose numbers of outputs each entry of a string of compress rates sets, in the order of the entries; `None` where each entry
     /// is for one group of [`Structure::groups`](crate::prune::Structure::groups).
     fn rated(&self) -> Option<Vec<Vec<String>>> {

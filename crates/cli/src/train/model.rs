@@ -6,13 +6,14 @@ use crate::{Result, say};
 use candle_core::Device;
 use candlelight_autograd::ParamStore;
 use candlelight_data::Normalize;
+use candlelight_engine::checkpoint;
 use candlelight_engine::teacher::{DistillConfig, Teacher};
 use candlelight_engine::trained::{Trained, TrainedOptions};
 use candlelight_models::posemb::Interpolation;
 use candlelight_models::{ModelConfig, registry};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The flags on the model, with timm's names.
 #[derive(Args, Debug, Clone, Default, Serialize)]
@@ -96,7 +97,10 @@ impl ModelFlags {
         splits: usize,
     ) -> Result<ModelConfig> {
         let name = self.name();
-        let mut config = ModelConfig::named(name)?;
+        let mut config = match self.narrowed()? {
+            Some(config) => config,
+            None => ModelConfig::named(name)?,
+        };
         let architecture = config.architecture_mut();
         if let Some(size) = size {
             architecture.set_image(size);
@@ -134,6 +138,20 @@ impl ModelFlags {
             settings.set_pool(pool).map_err(|e| format!("--gp: {e}"))?;
         }
         config.set_batch_norm(self.bn_tf, self.bn_momentum, self.bn_eps)?;
+        Ok(config)
+    }
+
+    /// The network in the checkpoint to start from, where that is a pruned one: its layers have widths that no name stands for.
+    fn narrowed(&self) -> Result<Option<ModelConfig>> {
+        let Some(path) = self.initial_checkpoint.as_deref().map(Path::new).filter(|p| p.is_file()) else {
+            return Ok(None);
+        };
+        let Some(said) = checkpoint::describe(path)?.filter(|d| d.kind == "classify") else { return Ok(None) };
+        let config = serde_json::from_value::<ModelConfig>(said.model).ok();
+        let config = config.filter(|c| c.architecture().is_narrowed());
+        if config.is_some() {
+            tracing::info!("the pruned network of {}, with the widths of its layers", path.display());
+        }
         Ok(config)
     }
 

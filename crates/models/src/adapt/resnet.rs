@@ -54,6 +54,10 @@ impl Architecture for ResNetConfig {
         })
     }
 
+    fn is_narrowed(&self) -> bool {
+        self.pruned.is_some()
+    }
+
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(ResNet::new(self, vb)?))
     }

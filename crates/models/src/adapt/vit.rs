@@ -46,6 +46,10 @@ impl Architecture for VitConfig {
         VitConfig::narrow(self, dims)
     }
 
+    fn is_narrowed(&self) -> bool {
+        self.pruned.is_some()
+    }
+
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(Vit::new(self, vb)?))
     }

@@ -47,6 +47,10 @@ impl Architecture for YoloConfig {
         YoloConfig::narrow(self, dims)
     }
 
+    fn is_narrowed(&self) -> bool {
+        self.pruned.is_some()
+    }
+
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(Yolo::new(self, vb)?))
     }

@@ -421,7 +421,12 @@ fn the_faults_of_hrankplus_are_reproduced() {
         hrankplus(&cifar.config, &cifar.structure, &cifar.params.state_dict(), &ranks, &keep, Key::new(5)).unwrap();
     let (_, norm) = small.tensors.iter().find(|(n, _)| n == "layer1.0.bn1.running_mean").unwrap();
     assert!(norm.to_vec1::<f32>().unwrap().iter().all(|v| *v == 0.0), "its normalisations are not copied");
-    net(small.config);
+    net(small.config.clone());
+    // A checkpoint of theirs says its widths by its tensors.
+    let file: Vec<_> = small.tensors.iter().map(|(n, t)| (format!("module.{n}"), t.clone())).collect();
+    let mut read = cifar.config.clone();
+    let fitted = read.architecture_mut().fit(&file, &crate::adapt::Fitting::default()).unwrap();
+    assert!(read == small.config && fitted.notes.iter().any(|n| n.contains("a pruned network")), "{:?}", fitted.notes);
     let vit = named("vit_demo_patch4");
     let e = hrankplus(&vit.config, &vit.structure, &vit.params.state_dict(), &ranks, &vit.structure.all(), Key::new(0));
     assert!(e.unwrap_err().to_string().contains("ResNet-50"));
