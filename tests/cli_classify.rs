@@ -282,6 +282,12 @@ fn predictions_are_printed_drawn_and_written_and_bad_images_are_reported() {
     );
     assert!(text.contains("1 of 3 images could not be read"), "{text}");
     refused(d, "predict", &[&base[..], &["--source", "nowhere"]].concat(), &["nowhere"]);
+    for (source, what) in
+        [("0", "a camera"), ("screen", "the screen"), ("film.mp4", "a film"), ("rtsp://x/y", "an address")]
+    {
+        refused(d, "predict", &[&base[..], &["--source", source]].concat(), &[what, "give pictures"]);
+    }
+    refused(d, "predict", &[&base[..], &["--source", "p", "--view-img"]].concat(), &["no window"]);
     refused(d, "predict", &[&base[..], &["--source", "empty*"]].concat(), &["empty*: no image there"]);
     refused(d, "predict", &["--weights", "w.safetensors", "--source", "p"], &["(--model)"]);
     let mut broken = params.state_dict();

@@ -129,7 +129,7 @@ fn finetuning_with_layer_decay_and_an_average() {
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
         weight_decay: 0.05,
         layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
-        ema: Some(EmaConfig { decay: 0.95, warmup: true }),
+        ema: Some(EmaConfig { decay: 0.95, warmup: true, tau: None }),
         ..ClassifyConfig::new(ModelConfig::from(VitConfig { drop_path: 0.2, ..vit() }), 10)
     };
     the_same(&plan(5e-3), |device| classify(&config, device));
@@ -140,7 +140,7 @@ fn a_device_leaves_out_an_update_whose_numbers_are_not_finite() {
     let config = ClassifyConfig {
         optimizer: AdamWConfig::default().into(),
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
-        ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+        ema: Some(EmaConfig { decay: 0.9, warmup: false, tau: None }),
         ..ClassifyConfig::new(ModelConfig::from(vit()), 10)
     };
     let _alone = alone();

@@ -149,7 +149,7 @@ fn fifty_steps_of_finetuning_are_pytorchs() {
             weight_decay: 0.05,
             layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
             trained: None,
-            ema: Some(EmaConfig { decay: 0.95, warmup: true }),
+            ema: Some(EmaConfig { decay: 0.95, warmup: true, tau: None }),
             mix: None,
             eval_every: None,
         };
@@ -315,7 +315,7 @@ fn everything() -> ClassifyConfig<VitConfig> {
         weight_decay: 0.05,
         layer_decay: Some(LayerDecay { decay: 0.75, timm: false }),
         trained: None,
-        ema: Some(EmaConfig { decay: 0.9, warmup: true }),
+        ema: Some(EmaConfig { decay: 0.9, warmup: true, tau: None }),
         mix: Some(Mix::mae_finetune(10)),
         eval_every: Some(1),
     }

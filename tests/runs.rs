@@ -585,7 +585,7 @@ fn classifying_by(plan: Plan, held_out: Box<dyn Batches>) -> Trainer<Classify<Vi
         weight_decay: 0.05,
         layer_decay: None,
         trained: None,
-        ema: Some(candlelight::optim::EmaConfig { decay: 0.9, warmup: false }),
+        ema: Some(candlelight::optim::EmaConfig { decay: 0.9, warmup: false, tau: None }),
         mix: None,
         eval_every: Some(1),
         model,

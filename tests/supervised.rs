@@ -200,7 +200,7 @@ fn checkpoints_inside_an_epoch_continue_at_their_step() {
 fn the_best_models_by_a_metric_are_kept_and_those_of_the_weights_and_their_average() {
     let dir = tempfile::tempdir().unwrap();
     let config = || ClassifyConfig {
-        ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+        ema: Some(EmaConfig { decay: 0.9, warmup: false, tau: None }),
         metric: Some(Metric::Loss),
         ..config()
     };
@@ -459,7 +459,7 @@ fn fifty_steps_of_a_recipe_are_timms() {
             optimizer: OptimizerConfig::named(name, &Settings::default()).unwrap(),
             weight_decay,
             timm_groups: true,
-            ema: Some(EmaConfig { decay: 0.9, warmup: false }),
+            ema: Some(EmaConfig { decay: 0.9, warmup: false, tau: None }),
             ..ClassifyConfig::new(model, 5)
         };
         let schedule = TimmConfig {
@@ -508,7 +508,7 @@ fn fifty_steps_of_a_recipe_are_timms() {
 #[test]
 fn whichever_file_operation_fails_the_best_models_are_there() {
     use candlelight::store::faults::{Fault, arm, disarm};
-    let config = || ClassifyConfig { ema: Some(EmaConfig { decay: 0.9, warmup: false }), ..config() };
+    let config = || ClassifyConfig { ema: Some(EmaConfig { decay: 0.9, warmup: false, tau: None }), ..config() };
     let go = |dir: &Path| {
         let run = Run::new(dir, Plan { epochs: 3, history: 1, keep: 1, ..plan() });
         let mut trainer = Trainer::new(run.plan.clone().check().unwrap(), task(config())).unwrap();

@@ -61,6 +61,9 @@ pub struct Args {
     /// Number of classes listed per image
     #[arg(long, default_value_t = 5)]
     pub topk: usize,
+    /// YOLOv5's: there is no window to show images in
+    #[arg(long, hide = true)]
+    view_img: bool,
     #[command(flatten)]
     /// How pictures are read.
     pub reading: DataArgs,
@@ -106,6 +109,7 @@ fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), Source::File)).collect()
     };
     let path = Path::new(source);
+    refuse_streams(source, path)?;
     let archive = [".tar", ".tgz", ".tar.gz", ".zip"].iter().any(|e| source.to_lowercase().ends_with(e));
     let found: Vec<_> = if source == "-" {
         let mut bytes = vec![];
@@ -133,6 +137,25 @@ fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
         vec![(path.into(), Source::File)]
     };
     if found.is_empty() { Err(format!("{source}: no image there").into()) } else { Ok(found) }
+}
+
+/// Refuses YOLOv5's sources that are no pictures: cameras, screens, addresses, films.
+fn refuse_streams(source: &str, path: &Path) -> Result<()> {
+    let lower = source.to_lowercase();
+    let films = ["mp4", "avi", "mov", "mkv", "webm", "wmv", "mpg", "mpeg", "m4v", "ts", "asf"];
+    let film = path.extension().is_some_and(|e| films.contains(&e.to_string_lossy().to_lowercase().as_str()));
+    let what = match () {
+        () if path.is_dir() => return Ok(()),
+        () if !source.is_empty() && source.bytes().all(|b| b.is_ascii_digit()) => "a camera",
+        () if lower.starts_with("screen") && !path.exists() => "the screen",
+        () if lower.ends_with(".streams") => "a list of cameras",
+        () if ["rtsp://", "rtmp://", "http://", "https://", "tcp://"].iter().any(|p| lower.starts_with(p)) => {
+            "an address"
+        }
+        () if film => "a film",
+        () => return Ok(()),
+    };
+    Err(format!("--source {source}: {what} cannot be read; give pictures, a folder, a glob, a list .txt, or - for standard input").into())
 }
 
 /// Files that match a path whose parts may hold `*`.
@@ -325,6 +348,11 @@ impl Args {
     /// # Errors
     /// When there are none.
     pub fn sources(&self) -> Result<Vec<(PathBuf, Source)>> {
+        if self.view_img {
+            return Err(
+                "--view_img: there is no window; the annotated images are files in the folder of the run".into()
+            );
+        }
         sources(&self.source, &self.reading)
     }
 

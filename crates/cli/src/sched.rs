@@ -160,13 +160,18 @@ pub struct Run {
 }
 
 impl SchedArgs {
+    /// The rate at the end of the run, where none is given.
+    pub(crate) fn last(&mut self, lr: f64) {
+        self.min_lr.get_or_insert(lr);
+    }
+
     /// Gives flags their defaults. Those that mean different things to different schedules are left to them.
-    pub(crate) fn fill(&mut self, d: &Defaults) {
+    pub(crate) fn fill(&mut self, d: &Defaults, decay_rate: f64) {
         self.min_lr.get_or_insert(d.min_lr);
         self.warmup_lr.get_or_insert(d.warmup_lr);
         self.warmup_epochs.get_or_insert(d.warmup_epochs);
         self.cooldown_epochs.get_or_insert(d.cooldown_epochs);
-        self.decay_rate.get_or_insert(0.1);
+        self.decay_rate.get_or_insert(decay_rate);
         self.patience_epochs.get_or_insert(10);
         self.sched_on_updates |= d.on_updates;
     }

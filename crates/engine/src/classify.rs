@@ -305,7 +305,7 @@ where
     }
 
     fn ema(&self) -> Result<Option<Ema>> {
-        Ok(self.config.ema.map(|e| Ema::new(&self.params, e.decay, e.warmup)).transpose()?)
+        Ok(self.config.ema.map(|e| Ema::of(&self.params, e)).transpose()?)
     }
 
     fn check(&self, data: &dyn Batches) -> Result<()> {

@@ -18,14 +18,17 @@ pub struct EmaConfig {
     /// Whether the decay starts small and grows to `decay`, as in timm.
     #[serde(default)]
     pub warmup: bool,
+    /// Updates after which the decay has grown to 63 % of `decay`, as in YOLOv5: at update s it is `decay (1 - e^(-s / tau))`. It goes before
+    /// `warmup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
 }
 
 /// The moving average `e = d e + (1 - d) p` of every parameter and buffer, as timm's `ModelEmaV3`. The first update copies the weights;
-/// with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`.
+/// with warm-up the decay at update s is `1 - s^(-2/3)`, at most `d`. With `tau` the first update averages too, as YOLOv5's does.
 #[derive(Debug)]
 pub struct Ema {
-    decay: f64,
-    warmup: bool,
+    config: EmaConfig,
     pub(crate) updates: u64,
     values: Vec<(String, Var)>,
 }
@@ -36,22 +39,33 @@ impl Ema {
     /// # Errors
     /// When the decay is not in [0, 1).
     pub fn new(params: &ParamStore, decay: f64, warmup: bool) -> Result<Self> {
-        if !(0.0..1.0).contains(&decay) {
-            return Err(Error::Config(format!("an EMA decay of {decay} is not in [0, 1)")));
+        Self::of(params, EmaConfig { decay, warmup, tau: None })
+    }
+
+    /// An average with these settings, that starts with the present weights.
+    ///
+    /// # Errors
+    /// When the decay is not in [0, 1), or `tau` not above 0.
+    pub fn of(params: &ParamStore, config: EmaConfig) -> Result<Self> {
+        if !(0.0..1.0).contains(&config.decay) {
+            return Err(Error::Config(format!("an EMA decay of {} is not in [0, 1)", config.decay)));
+        }
+        if let Some(tau) = config.tau.filter(|t| !(*t > 0.0 && t.is_finite())) {
+            return Err(Error::Config(format!("an EMA's tau of {tau} is not above 0")));
         }
         let copy = |(n, t): (String, Tensor)| Ok((n, Var::from_tensor(&t.copy()?)?));
         let values = params.state_dict().into_iter().map(copy).collect::<Result<_>>()?;
-        Ok(Ema { decay, warmup, updates: 0, values })
+        Ok(Ema { config, updates: 0, values })
     }
 
     /// The decay that update `s` uses; updates count from 1.
     pub fn decay_at(&self, s: u64) -> f64 {
-        if s <= 1 {
-            0.0
-        } else if self.warmup {
-            (1.0 - (s as f64).powf(-2.0 / 3.0)).min(self.decay)
-        } else {
-            self.decay
+        let EmaConfig { decay, warmup, tau } = self.config;
+        match tau {
+            Some(tau) => decay * (1.0 - (-(s as f64) / tau).exp()),
+            None if s <= 1 => 0.0,
+            None if warmup => (1.0 - (s as f64).powf(-2.0 / 3.0)).min(decay),
+            None => decay,
         }
     }
 
@@ -232,6 +246,11 @@ mod tests {
         }
         assert_eq!(Ema::new(&params, 0.9, false).unwrap().decay_at(2), 0.9);
         assert!(Ema::new(&params, 1.0, false).is_err());
+        // YOLOv5's, whose first update is an average too.
+        let yolo = EmaConfig { decay: 0.9999, warmup: false, tau: Some(2000.0) };
+        let ema = Ema::of(&params, yolo).unwrap();
+        assert!((ema.decay_at(1) - 4.998_25e-4).abs() < 1e-8 && (ema.decay_at(2000) - 0.632_057).abs() < 1e-6);
+        assert!(Ema::of(&params, EmaConfig { tau: Some(0.0), ..yolo }).unwrap_err().to_string().contains("tau of 0"));
     }
 
     #[test]

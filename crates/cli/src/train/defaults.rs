@@ -25,6 +25,14 @@ pub struct Defaults {
     pub scale: (f64, f64),
     /// `--color_jitter`.
     pub color_jitter: f64,
+    /// `--clip_grad`.
+    pub clip_grad: Option<f64>,
+    /// `--decay_rate`.
+    pub decay_rate: f64,
+    /// The last rate as a share of the first, where `--min_lr` follows from `--lr`.
+    pub lrf: Option<f64>,
+    /// `--model_ema_decay` and `--model_ema_tau` of the average that is kept; `None` keeps none.
+    pub ema: Option<(f64, f64)>,
     /// The schedule's.
     pub sched: sched::Defaults,
 }
@@ -42,6 +50,10 @@ impl Defaults {
         smoothing: 0.1,
         scale: (0.08, 1.0),
         color_jitter: 0.4,
+        clip_grad: None,
+        decay_rate: 0.1,
+        lrf: None,
+        ema: None,
         sched: sched::Defaults::TIMM_0_4,
     };
     /// Those of timm 1.0.
@@ -66,6 +78,10 @@ impl Defaults {
         smoothing: 0.1,
         scale: (0.7, 1.0),
         color_jitter: 0.0,
+        clip_grad: None,
+        decay_rate: 0.1,
+        lrf: None,
+        ema: None,
         sched: sched::Defaults {
             sched: "cosine",
             epochs: 15,
@@ -103,12 +119,40 @@ impl Defaults {
         ..Self::TIMM_0_4
     };
 
-    /// Those of a version of timm, `timm-0.4` or `timm-1.0`, or of `hrank`.
+    /// Those of YOLOv5's classify/train.py: Adam, a rate that falls in a line to a hundredth, an average of the weights.
+    pub const YOLOV5: Defaults = Defaults {
+        opt: "adam",
+        model: "yolov5s-cls",
+        batch_size: 64,
+        lr: Some(0.001),
+        weight_decay: 5e-5,
+        checkpoint_hist: 0,
+        clip_grad: Some(10.0),
+        decay_rate: 1.0,
+        lrf: Some(0.01),
+        ema: Some((0.9999, 2000.0)),
+        sched: sched::Defaults {
+            sched: "poly",
+            epochs: 10,
+            warmup_lr: 0.0,
+            warmup_epochs: 0.0,
+            min_lr: 0.0,
+            cooldown_epochs: 0,
+            decay_epochs: 30.0,
+            milestones: &[90.0, 180.0, 270.0],
+            on_updates: false,
+            cycle_decay: None,
+        },
+        ..Self::TIMM_0_4
+    };
+
+    /// Those of a version of timm, `timm-0.4` or `timm-1.0`, of `hrank` or of `yolov5`.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "timm-0.4" => Some(Self::TIMM_0_4),
             "timm-1.0" => Some(Self::TIMM_1_0),
             "hrank" => Some(Self::HRANK),
+            "yolov5" => Some(Self::YOLOV5),
             _ => None,
         }
     }

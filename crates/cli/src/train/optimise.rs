@@ -78,6 +78,9 @@ pub struct OptimFlags {
     /// Decay of the average [default: 0.9998]
     #[arg(long, value_name = "DECAY", help_heading = "Optimisation")]
     pub model_ema_decay: Option<f64>,
+    /// Let the decay of the average grow from 0 as YOLOv5's does, to 63 % of it after so many updates [default: none; yolov5: 2000]
+    #[arg(long, value_name = "UPDATES", help_heading = "Optimisation")]
+    pub model_ema_tau: Option<f64>,
     /// Let the decay of the average start small and grow
     #[arg(long, help_heading = "Optimisation")]
     pub model_ema_warmup: bool,
@@ -92,6 +95,12 @@ impl OptimFlags {
         fill(&mut self.momentum, 0.9);
         fill(&mut self.weight_decay, d.weight_decay);
         fill(&mut self.clip_mode, "norm".into());
+        self.clip_grad = self.clip_grad.or(d.clip_grad);
+        if let Some((decay, tau)) = d.ema {
+            self.model_ema = true;
+            fill(&mut self.model_ema_decay, decay);
+            fill(&mut self.model_ema_tau, tau);
+        }
         let of_base = self.lr_base.is_some() || self.lr_base_size.is_some() || self.lr_base_scale.is_some();
         if !of_base {
             self.lr = self.lr.or(d.lr);
@@ -106,15 +115,21 @@ impl OptimFlags {
         fill(&mut self.grad_accum_steps, 1);
         fill(&mut self.sched, d.sched.sched.into());
         fill(&mut self.epochs, d.sched.epochs);
-        self.schedule.fill(&d.sched);
+        if let (Some(lr), Some(share)) = (self.lr, d.lrf) {
+            self.schedule.last(lr * share);
+        }
+        self.schedule.fill(&d.sched, d.decay_rate);
         fill(&mut self.precision, "f32".into());
         fill(&mut self.non_finite, "skip".into());
         fill(&mut self.model_ema_decay, EMA_DECAY);
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        if !self.model_ema && self.model_ema_warmup {
-            return Err("--model_ema_warmup does nothing without --model_ema: leave it out".into());
+        if !self.model_ema && (self.model_ema_warmup || self.model_ema_tau.is_some()) {
+            return Err("--model_ema_warmup and --model_ema_tau do nothing without --model_ema: leave them out".into());
+        }
+        if let Some(tau) = self.model_ema_tau.filter(|t| !(*t > 0.0 && t.is_finite())) {
+            return Err(format!("--model_ema_tau {tau}: expected a number of updates above 0").into());
         }
         if !self.model_ema && self.model_ema_decay.is_some_and(|d| d != EMA_DECAY) {
             tracing::warn!("--model_ema_decay has no effect without --model_ema");
@@ -178,7 +193,7 @@ impl OptimFlags {
     /// The moving average.
     pub fn ema(&self) -> Option<EmaConfig> {
         let decay = self.model_ema_decay.unwrap_or(EMA_DECAY);
-        self.model_ema.then_some(EmaConfig { decay, warmup: self.model_ema_warmup })
+        self.model_ema.then_some(EmaConfig { decay, warmup: self.model_ema_warmup, tau: self.model_ema_tau })
     }
 
     /// The layer-wise rates, in timm's groups.

@@ -78,6 +78,26 @@ fn defaults_are_those_of_the_table() {
     }
 }
 
+#[test]
+fn yolov5_has_defaults_of_its_own() {
+    let of = |line: &str| args(line).filled().unwrap();
+    let all = of("x --defaults yolov5 --epochs 4");
+    assert_eq!((all.model.name(), all.data.batch_size, all.optim.clip_grad), ("yolov5s-cls", Some(64), Some(10.0)));
+    let ema = all.optim.ema().unwrap();
+    assert_eq!((ema.decay, ema.tau, ema.warmup), (0.9999, Some(2000.0), false));
+    // lr0 ((1 - x / E) 0.99 + 0.01)
+    let (schedule, epochs) = all.optim.schedule(all.optim.rate(64), true, 0, &Defaults::YOLOV5).unwrap();
+    assert_eq!(epochs, 4);
+    let length = candlelight_sched::Length { epochs: 4.0, steps: 10, samples: 64 };
+    for epoch in 0..4 {
+        let want = 1e-3 * ((1.0 - epoch as f64 / 4.0) * 0.99 + 0.01);
+        let lr = candlelight_sched::Schedule::at(&schedule, epoch as f64, &length);
+        assert!((lr - want).abs() < 1e-12, "epoch {epoch}: {lr}, expected {want}");
+    }
+    let hrank = of("x --defaults hrank");
+    assert_eq!((hrank.optim.opt.as_deref(), hrank.optim.epochs), (Some("momentum"), Some(90)));
+}
+
 /// What timm 0.4 writes as args.yaml without a flag but the data.
 const TIMMS: &str = "
 aa: null
