@@ -13,6 +13,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     let exported = args.exported()?;
     exported.write(args)?;
     println!("{}: {} tensors, {}", exported.path.display(), exported.tensors.len(), exported.how);
+    if let Some((path, _)) = &exported.description {
+        println!("{}: builds the model in PyTorch", path.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

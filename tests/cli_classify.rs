@@ -6,19 +6,10 @@ use candle_core::Tensor;
 use candlelight::autograd::tensor_from;
 use candlelight::models::{vit::Pool, weights};
 use candlelight::prelude::*;
-use programs::{png, program, run};
+use programs::{png, program, refused, run};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-/// Runs a program that must refuse, with these words.
-#[track_caller]
-fn refused(dir: &Path, name: &str, args: &[&str], words: &[&str]) {
-    let (code, text) = run(dir, name, args);
-    assert!(code == Some(1) || code == Some(2), "{name} {args:?}: {code:?} {text}");
-    words.iter().for_each(|w| assert!(text.contains(w), "{name} {args:?}: no `{w}` in: {text}"));
-    assert!(!text.contains("panicked"), "{name} {args:?}: {text}");
-}
 
 /// Weights of a small model for 28 x 28 gray images, as pretraining would leave them: no head.
 fn encoder(path: &Path, dim: usize, change: impl Fn(&mut Vec<(String, Tensor)>)) {

@@ -4,23 +4,8 @@ mod programs;
 
 use candlelight::models::{ModelConfig, weights};
 use candlelight::prelude::*;
-use programs::{folders, run};
+use programs::{folders, ok, refused};
 use std::path::Path;
-
-#[track_caller]
-fn ok(dir: &Path, name: &str, args: &[&str]) -> String {
-    let (code, text) = run(dir, name, args);
-    assert_eq!(code, Some(0), "{name} {args:?}: {text}");
-    text
-}
-
-#[track_caller]
-fn refused(dir: &Path, name: &str, args: &[&str], words: &[&str]) {
-    let (code, text) = run(dir, name, args);
-    assert!(code == Some(1) || code == Some(2), "{name} {args:?}: {code:?} {text}");
-    words.iter().for_each(|w| assert!(text.contains(w), "{name} {args:?}: no `{w}` in: {text}"));
-    assert!(!text.contains("panicked"), "{name} {args:?}: {text}");
-}
 
 /// Weights of a network for three classes, as a state dict of PyTorch's.
 fn network(path: &Path, name: &str) {
@@ -78,6 +63,12 @@ fn a_network_is_pruned_finetuned_resumed_and_judged() {
     assert!(text.contains("layer1.0.conv1") && text.contains("[1, 8, 16, 16]"), "{text}");
     let text = ok(d, "evaluate", &["data", "--weights", best]);
     assert!(text.contains("top"), "{text}");
+    let text = ok(d, "export", &[best, "--describe", "--output", "plain.safetensors"]);
+    assert!(text.contains("plain.py: builds the model in PyTorch"), "{text}");
+    let python = std::fs::read_to_string(d.join("plain.py")).unwrap();
+    assert!(python.contains("class Network") && python.contains("\"shortcuts\"") && python.contains("plain.safetensors"));
+    refused(d, "export", &["whole.pth", "--describe"], &["give --model NAME"]);
+    refused(d, "export", &[best, "--describe", "--format", "pth"], &["leave out --format pth"]);
     let again = ["data", "--weights", best, "--target_macs", "0.6", "--importance", "l2", "--epochs", "0"];
     let text = ok(d, "prune", &[&again[..], &["--output", "out", "-j", "1", "-b", "8"]].concat());
     assert!(text.contains("of every layer's filters go"), "{text}");

@@ -2,7 +2,7 @@
 
 mod programs;
 
-use programs::{folders, program, run};
+use programs::{folders, ok, program, run};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -40,18 +40,8 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[track_caller]
-fn ok(dir: &Path, name: &str, args: &[&str]) -> String {
-    let (code, text) = run(dir, name, args);
-    assert_eq!(code, Some(0), "{name} {args:?}: {text}");
-    text
-}
-
-#[track_caller]
 fn refused(dir: &Path, args: &[&str], words: &[&str]) {
-    let (code, text) = run(dir, "train", args);
-    assert!(code == Some(1) || code == Some(2), "{args:?}: {code:?} {text}");
-    words.iter().for_each(|w| assert!(text.contains(w), "{args:?}: no `{w}` in: {text}"));
-    assert!(!text.contains("panicked"), "{args:?}: {text}");
+    programs::refused(dir, "train", args, words);
 }
 
 fn read(path: &Path) -> String {

@@ -18,6 +18,23 @@ pub fn run(dir: &Path, name: &str, args: &[&str]) -> (Option<i32>, String) {
     (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
 }
 
+/// What a program says that must succeed.
+#[track_caller]
+pub fn ok(dir: &Path, name: &str, args: &[&str]) -> String {
+    let (code, text) = run(dir, name, args);
+    assert_eq!(code, Some(0), "{name} {args:?}: {text}");
+    text
+}
+
+/// Runs a program that must refuse, with these words.
+#[track_caller]
+pub fn refused(dir: &Path, name: &str, args: &[&str], words: &[&str]) {
+    let (code, text) = run(dir, name, args);
+    assert!(code == Some(1) || code == Some(2), "{name} {args:?}: {code:?} {text}");
+    words.iter().for_each(|w| assert!(text.contains(w), "{name} {args:?}: no `{w}` in: {text}"));
+    assert!(!text.contains("panicked"), "{name} {args:?}: {text}");
+}
+
 /// Class folders of gray 16 x 16 PNG pictures: bright at the top, at the bottom, at the left. The first class has the most.
 pub fn folders(dir: &Path) -> PathBuf {
     for (split, n, first) in [("train", 12, 0), ("validation", 5, 12)] {

@@ -3,8 +3,9 @@
 use crate::{Result, say};
 use candle_core::Tensor;
 use candlelight_engine::{checkpoint, pretrain};
-use candlelight_models::weights;
+use candlelight_models::adapt::Fitting;
 use candlelight_models::weights::names::{Family, detect, from_timm, to_timm};
+use candlelight_models::{ModelConfig, describe, weights};
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,12 @@ pub struct Args {
     /// Write the averaged weights
     #[arg(long, visible_alias = "ema")]
     use_ema: bool,
+    /// Also write a Python file that builds the model in PyTorch, pruned or not, and loads these weights
+    #[arg(long)]
+    describe: bool,
+    /// Of a file that does not say which model it holds, the model's name, for --describe
+    #[arg(long, requires = "describe")]
+    model: Option<String>,
     /// The file to write [default: beside the weights]
     #[arg(long)]
     output: Option<PathBuf>,
@@ -64,6 +71,8 @@ pub struct Exported {
     pub how: String,
     /// The file to write.
     pub path: PathBuf,
+    /// The Python file that describes the model, where it is asked for.
+    pub description: Option<(PathBuf, String)>,
 }
 
 impl Args {
@@ -75,7 +84,7 @@ impl Args {
         let name = self.weights.as_deref().or(self.flag.as_deref()).ok_or("give the weights")?;
         let source = crate::weights::located(name)?;
         let said = if source.is_file() { checkpoint::describe(&source)? } else { None };
-        let pretrained = said.is_some_and(|d| d.kind == "mae_pretrain");
+        let pretrained = said.as_ref().is_some_and(|d| d.kind == "mae_pretrain");
         if self.part.is_some() && !pretrained {
             return Err(format!(
                 "--part: {} is no pretraining checkpoint of ours, and is written whole",
@@ -83,6 +92,20 @@ impl Args {
             )
             .into());
         }
+        let described = match (self.describe, said.filter(|d| d.kind == "classify"), &self.model) {
+            (false, ..) => None,
+            _ if self.format == Format::Pth => {
+                return Err("--describe is for safetensors: leave out --format pth".into());
+            }
+            _ if self.to.is_some_and(|to| to != Family::Timm) => {
+                return Err("--describe: the description has timm's names; leave out --to".into());
+            }
+            (_, Some(d), None) => Some(serde_json::from_value::<ModelConfig>(d.model)?),
+            (_, _, Some(name)) => Some(ModelConfig::named(name)?),
+            (_, None, None) => {
+                return Err("--describe: the file does not say which classifier it holds; give --model NAME".into());
+            }
+        };
         let (mut tensors, mut stem) = if pretrained {
             if self.use_ema || self.weights_set.is_some() {
                 return Err("--use_ema and --weights_set: a pretraining checkpoint has one set of weights".into());
@@ -127,7 +150,14 @@ impl Args {
         if same_file(&path, &source) {
             return Err(format!("--output {}: that is the file to export; give another name", path.display()).into());
         }
-        Ok(Exported { tensors, how, path })
+        let mut description = None;
+        if let Some(mut config) = described {
+            let fitted = config.architecture_mut().fit(&tensors, &Fitting::default())?;
+            tensors = fitted.tensors;
+            let weights = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            description = Some((path.with_extension("py"), describe::pytorch(&config, &weights)?));
+        }
+        Ok(Exported { tensors, how, path, description })
     }
 }
 
@@ -140,6 +170,9 @@ impl Exported {
         match args.format {
             Format::Safetensors => weights::write_safetensors(&self.path, &self.tensors, None)?,
             Format::Pth => weights::write_pickle(&self.path, &self.tensors)?,
+        }
+        if let Some((path, text)) = &self.description {
+            std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         Ok(())
     }

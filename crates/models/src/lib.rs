@@ -3,6 +3,7 @@
 
 pub mod adapt;
 pub mod cost;
+pub mod describe;
 mod error;
 pub mod mae;
 mod model;
