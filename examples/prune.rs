@@ -14,10 +14,9 @@ use candlelight_cli::{Result, common, start};
 use std::process::ExitCode;
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let args = args.filled()?;
+    let mut args = args.filled()?;
     let (device, signals) = (args.train.run.device()?, Signals::install()?);
-    let trained = args.whole(&device)?;
-    let whole = Net { config: trained.config, params: trained.params, model: trained.model };
+    let whole = args.whole(&device)?;
     if args.prune.list {
         print!("{}", args.listed(&whole)?);
         return Ok(ExitCode::SUCCESS);

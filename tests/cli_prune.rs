@@ -56,9 +56,18 @@ fn a_network_is_pruned_finetuned_resumed_and_judged() {
     }
     // A pruned checkpoint says itself what it is: it is judged, summed up, pruned again, and its run goes on.
     let best = "out/a/best.safetensors";
-    let judge = ["data", "--weights", best, "--test_only", "--output", "out", "-j", "1", "-b", "8"];
+    let newest = candlelight::engine::checkpoint::list(&folder).pop().unwrap();
+    let newest = newest.to_str().unwrap();
+    let judge = ["data", "--weights", newest, "--test_only", "--output", "out", "-j", "1", "-b", "8"];
     let text = ok(d, "prune", &judge);
     assert!(text.contains("| whole ") && !text.contains("| pruned "), "{text}");
+    // Prepared as in the run, the whole image of 16 pixels, although no model is named here.
+    let top1 = |text: &str, line: &str| -> String {
+        let row = text.lines().rev().find(|l| l.starts_with(&format!("| {line}"))).unwrap();
+        row.split('|').nth(4).unwrap().trim().to_string()
+    };
+    let finetuned = std::fs::read_to_string(folder.join("prune.md")).unwrap();
+    assert_eq!(top1(&text, "whole"), top1(&finetuned, "finetuned"));
     let text = ok(d, "summary", &[best]);
     assert!(text.contains("layer1.0.conv1") && text.contains("[1, 8, 16, 16]"), "{text}");
     let text = ok(d, "evaluate", &["data", "--weights", best]);
@@ -66,7 +75,9 @@ fn a_network_is_pruned_finetuned_resumed_and_judged() {
     let text = ok(d, "export", &[best, "--describe", "--output", "plain.safetensors"]);
     assert!(text.contains("plain.py: builds the model in PyTorch"), "{text}");
     let python = std::fs::read_to_string(d.join("plain.py")).unwrap();
-    assert!(python.contains("class Network") && python.contains("\"shortcuts\"") && python.contains("plain.safetensors"));
+    assert!(
+        python.contains("class Network") && python.contains("\"shortcuts\"") && python.contains("plain.safetensors")
+    );
     refused(d, "export", &["whole.pth", "--describe"], &["give --model NAME"]);
     refused(d, "export", &[best, "--describe", "--format", "pth"], &["leave out --format pth"]);
     let again = ["data", "--weights", best, "--target_macs", "0.6", "--importance", "l2", "--epochs", "0"];

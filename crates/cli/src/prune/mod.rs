@@ -25,7 +25,7 @@ use candlelight_engine::{Verdict, checkpoint};
 use candlelight_models::cost::Cost;
 use candlelight_models::prune::{Keep, Pruned, Ranks, Structure, hrankplus, pruned, trace};
 use candlelight_models::{Classifier, ModelConfig, registry, weights};
-use candlelight_store::RunFolder;
+use candlelight_store::{Preparation, RunFolder};
 use clap::Parser;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,10 @@ pub struct Args {
     #[serde(flatten)]
     /// How the rest is finetuned, with the flags of `train` and by default HRank's recipe.
     pub train: train::Args,
+    /// Whether the model is named on the line.
+    #[arg(skip)]
+    #[serde(skip)]
+    named: bool,
 }
 
 /// A network that is judged or trained: its configuration, its parameters, itself.
@@ -94,6 +98,7 @@ impl Args {
                     .into(),
             );
         }
+        all.named = self.train.model.model.is_some();
         all.train.defaults.get_or_insert_with(|| "hrank".into());
         // To list layers needs no data, and must not mean the demo's.
         if !self.train.data.demo() {
@@ -102,11 +107,12 @@ impl Args {
         Ok(all)
     }
 
-    /// The trained network, head included, and what its file says of it. A file of ours says itself which network it holds, a pruned one too.
+    /// The trained network, head included. A file of ours says itself which network it holds, a pruned one too. How the file wants images prepared
+    /// for an evaluation becomes the value of flags that are not given.
     ///
     /// # Errors
     /// When there are no weights, or they are not those of the model.
-    pub fn whole(&self, device: &Device) -> Result<Trained> {
+    pub fn whole(&mut self, device: &Device) -> Result<Net> {
         let flags: &ModelFlags = &self.train.model;
         let path = match flags.weights()? {
             Some(path) => path,
@@ -116,7 +122,7 @@ impl Args {
         let (set, ema, partial) = flags.reading.chosen();
         let published = flags.initial_checkpoint.clone().filter(|w| w.starts_with("hf:"));
         let options = TrainedOptions {
-            model: if ours { None } else { Some(flags.name().to_string()) },
+            model: Some(flags.name().to_string()).filter(|name| !ours && !name.is_empty()),
             published: published.or_else(|| registry::published(flags.name()).filter(|_| flags.pretrained)),
             set,
             ema,
@@ -126,7 +132,17 @@ impl Args {
         };
         let trained = Trained::load(&path, &options, device)?;
         say(&trained.notes);
-        Ok(trained)
+        let (pipeline, _) = trained.pipeline(&Preparation::default())?;
+        let (wanted, data) = (pipeline.preparation(), &mut self.train.data);
+        data.crop_pct = data.crop_pct.or(wanted.crop_pct.map(|s| s.value));
+        data.crop_mode = data.crop_mode.or(wanted.crop_mode.map(|s| s.value));
+        let filter = wanted.interpolation.and_then(|s| serde_json::to_value(s.value).ok()?.as_str().map(String::from));
+        data.interpolation = data.interpolation.take().filter(|f| !f.is_empty()).or(filter);
+        if ours && !self.named {
+            // The name of the folder; the file has none.
+            self.train.model.model = Some("network".into());
+        }
+        Ok(Net { config: trained.config, params: trained.params, model: trained.model })
     }
 
     /// The configuration of the pruned network of the run that is resumed.

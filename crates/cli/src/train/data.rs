@@ -251,7 +251,9 @@ impl DataFlags {
     /// # Errors
     /// When flags contradict each other.
     pub fn evaluation(&self, model: &str, size: (usize, usize), normalize: &Normalize) -> Result<Pipeline> {
-        let usual = registry::entry(model)?.preparation();
+        // A network that no name stands for comes with all of it.
+        let whole = self.crop_pct.is_some() && self.crop_mode.is_some() && self.interpolation.is_some();
+        let usual = if whole { Preparation::default() } else { registry::entry(model)?.preparation() };
         let flag = |name: &str| Origin::Flag(format!("--{name}"));
         let filter = self.interpolation.as_deref().filter(|f| !f.is_empty());
         let filter = filter.map(parsed::<Interpolation>).transpose()?;
