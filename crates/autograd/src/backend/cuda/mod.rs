@@ -85,6 +85,8 @@ impl Backend for Cuda {
     fn arrange(&self, op: &Arrange, x: &Inputs) -> Result<Done> {
         match op {
             Arrange::Narrow { dim, from, len } if on::filled(x) && *len > 0 => shape::narrow(*dim, *from, *len, x),
+            // Its gradient is a sum.
+            Arrange::Place { .. } => wide(x, |x| composed::shape::arrange(op, x)),
             // The others move values of any type, as long as all are of one.
             _ if x.tensors.iter().all(|t| t.dtype() == x.dtype()) => composed::shape::arrange(op, x),
             _ => wide(x, |x| composed::shape::arrange(op, x)),
