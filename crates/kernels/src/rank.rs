@@ -30,7 +30,10 @@ pub fn matrix_rank(a: &[f32], (rows, columns): (usize, usize)) -> Result<usize> 
 pub fn feature_map_ranks(x: &[f32], [b, h, w, c]: [usize; 4]) -> Result<Vec<u32>> {
     check("feature_map_ranks", x.len(), b * h * w * c)?;
     let mut out = vec![0; b * c];
-    out.par_chunks_mut(c.max(1)).zip(x.par_chunks(h * w * c.max(1))).for_each(|(out, image)| {
+    if out.is_empty() || h * w == 0 {
+        return Ok(out);
+    }
+    out.par_chunks_mut(c).zip(x.par_chunks(h * w * c)).for_each(|(out, image)| {
         out.par_iter_mut().enumerate().for_each(|(channel, out)| {
             let map: Vec<f64> = image.iter().skip(channel).step_by(c).map(|v| f64::from(*v)).collect();
             *out = rank(&map, h, w) as u32;
@@ -179,5 +182,7 @@ mod tests {
             .collect();
         assert_eq!(feature_map_ranks(&x, [2, 3, 2, 2]).unwrap(), [1, 2, 1, 0]);
         assert!(feature_map_ranks(&x, [2, 3, 2, 3]).is_err());
+        assert_eq!(feature_map_ranks(&[], [2, 0, 2, 3]).unwrap(), [0; 6]);
+        assert!(feature_map_ranks(&[], [2, 4, 2, 0]).unwrap().is_empty());
     }
 }

@@ -91,6 +91,9 @@ impl Args {
     /// When flags are refused or contradict each other.
     pub fn filled(&self) -> Result<Self> {
         let mut all = self.clone();
+        if self.train.flags {
+            return Err("--flags is for train: `train --flags` prints the table".into());
+        }
         all.prune.check(self.train.run.resumed().is_some())?;
         if self.train.data.demo() && !self.prune.list {
             return Err(

@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[derive(Args, Debug, Clone, Serialize)]
 #[command(rename_all = "snake_case")]
 pub struct DataFlags {
-    /// The images: class folders, a list, archives, IDX or CIFAR files; without it the program runs its demo on those that come with the repository
+    /// The images: class folders, a list, archives, IDX or CIFAR files; without it `train` runs its demo on those that come with the repository
     #[arg(value_name = "DATA", id = "data")]
     #[serde(skip)]
     data: Option<PathBuf>,

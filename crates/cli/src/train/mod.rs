@@ -39,7 +39,7 @@ use std::sync::Arc;
 #[command(name = "train", version, rename_all = "snake_case")]
 #[group(skip)]
 pub struct Args {
-    /// Whose defaults: timm-0.4, for which most published recipes were written, timm-1.0, hrank for finetuning a pruned network, or yolov5 [default: timm-0.4]
+    /// Whose defaults: timm-0.4, for which most published recipes were written, timm-1.0, hrank for finetuning a pruned network, or yolov5 [default: timm-0.4; of prune: hrank]
     #[arg(long, value_parser = ["timm-0.4", "timm-1.0", "hrank", "yolov5"], value_name = "VERSION")]
     pub defaults: Option<String>,
     /// A YAML (or TOML) file of these flags, such as the args.yaml of a run; the command line overrides it

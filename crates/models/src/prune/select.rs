@@ -49,6 +49,11 @@ impl Structure {
     /// # Errors
     /// When a group would lose all its channels, or scores or rates are not those of this model.
     pub fn select(&self, rates: &[f64], scores: &Scores, limits: &Limits) -> Result<Keep> {
+        self.selected(rates, scores, limits, 0)
+    }
+
+    /// The same with at least `least` channels in each group.
+    fn selected(&self, rates: &[f64], scores: &Scores, limits: &Limits, least: usize) -> Result<Keep> {
         let groups = self.groups();
         let fits = groups.len() == scores.len() && groups.iter().zip(scores).all(|(g, s)| g.len() == s.len());
         if !fits || rates.len() != groups.len() {
@@ -62,7 +67,7 @@ impl Structure {
         let mut keep = vec![];
         for ((group, scores), rate) in groups.iter().zip(scores).zip(rates) {
             let n = group.len();
-            let count = if limits.ignores(&group.name) { n } else { limits.count(n, *rate) };
+            let count = if limits.ignores(&group.name) { n } else { limits.count(n, *rate).max(least) };
             if count == 0 {
                 return Err(Error::Config(format!(
                     "{}: a rate of {rate} would leave none of its {n} channels; at most {:.3} leaves one",
@@ -113,7 +118,7 @@ impl Structure {
     }
 
     /// The channels that stay when all groups lose the same share, the smallest one that brings a cost to at most `share` of the whole
-    /// model's; also that share.
+    /// model's; also that share. One channel of each group stays in any case.
     ///
     /// # Errors
     /// When no share does.
@@ -126,14 +131,12 @@ impl Structure {
             return Err(Error::Config(format!("a target of {share}, expected a share above 0, at most 1")));
         }
         let full = cost(&self.all());
-        let most = self.groups().iter().map(Group::len).min().map_or(0.0, |n| 1.0 - 1.0 / n as f64);
-        let at = |step: usize| self.select(&vec![step as f64 / 1000.0; self.groups().len()], scores, limits);
-        let (mut low, mut high) = (0, (most * 1000.0) as usize);
+        let at = |step: usize| self.selected(&vec![step as f64 / 1000.0; self.groups().len()], scores, limits, 1);
+        let (mut low, mut high) = (0, 999);
         let least = cost(&at(high)?);
         if least > share * full {
             return Err(Error::Config(format!(
-                "{goal:?}: at most {:.1} % can go when every layer loses the same share, down to {:.3} of the whole; {share} was asked for",
-                most * 100.0,
+                "{goal:?}: with one channel in every layer {:.3} of the whole is left; {share} was asked for",
                 least / full
             )));
         }
