@@ -415,3 +415,42 @@ fn a_rate_is_found_and_drawn() {
     let (code, text) = run(d, "avg_checkpoints", &["data"]);
     assert!(code == Some(1) && text.contains("holds no checkpoints"), "{text}");
 }
+
+#[test]
+fn yolov5s_habits_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let flags = ["data", "--style", "yolov5", "--model", "yolov5n-cls", "--img_size", "32", "-b", "8", "-j", "1"];
+    let text = ok(d, "train", &[&flags[..], &["--epochs", "2"]].concat());
+    for word in ["results saved to ./runs/train-cls/exp", "center_square", "finished: loss"] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+    let folder = d.join("runs/train-cls/exp");
+    for file in
+        ["opt.yaml", "train_images.jpg", "test_images.jpg", "weights/best.safetensors", "weights/last.safetensors"]
+    {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+    let results = read(&folder.join("results.csv"));
+    assert_eq!(results.lines().count(), 3, "{results}");
+    assert!(results.lines().next().unwrap().contains("metrics/accuracy_top1"), "{results}");
+    let options = read(&folder.join("opt.yaml"));
+    assert!(options.contains("style: yolov5") && options.contains("git_commit: ") && options.contains("candlelight: "));
+    // The next run has a folder of its own, and a stopped one goes on in its own.
+    ok(d, "train", &[&flags[..], &["--epochs", "1", "--max_steps", "1"]].concat());
+    assert!(d.join("runs/train-cls/exp2/opt.yaml").is_file());
+    let text = ok(d, "train", &[&flags[..], &["--epochs", "3", "--resume", "runs/train-cls/exp"]].concat());
+    assert!(text.contains("resuming from"), "{text}");
+    assert_eq!(read(&folder.join("results.csv")).lines().count(), 4);
+    let best = "runs/train-cls/exp/weights/best.safetensors";
+    let text = ok(d, "evaluate", &["data", "--weights", best, "--style", "yolov5"]);
+    for word in ["top1_acc", "     all", "Speed: ", "at shape [1, 3, 32, 32]", "Results saved to runs/val-cls/exp"] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+    assert_eq!(read(&d.join("runs/val-cls/exp/val.csv")).lines().count(), 4);
+    let text = ok(d, "predict", &["--weights", best, "--source", "data/validation/1", "--save-txt"]);
+    assert!(text.contains("32x32 ") && d.join("runs/predict-cls/exp/labels").is_dir(), "{text}");
+    refused(d, &[&flags[..], &["--cutoff", "9"]].concat(), &["--cutoff 9: expected 10 or 11"]);
+    refused(d, &["data", "--model", "resnet20", "--cutoff", "10"], &["not for resnet20"]);
+}

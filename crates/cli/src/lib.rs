@@ -58,6 +58,19 @@ pub(crate) fn shown_size((h, w): (usize, usize)) -> String {
     if h == w { h.to_string() } else { format!("{h}x{w}") }
 }
 
+/// A path that no earlier run has: NAME, NAME2, NAME3, ...
+pub(crate) fn numbered(first: &std::path::Path) -> PathBuf {
+    let mut path = first.to_path_buf();
+    let name = first.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    for n in 2.. {
+        if !path.exists() {
+            break;
+        }
+        path = first.with_file_name(format!("{name}{n}"));
+    }
+    path
+}
+
 /// Logs what a library guessed or chose, one line each.
 pub fn say(notes: &[String]) {
     notes.iter().for_each(|n| tracing::info!("{n}"));

@@ -6,9 +6,7 @@ use crate::weights::WeightArgs;
 use crate::{Result, draw};
 use candle_core::{DType, Device, Tensor};
 use candlelight_autograd::{Key, Precision, Tape, tensor_from};
-use candlelight_data::{
-    Dataset, Decode, Image, LabelKind, Normalize, Out, Picture, Pipeline, Transform, decode, encode_jpeg, encode_png,
-};
+use candlelight_data::{Dataset, Decode, Image, LabelKind, Out, Picture, Pipeline, decode, encode_jpeg, encode_png};
 use candlelight_engine::trained::Trained;
 use candlelight_store::atomic::write_atomic;
 use clap::Parser;
@@ -181,11 +179,6 @@ fn glob(pattern: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// YOLOv5's preprocessing, for weights that do not record their own.
-fn yolo(size: (usize, usize), normalize: Normalize) -> Pipeline {
-    Pipeline::new(vec![Transform::CenterSquare, Transform::ResizeOpencv { size }], normalize)
-}
-
 /// The guesses for one image, the likeliest first.
 #[derive(serde::Serialize)]
 pub struct Prediction {
@@ -325,7 +318,7 @@ impl Args {
         let trained = self.from.load(size, Default::default(), device)?;
         let mut pipeline = self.prepare.pipeline(&trained, &self.reading, size)?;
         if self.yolo {
-            pipeline = yolo(trained.config.image(), pipeline.normalize);
+            pipeline = crate::prepare::yolo(trained.config.image(), pipeline.normalize);
             tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
         }
         let channels = trained.config.channels();
@@ -362,13 +355,7 @@ impl Args {
     /// When it cannot be made.
     pub fn written(&self) -> Result<Written<'_>> {
         let first = self.project.join(&self.name);
-        let mut folder = first.clone();
-        for n in 2.. {
-            if self.exist_ok || !folder.exists() {
-                break;
-            }
-            folder = self.project.join(format!("{}{n}", self.name));
-        }
+        let folder = if self.exist_ok { first } else { crate::numbered(&first) };
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         Ok(Written { folder, labels: 0, taken: HashSet::new(), args: self })
     }

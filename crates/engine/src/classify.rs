@@ -190,6 +190,11 @@ impl<M> Classify<M> {
         self.held_out.as_ref().map_or(&[], |d| d.classes())
     }
 
+    /// The images to evaluate on, if there are any.
+    pub fn held_out(&self) -> Option<&dyn Batches> {
+        self.held_out.as_deref()
+    }
+
     /// The parameters.
     pub fn params(&self) -> &ParamStore {
         &self.params

@@ -1,6 +1,7 @@
 //! The flags of an evaluation and what follows from them.
 
 mod labels;
+mod yolov5;
 
 pub use labels::RealLabels;
 
@@ -17,6 +18,7 @@ use candlelight_engine::trained::{Trained, numbered};
 use candlelight_models::posemb::Interpolation;
 use clap::Parser;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Evaluate a vision transformer's or a residual network's checkpoint on any data set.
 #[derive(Parser)]
@@ -67,6 +69,10 @@ pub struct Args {
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     pub device: Option<String>,
+    /// Print and write what YOLOv5's classify/val.py does: a table of the classes, times per image, the folder runs/val-cls/exp; images that no record
+    /// prepares are the centre square
+    #[arg(long, value_parser = ["yolov5"], value_name = "NAME")]
+    pub style: Option<String>,
     /// Of the model's classes only those in this file compete: their numbers or names, one per line
     #[arg(long, value_name = "FILE")]
     pub valid_labels: Option<PathBuf>,
@@ -153,7 +159,13 @@ impl Args {
         if !part.name.is_empty() {
             tracing::info!("evaluating on the part `{}`", part.name);
         }
-        let pipeline = self.prepare.pipeline(trained, &self.reading, self.size())?;
+        let mut pipeline = self.prepare.pipeline(trained, &self.reading, self.size())?;
+        let asked =
+            self.prepare.crop_pct.is_some() || self.prepare.crop_mode.is_some() || self.prepare.interpolation.is_some();
+        if self.style.is_some() && trained.evaluation.is_none() && !asked {
+            pipeline = crate::prepare::yolo(trained.config.image(), pipeline.normalize);
+            tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
+        }
         check_views(&pipeline, self.tta.as_deref())?;
         let load = LoaderConfig {
             batch_size: self.batch_size,
@@ -192,8 +204,11 @@ impl Args {
         let valid = self.valid_labels.as_deref().map(|p| labels::valid(p, classes, names)).transpose()?;
         let dataset = loader.dataset();
         let mut shown = Progress::new("images", loader.samples());
+        let (mut table, mut waited) = (yolov5::Table::new(classes), Instant::now());
         for batch in loader.epoch(0, 0) {
             let mut batch = batch?;
+            table.waited += waited.elapsed();
+            let begun = Instant::now();
             let images = batch::images(&mut batch, &loader.pipeline().normalize, device)?;
             let mut sum = vec![];
             for view in 0..*views {
@@ -207,6 +222,8 @@ impl Args {
                 }
                 sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / *views as f32);
             }
+            table.computed += begun.elapsed();
+            let begun = Instant::now();
             for (row, index) in sum.chunks_exact_mut(classes).zip(&batch.indices) {
                 if let Some(valid) = &valid {
                     row.iter_mut().zip(valid).filter(|(_, valid)| !**valid).for_each(|(l, _)| *l = f32::NEG_INFINITY);
@@ -221,8 +238,15 @@ impl Args {
                 return Err(format!("--valid_labels does not list class {label} `{name}`, which an image has").into());
             }
             metrics.add(&sum, &batch.labels)?;
+            table.add(&sum, &batch.labels);
+            table.judged += begun.elapsed();
             let s = metrics.scores();
             shown.at(s.samples as usize, &format!("top1 {:.2}", s.top1));
+            waited = Instant::now();
+        }
+        if self.style.is_some() {
+            let image = [1, trained.config.channels(), trained.config.image().0, trained.config.image().1];
+            table.print(judged.data.classes(), image)?;
         }
         Ok((metrics, real))
     }

@@ -105,7 +105,7 @@ impl AugmentFlags {
         fill(&mut self.mixup_switch_prob, 0.5);
         fill(&mut self.mixup_mode, MixMode::Batch);
         fill(&mut self.mixup_off_epoch, 0);
-        fill(&mut self.train_interpolation, "random".into());
+        fill(&mut self.train_interpolation, d.train_interpolation.into());
     }
 
     /// The views of each image.

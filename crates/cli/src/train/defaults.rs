@@ -25,6 +25,8 @@ pub struct Defaults {
     pub scale: (f64, f64),
     /// `--color_jitter`.
     pub color_jitter: f64,
+    /// `--train_interpolation`.
+    pub train_interpolation: &'static str,
     /// `--clip_grad`.
     pub clip_grad: Option<f64>,
     /// `--decay_rate`.
@@ -50,6 +52,7 @@ impl Defaults {
         smoothing: 0.1,
         scale: (0.08, 1.0),
         color_jitter: 0.4,
+        train_interpolation: "random",
         clip_grad: None,
         decay_rate: 0.1,
         lrf: None,
@@ -78,6 +81,7 @@ impl Defaults {
         smoothing: 0.1,
         scale: (0.7, 1.0),
         color_jitter: 0.0,
+        train_interpolation: "random",
         clip_grad: None,
         decay_rate: 0.1,
         lrf: None,
@@ -127,6 +131,7 @@ impl Defaults {
         lr: Some(0.001),
         weight_decay: 5e-5,
         checkpoint_hist: 0,
+        train_interpolation: "bilinear",
         clip_grad: Some(10.0),
         decay_rate: 1.0,
         lrf: Some(0.01),

@@ -10,6 +10,7 @@ mod model;
 mod optimise;
 mod run;
 pub mod table;
+mod yolov5;
 
 pub use augment::AugmentFlags;
 pub use data::{Data, DataFlags};
@@ -98,7 +99,11 @@ impl Args {
     /// When flags are refused, contradict each other or would do nothing.
     pub fn filled(&self) -> Result<Self> {
         self.foreign.answer()?;
-        let (mut all, d) = (self.clone(), self.preset());
+        let mut all = self.clone();
+        if let Some(style) = &self.run.style {
+            all.defaults.get_or_insert_with(|| style.clone());
+        }
+        let d = all.preset();
         self.loss.one()?;
         self.augment.check(self.loss.jsd, self.model.split_bn, &d)?;
         match self.data.demo() {
@@ -108,7 +113,7 @@ impl Args {
                     tracing::warn!("--defaults has no effect without DATA: the demo has its own");
                 }
             }
-            false => all.defaults = Some(self.defaults.clone().unwrap_or_else(|| "timm-0.4".into())),
+            false => _ = all.defaults.get_or_insert_with(|| "timm-0.4".into()),
         }
         all.data.fill(&d);
         all.model.fill(&d);
@@ -263,7 +268,11 @@ impl Args {
         folder: &Path,
     ) -> Result<(Loader, Option<Loader>)> {
         let (size, flags) = (config.model.image(), &self.data);
-        let evaluation = flags.evaluation(self.model.name(), size, &data.normalize)?;
+        let given = flags.crop_pct.is_some() || flags.crop_mode.is_some() || flags.interpolation.is_some();
+        let evaluation = match self.run.style {
+            Some(_) if !given => crate::prepare::yolo(size, data.normalize.clone()),
+            _ => flags.evaluation(self.model.name(), size, &data.normalize)?,
+        };
         let training = self.augment.pipeline(size, &data.normalize, &evaluation)?;
         for (name, pipeline) in [("training", &training), ("evaluation", &evaluation)].iter().filter(|_| !self.quiet) {
             tracing::info!("{name}: {}", pipeline.to_string().trim_end().replace('\n', ", "));
@@ -290,6 +299,11 @@ impl Args {
         .decoding(data.decode);
         if let Some(mix) = &config.mix {
             loader = loader.collating(Arc::new(mix.clone()));
+        }
+        if self.run.style.is_some() {
+            let (path, normalize) = (folder.join("train_images.jpg"), data.normalize.clone());
+            let classes = data.collection.classes().to_vec();
+            loader = loader.collating(Arc::new(yolov5::FirstImages { path, normalize, classes }));
         }
         if self.run.save_images {
             let (folder, every) = (folder.to_path_buf(), self.run.log_interval.unwrap_or(50));

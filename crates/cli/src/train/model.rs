@@ -38,6 +38,9 @@ pub struct ModelFlags {
     /// Global pooling: avg, max, avgmax or catavgmax; of transformers token or avg [default: the model's]
     #[arg(long, value_name = "POOL", help_heading = "Model")]
     pub gp: Option<String>,
+    /// Of YOLOv5's layers how many are taken, the new head included: 10, or 11 to keep the pooling pyramid of a detector [default: 10]
+    #[arg(long, value_name = "LAYERS", help_heading = "Model")]
+    pub cutoff: Option<usize>,
     /// Rate of dropout, in [0, 1) [default: 0]
     #[arg(long, value_name = "RATE", help_heading = "Model")]
     pub drop: Option<f32>,
@@ -101,6 +104,12 @@ impl ModelFlags {
             Some(config) => config,
             None => ModelConfig::named(name)?,
         };
+        match (self.cutoff, &mut config) {
+            (None, _) => {}
+            (Some(n @ (10 | 11)), ModelConfig::Yolo(c)) => c.sppf = n == 11,
+            (Some(n), ModelConfig::Yolo(_)) => return Err(format!("--cutoff {n}: expected 10 or 11 layers").into()),
+            (Some(_), _) => return Err(format!("--cutoff is for YOLOv5's classifiers, not for {name}").into()),
+        }
         let architecture = config.architecture_mut();
         if let Some(size) = size {
             architecture.set_image(size);

@@ -2,6 +2,7 @@
 
 use super::defaults::{Defaults, fill};
 use super::lines::{Lines, Summary};
+use super::yolov5;
 use crate::common::report;
 use crate::{Result, device, shown_size};
 use candle_core::Device;
@@ -69,6 +70,9 @@ pub struct RunFlags {
     /// Stop after this many steps
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub max_steps: Option<usize>,
+    /// Leave what YOLOv5's classify/train.py leaves: the folder runs/train-cls/exp, opt.yaml, results.csv, sheets of pictures, weights/; with its defaults
+    #[arg(long, value_parser = ["yolov5"], value_name = "NAME", help_heading = "Run")]
+    pub style: Option<String>,
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long, help_heading = "Run")]
     pub device: Option<String>,
@@ -158,9 +162,14 @@ impl RunFlags {
                 folder.parent().filter(|_| inner).unwrap_or(folder).into()
             }
             _ => {
-                let output = self.output.clone().unwrap_or_else(|| "./output/train".into());
-                output
-                    .join(self.experiment.clone().unwrap_or_else(|| format!("{}-{model}-{}", now(), shown_size(image))))
+                let yolo = self.style.is_some();
+                let usual = if yolo { "./runs/train-cls" } else { "./output/train" };
+                let output = self.output.clone().unwrap_or_else(|| usual.into());
+                match &self.experiment {
+                    Some(name) => output.join(name),
+                    None if yolo => crate::numbered(&output.join("exp")),
+                    None => output.join(format!("{}-{model}-{}", now(), shown_size(image))),
+                }
             }
         };
         tracing::info!("run folder: {}", path.display());
@@ -176,12 +185,12 @@ impl RunFlags {
         args: String,
     ) -> Session<'a> {
         let lines = Lines::new(loader, self.log_interval.unwrap_or(50));
-        let mut session = Session::new(loader, folder)
-            .resume(self.from())
-            .signals(signals)
-            .events(folder.path())
-            .observe(lines)
-            .observe(Summary::new(folder.path(), args));
+        let mut session =
+            Session::new(loader, folder).resume(self.from()).signals(signals).events(folder.path()).observe(lines);
+        if self.style.is_some() {
+            session = session.observe(yolov5::Files::new(folder.path(), &args));
+        }
+        session = session.observe(Summary::new(folder.path(), args));
         if let Some(epoch) = self.start_epoch {
             session = session.start_epoch(epoch);
         }
@@ -198,6 +207,11 @@ impl RunFlags {
     ) -> ExitCode {
         let dir = folder.path();
         report(dir);
+        if self.style.is_some()
+            && let Err(e) = yolov5::finish(trainer, dir)
+        {
+            tracing::warn!("the files in YOLOv5's style are not all there: {e}");
+        }
         let code = match outcome {
             Outcome::Finished { loss, checkpoint } => {
                 println!("finished: loss {loss:.4}");

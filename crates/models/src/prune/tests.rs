@@ -240,7 +240,13 @@ fn a_search_meets_its_target_and_no_more() {
     let (keep, _) = net.structure.search(Goal::Parameters, 0.4, &scores, &rounded).unwrap();
     assert!(keep.iter().all(|k| k.len() % 8 == 0) && rate < 0.5);
     assert!(net.structure.parameters(&keep) * 5 <= net.structure.parameters(&all) * 2);
-    assert!(net.structure.search(Goal::Macs, 1e-6, &scores, &limits).unwrap_err().to_string().contains("one channel in every layer"));
+    assert!(
+        net.structure
+            .search(Goal::Macs, 1e-6, &scores, &limits)
+            .unwrap_err()
+            .to_string()
+            .contains("one channel in every layer")
+    );
     assert!(net.structure.search(Goal::Macs, 0.0, &scores, &limits).is_err());
     // Of equal scores the earlier channels go first; what is near the largest stays.
     let mut scores: Scores = net.structure.groups().iter().map(|g| vec![1.0; g.len()]).collect();

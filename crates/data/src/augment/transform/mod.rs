@@ -244,6 +244,10 @@ impl fmt::Display for Transform {
     /// `name(field: value, ...)`, as in the serialised form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = serde_json::to_value(self).map_err(|_| fmt::Error)?;
+        // One without settings is a name alone.
+        if let Some(name) = value.as_str() {
+            return write!(f, "{name}()");
+        }
         let (name, fields) = value.as_object().and_then(|o| o.iter().next()).ok_or(fmt::Error)?;
         write!(f, "{name}(")?;
         for (i, (key, v)) in fields.as_object().into_iter().flatten().enumerate() {
@@ -259,6 +263,12 @@ mod tests {
 
     fn image(w: usize, h: usize) -> Image {
         Image::new(w, h, 3, (0..w * h * 3).map(|i| (i * 31 % 256) as u8).collect()).unwrap()
+    }
+
+    #[test]
+    fn transforms_with_and_without_settings_are_shown() {
+        assert_eq!(Transform::CenterSquare.to_string(), "center_square()");
+        assert_eq!(Transform::CenterCrop { size: (4, 5) }.to_string(), "center_crop(size: [4,5])");
     }
 
     #[test]
