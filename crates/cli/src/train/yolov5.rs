@@ -176,26 +176,29 @@ pub(super) fn finish(trainer: &Trainer<Classify<ModelConfig>>, folder: &Path) ->
             std::fs::copy(&best, &to)?;
         }
     }
-    trainer.save_weights(&weights.join("last.safetensors"))?;
+    let last = weights.join("last.safetensors");
+    trainer.save_weights(&last)?;
+    // A run that was stopped within its first epoch has judged nothing.
+    let shown = if to.exists() { to } else { last };
     println!("results saved to {}", folder.display());
-    println!("  predict   --weights {} --source IMAGES", to.display());
-    println!("  evaluate  DATA --weights {}", to.display());
+    println!("  predict   --weights {} --source IMAGES", shown.display());
+    println!("  evaluate  DATA --weights {}", shown.display());
     let task = trainer.task();
     let Some(data) = task.held_out() else { return Ok(()) };
     let Some(first) = data.epoch(0, 0).next() else { return Ok(()) };
     let mut first = first?;
-    let shown = first.clone();
+    let seen = first.clone();
     let images = batch::images(&mut first, data.normalize(), &task.params().device())?;
-    let n = shown.labels.len().min(PICTURES);
+    let n = seen.labels.len().min(PICTURES);
     let logits = task.model().forward(&Tape::off().constant(&images.narrow(0, 0, n)?), None)?;
     let (classes, rows) = (data.classes(), logits.values()?);
     let width = rows.len() / n.max(1);
     let best = |row: &[f32]| (0..width).fold(0, |best, i| if row[i] > row[best] { i } else { best });
     let title = |i: usize| {
         let said = best(&rows[i * width..(i + 1) * width]);
-        format!("{}-{}", class(classes, shown.labels[i] as usize), class(classes, said))
+        format!("{}-{}", class(classes, seen.labels[i] as usize), class(classes, said))
     };
-    match sheet(&shown, n, data.normalize(), &(0..n).map(title).collect::<Vec<_>>()) {
+    match sheet(&seen, n, data.normalize(), &(0..n).map(title).collect::<Vec<_>>()) {
         Some(image) => put(&folder.join("test_images.jpg"), &image),
         None => Ok(()),
     }
