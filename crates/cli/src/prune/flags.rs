@@ -75,10 +75,8 @@ impl PruneFlags {
         if !goes_on && !self.chosen() {
             return Err("say how much is removed: --compress_rate '[0.]+[0.18]*29', --target_macs 0.5, --target_params 0.5 or --min_importance 0.3; --list shows the layers".into());
         }
-        for (flag, share) in [("min_importance", self.min_importance)] {
-            if let Some(v) = share.filter(|v| !(0.0..=1.0).contains(v)) {
-                return Err(format!("--{flag} {v}: expected a share from 0 to 1").into());
-            }
+        if let Some(v) = self.min_importance.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(format!("--min_importance {v}: expected a share from 0 to 1").into());
         }
         if self.rank_batches == Some(0) || self.rank_steady == Some(0) {
             return Err("--rank_batches and --rank_steady: expected at least 1".into());
