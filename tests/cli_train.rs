@@ -451,6 +451,81 @@ fn yolov5s_habits_are_kept() {
     assert_eq!(read(&d.join("runs/val-cls/exp/val.csv")).lines().count(), 4);
     let text = ok(d, "predict", &["--weights", best, "--source", "data/validation/1", "--save-txt"]);
     assert!(text.contains("32x32 ") && d.join("runs/predict-cls/exp/labels").is_dir(), "{text}");
+    let written = ["--confusion", "confusion.csv"];
+    ok(d, "evaluate", &[&["data", "--weights", best, "--style", "yolov5"][..], &written].concat());
+    let counts = read(&d.join("confusion.csv"));
+    assert_eq!(counts.lines().count(), 4, "{counts}");
+    assert_eq!(counts, read(&d.join("runs/val-cls/exp2/confusion_matrix.csv")));
     refused(d, &[&flags[..], &["--cutoff", "9"]].concat(), &["--cutoff 9: expected 10 or 11"]);
     refused(d, &["data", "--model", "resnet20", "--cutoff", "10"], &["not for resnet20"]);
+}
+
+/// Parameters of a checkpoint that differ between two runs.
+fn changed(a: &Path, b: &Path) -> Vec<String> {
+    let load = |dir: &Path| {
+        let path = candlelight::engine::checkpoint::list(dir).pop().unwrap();
+        candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap()
+    };
+    let (a, b) = (load(a), load(b));
+    let bits = |t: &candle_core::Tensor| -> Vec<u32> {
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    let differ = |n: &&String| !n.ends_with("num_batches_tracked") && bits(&a[*n]) != bits(&b[*n]);
+    let mut names: Vec<String> =
+        a.keys().filter(|n| n.starts_with("model.")).filter(differ).map(|n| n["model.".len()..].to_string()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn layers_are_left_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let run = |name: &str, more: &[&str]| {
+        ok(d, "train", &[&with(&["--output", "out", "--experiment", name])[..], more].concat())
+    };
+    // Two runs that differ in their length show what has changed after the first step.
+    let moved = |name: &str, flags: &[&str]| {
+        run(&format!("{name}1"), &[flags, &["--max_steps", "1"]].concat());
+        run(&format!("{name}3"), &[flags, &["--max_steps", "3"]].concat());
+        changed(&d.join(format!("out/{name}1")), &d.join(format!("out/{name}3")))
+    };
+    // The stem and the first two blocks, with their running statistics.
+    let rest = moved("frozen", &["--freeze", "3"]);
+    let still = |n: &String| {
+        n.starts_with("conv1") || n.starts_with("bn1") || ["layer1.0.", "layer1.1."].iter().any(|l| n.starts_with(l))
+    };
+    assert!(!rest.iter().any(still) && rest.iter().any(|n| n.starts_with("layer1.2.bn1.running_mean")), "{rest:?}");
+    assert_eq!(moved("head", &["--trained", "head"]), ["linear.bias", "linear.weight"]);
+    let text = read(&d.join("out/frozen1/args.yaml"));
+    assert!(text.contains("trained: freeze(3)"), "{text}");
+    // What a run leaves begins the same run again.
+    ok(d, "train", &["-c", "out/frozen1/args.yaml", "--output", "out", "--experiment", "again"]);
+    assert_eq!(changed(&d.join("out/frozen1"), &d.join("out/again")), Vec::<String>::new());
+    refused(d, &with(&["--freeze", "99"]), &["freeze(99)", "the model has 11 layers"]);
+    refused(d, &with(&["--freeze", "layer9"]), &["`layer9` matches no parameter"]);
+    refused(d, &with(&["--freeze", "11"]), &["every parameter is frozen"]);
+    refused(d, &with(&["--freeze", "1", "--trained", "head"]), &["cannot be used with"]);
+}
+
+#[test]
+fn a_run_ends_when_its_patience_is_over_and_can_be_given_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    // A rate this small changes nothing that the top-1 shows.
+    let flags = with(&["--output", "out", "--experiment", "run", "--epochs", "9", "--lr", "1e-9"]);
+    let text = ok(d, "train", &[&flags[..], &["--patience", "2"]].concat());
+    assert!(text.contains("stopped early after 3 epochs, the best were the first 1: loss"), "{text}");
+    let text = ok(d, "train", &[&flags[..], &["--patience", "2", "--resume", "auto"]].concat());
+    assert!(text.contains("nothing left to train"), "{text}");
+    let text = ok(d, "train", &[&flags[..], &["--patience", "4", "--resume", "auto"]].concat());
+    assert!(text.contains("stopped early after 5 epochs"), "{text}");
+    assert!(!text.contains("the configuration differs"), "{text}");
+    let text = ok(d, "train", &[&flags[..], &["--patience", "0", "--resume", "auto"]].concat());
+    assert!(text.contains("finished: loss"), "{text}");
+    assert_eq!(read(&d.join("out/run/log.txt")).lines().count(), 9);
+    refused(d, &with(&["--patience", "2", "--min_delta=-1"]), &["min_delta is -1"]);
+    refused(d, &with(&["--min_delta", "1"]), &["--patience"]);
 }

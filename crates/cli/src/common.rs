@@ -334,11 +334,21 @@ fn replay<T: Task>(session: Session, trainer: &mut Trainer<T>, step: usize) -> c
     Ok(())
 }
 
+/// How a run came to its end, in a few words.
+pub(crate) fn ending(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Stopped { best, epochs, .. } => {
+            format!("stopped early after {epochs} epochs, the best were the first {}", best.epochs)
+        }
+        _ => "finished".into(),
+    }
+}
+
 /// Prints how a run ended; `more` are further lines of name and text.
 pub fn finish(outcome: Outcome, output: &std::path::Path, loader: &Loader, more: &[(&str, String)]) -> ExitCode {
     match outcome {
-        Outcome::Finished { loss, checkpoint } => {
-            println!("finished: loss {loss:.4}");
+        Outcome::Finished { loss, ref checkpoint } | Outcome::Stopped { loss, ref checkpoint, .. } => {
+            println!("{}: loss {loss:.4}", ending(&outcome));
             println!("  checkpoint  {}", checkpoint.display());
             println!("  log         {}", output.join("log.txt").display());
             println!("  report      {}", output.join("report.html").display());

@@ -7,7 +7,7 @@ use crate::{Result, draw};
 use candle_core::{DType, Device, Tensor};
 use candlelight_autograd::{Key, Precision, Tape, tensor_from};
 use candlelight_data::{Dataset, Decode, Image, LabelKind, Out, Picture, Pipeline, decode, encode_jpeg, encode_png};
-use candlelight_engine::trained::Trained;
+use candlelight_engine::trained::{Trained, yolov5};
 use candlelight_store::atomic::write_atomic;
 use clap::Parser;
 use std::collections::HashSet;
@@ -68,7 +68,7 @@ pub struct Args {
     #[command(flatten)]
     /// How images are prepared.
     pub prepare: PrepareArgs,
-    /// Prepare images as YOLOv5 does: the centre square, resized by OpenCV's rule
+    /// Prepare images as YOLOv5 does: the centre square, resized by OpenCV's rule [default: for YOLOv5's networks]
     #[arg(long, conflicts_with_all = ["crop_pct", "crop_mode", "interpolation"])]
     pub yolo: bool,
 }
@@ -318,7 +318,7 @@ impl Args {
         let trained = self.from.load(size, Default::default(), device)?;
         let mut pipeline = self.prepare.pipeline(&trained, &self.reading, size)?;
         if self.yolo {
-            pipeline = crate::prepare::yolo(trained.config.image(), pipeline.normalize);
+            pipeline = yolov5(trained.config.image(), pipeline.normalize);
             tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
         }
         let channels = trained.config.channels();

@@ -2,14 +2,9 @@
 
 use crate::data::DataArgs;
 use crate::{Result, parsed, say};
-use candlelight_data::{Normalize, Pipeline, Transform};
+use candlelight_data::Pipeline;
 use candlelight_engine::trained::Trained;
 use candlelight_store::preparation::{CropMode, Interpolation as Filter, Origin, Preparation, Setting};
-
-/// YOLOv5's preparation: the centre square, resized by OpenCV's rule.
-pub(crate) fn yolo(size: (usize, usize), normalize: Normalize) -> Pipeline {
-    Pipeline::new(vec![Transform::CenterSquare, Transform::ResizeOpencv { size }], normalize)
-}
 
 /// The flags on how images are prepared for a trained model.
 #[derive(clap::Args, Debug, Clone)]

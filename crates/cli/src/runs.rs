@@ -120,7 +120,7 @@ pub fn print(found: &Verdict) {
 
 /// Prints how a run ended, where its best weights are, and what their score is.
 pub fn ended(outcome: Outcome, trainer: &Trainer<Classify<VitConfig>>, output: &Path, loader: &Loader) -> Ended {
-    let done = matches!(outcome, Outcome::Finished { .. });
+    let done = matches!(outcome, Outcome::Finished { .. } | Outcome::Stopped { .. });
     let score = trainer.task().scores().map(|s| s.top1).filter(|_| done);
     let averaged = trainer.task().config().ema.is_some();
     let mut more = vec![];

@@ -21,9 +21,10 @@ pub use load::{
     Shuffled, Splits, Stats, UNLABELLED, Uneven, Weighted, order,
 };
 pub use sets::{
-    Archive, Cifar, ClassOrder, Collection, Dataset, Fold, Idx, ImageFolder, InOrder, Label, LabelKind, OpenConfig,
-    Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, few, group_k_fold,
-    identity, k_fold, labels, leave_one_group_out, leave_one_out, open, shards, stratified,
+    Archive, Cifar, ClassOrder, Collection, Dataset, Fold, Idx, ImageFolder, InOrder, Label, LabelKind, Nested,
+    OpenConfig, Part, Picture, Reason, Renumbered, Repeat, Sample, ShardWriter, Skipped, Stream, Subset, few,
+    group_k_fold, identity, k_fold, labels, leave_one_group_out, leave_one_out, nested, open, scarce, shards,
+    stratified, stratified_k_fold,
 };
 pub use statistics::{Statistics, statistics};
 pub use survey::{Found, Survey, SurveyConfig, survey, survey_with};

@@ -17,6 +17,7 @@ pub mod pretrain;
 mod progress;
 mod scaler;
 pub mod signals;
+mod stopping;
 pub mod task;
 pub mod teacher;
 pub mod tensorboard;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::scaler::LossScaler;
+use crate::stopping::EarlyStopping;
 use candlelight_autograd::Precision;
 use candlelight_optim::ClipMode;
 use candlelight_sched::{CosineConfig, Length, Schedule, ScheduleConfig, Span};
@@ -54,6 +55,9 @@ pub struct Plan {
     /// How many standard deviations above the mean of the last 64 losses a loss must lie to be a spike, whose update is treated as one
     /// that is not finite; `None` looks for none.
     pub spike: Option<f64>,
+    /// When the run ends because its score does not improve any more; `None` runs all epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping: Option<EarlyStopping>,
 }
 
 /// What is done where the loss or the gradients of an update are not finite. No policy ever changes a weight by such an update.
@@ -104,6 +108,7 @@ impl Default for Plan {
             loss_scale: None,
             non_finite: NonFinite::default(),
             spike: None,
+            stopping: None,
         }
     }
 }
@@ -148,6 +153,7 @@ impl Plan {
             return Err(Error::Config("recovery_interval is 0, expected at least 1 step".into()));
         }
         self.loss_scale.as_ref().map_or(Ok(()), LossScaler::check)?;
+        self.stopping.as_ref().map_or(Ok(()), EarlyStopping::check)?;
         if let Some(s) = self.spike
             && (s.is_nan() || s <= 0.0)
         {
@@ -231,6 +237,7 @@ mod tests {
             (Plan { epochs: 0, ..Plan::default() }, "epochs"),
             (Plan { clip_grad: Some(0.0), ..Plan::default() }, "clip_grad"),
             (Plan { spike: Some(-1.0), ..Plan::default() }, "spike"),
+            (Plan { stopping: Some(EarlyStopping::after(0)), ..Plan::default() }, "patience"),
         ] {
             assert!(plan.check().unwrap_err().to_string().contains(word), "{word}");
         }

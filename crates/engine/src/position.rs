@@ -1,6 +1,7 @@
 //! The position of a run: how far it has come.
 
 use crate::scaler::ScalerState;
+use crate::stopping::Patience;
 use candlelight_sched::PlateauState;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -53,14 +54,17 @@ pub(crate) struct Position {
     /// What a schedule with a memory remembers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) plateau: PlateauState,
+    /// What early stopping remembers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) patience: Patience,
 }
 
 fn is_none_yet(n: &u64) -> bool {
     *n == 0
 }
 
-fn is_default(s: &PlateauState) -> bool {
-    *s == PlateauState::default()
+fn is_default<T: Default + PartialEq>(s: &T) -> bool {
+    *s == T::default()
 }
 
 /// The losses by which a spike is told, and how many of them there must be.
@@ -120,6 +124,9 @@ impl Position {
         self.best = self.best.filter(past);
         self.best_raw = self.best_raw.filter(past);
         self.history.retain(past);
+        if self.patience.best().is_some_and(|b| !past(&b)) {
+            self.patience = Patience::default();
+        }
     }
 
     /// Begins an epoch: what is counted within one starts anew.

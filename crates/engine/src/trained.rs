@@ -16,7 +16,7 @@ mod foreign;
 mod prepared;
 
 pub use foreign::{not_followed, same_classes, same_order};
-pub use prepared::numbered;
+pub use prepared::{numbered, yolov5};
 
 /// What is asked of a file of weights.
 #[derive(Debug, Clone, Default)]

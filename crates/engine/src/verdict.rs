@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
-use candlelight_metrics::AveragePrecision;
+use candlelight_metrics::{Average, Ranking};
 use candlelight_store::nearest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -200,7 +200,7 @@ impl fmt::Display for Verdict {
 /// Counts of samples with targets.
 pub(crate) struct Targets {
     classes: usize,
-    precision: AveragePrecision,
+    precision: Ranking,
     numbers: bool,
     difference: f64,
     loss: f64,
@@ -209,7 +209,7 @@ pub(crate) struct Targets {
 
 impl Targets {
     pub(crate) fn new(classes: usize, numbers: bool) -> Self {
-        let precision = AveragePrecision::new(classes);
+        let precision = Ranking::new(classes);
         Targets { classes, precision, numbers, difference: 0.0, loss: 0.0, samples: 0 }
     }
 
@@ -241,6 +241,6 @@ impl Targets {
             let mae = self.difference / (samples.max(1) * self.classes as u64) as f64;
             return Verdict::Numbers { mae, loss, samples };
         }
-        Verdict::Several { map: 100.0 * self.precision.mean().unwrap_or(0.0), loss, samples }
+        Verdict::Several { map: 100.0 * self.precision.average_precision(Average::Macro).unwrap_or(0.0), loss, samples }
     }
 }

@@ -1,6 +1,6 @@
 //! The confusion matrix, and what follows from it.
 
-use crate::{Error, Result};
+use crate::{Average, Averaging, Error, Result};
 
 /// How often samples of each class were predicted as each class.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,17 +8,6 @@ pub struct Confusion {
     classes: usize,
     /// Rows are the true classes.
     counts: Vec<u64>,
-}
-
-/// How figures of single classes become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Average {
-    /// The mean over the classes that have samples or predictions, as scikit-learn has it.
-    Macro,
-    /// The mean weighted by the samples of each class.
-    Weighted,
-    /// Over all samples at once, which is the accuracy.
-    Micro,
 }
 
 /// The figures of one class, as shares between 0 and 1. Where nothing was predicted, or there are no samples, a share is 0.
@@ -95,6 +84,17 @@ impl Confusion {
         (samples, predictions)
     }
 
+    /// The counts as CSV: a line per true class, a column per predicted one, under the names of the classes or their numbers.
+    pub fn csv(&self, names: &[String]) -> String {
+        let name = |c: usize| names.get(c).map_or_else(|| c.to_string(), |n| format!("\"{}\"", n.replace('"', "\"\"")));
+        let line =
+            |first: String, cells: Vec<String>| std::iter::once(first).chain(cells).collect::<Vec<_>>().join(",");
+        let mut lines = vec![line("true \\ predicted".into(), (0..self.classes).map(name).collect())];
+        let row = |l: usize| (0..self.classes).map(|p| self.count(l, p).to_string()).collect();
+        lines.extend((0..self.classes).map(|l| line(name(l), row(l))));
+        lines.join("\n") + "\n"
+    }
+
     /// The number of samples.
     pub fn samples(&self) -> u64 {
         self.counts.iter().sum()
@@ -125,33 +125,38 @@ impl Confusion {
         (0..self.classes).map(of).collect()
     }
 
-    fn averaged(&self, average: Average, of: impl Fn(&OfClass) -> f64) -> Option<f64> {
-        let all = self.of_classes();
-        let n = self.samples();
-        match average {
-            _ if n == 0 => None,
-            Average::Micro => self.accuracy(),
-            Average::Weighted => Some(all.iter().map(|c| of(c) * c.samples as f64).sum::<f64>() / n as f64),
-            Average::Macro => {
-                let there: Vec<f64> = all.iter().filter(|c| c.samples + c.predictions > 0).map(of).collect();
-                Some(there.iter().sum::<f64>() / there.len() as f64)
-            }
+    fn averaged(&self, by: Averaging, of: impl Fn(&OfClass) -> f64) -> Option<f64> {
+        if self.samples() == 0 || by.average == Average::Micro {
+            // A wrong prediction is one too many of a class and one too few of another: all figures are the accuracy.
+            return self.accuracy();
         }
+        let all = self.of_classes();
+        by.of(all.iter().map(|c| ((c.samples + c.predictions > 0).then(|| of(c)), c.samples)))
     }
 
-    /// The precision of all classes; `None` without samples.
-    pub fn precision(&self, average: Average) -> Option<f64> {
-        self.averaged(average, |c| c.precision)
+    /// The precision of all classes; `None` without samples. A class that was never predicted has the precision 0.
+    pub fn precision(&self, by: impl Into<Averaging>) -> Option<f64> {
+        self.averaged(by.into(), |c| c.precision)
     }
 
-    /// The recall of all classes; `None` without samples.
-    pub fn recall(&self, average: Average) -> Option<f64> {
-        self.averaged(average, |c| c.recall)
+    /// The recall of all classes; `None` without samples. A class without samples has the recall 0.
+    pub fn recall(&self, by: impl Into<Averaging>) -> Option<f64> {
+        self.averaged(by.into(), |c| c.recall)
     }
 
     /// The F1 of all classes; `None` without samples.
-    pub fn f1(&self, average: Average) -> Option<f64> {
-        self.averaged(average, |c| c.f1)
+    pub fn f1(&self, by: impl Into<Averaging>) -> Option<f64> {
+        self.averaged(by.into(), |c| c.f1)
+    }
+
+    /// The F-score of all classes in which recall counts `beta` times as much as precision,
+    /// `(1 + beta^2) precision recall / (beta^2 precision + recall)`; `None` without samples.
+    pub fn f_beta(&self, beta: f64, by: impl Into<Averaging>) -> Option<f64> {
+        let b = beta * beta;
+        self.averaged(by.into(), |c| {
+            let under = b * c.precision + c.recall;
+            if under > 0.0 { (1.0 + b) * c.precision * c.recall / under } else { 0.0 }
+        })
     }
 
     /// Cohen's kappa: how much better the accuracy is than that of chance with the same shares of labels and predictions. `None` without
@@ -184,6 +189,7 @@ impl Confusion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Absent;
 
     fn of(labels: &[usize], predicted: &[usize], classes: usize) -> Confusion {
         let mut c = Confusion::new(classes);
@@ -218,11 +224,20 @@ mod tests {
         let c = of(&[0, 0, 1, 1, 1, 0], &[0, 1, 1, 1, 3, 0], 5);
         let present = of(&[0, 0, 1, 1, 1, 0], &[0, 1, 1, 1, 2, 0], 3);
         assert_eq!(c.f1(Average::Macro), present.f1(Average::Macro));
+        near(c.f1(Average::Macro.with(Absent::Zero)), c.f1(Average::Macro).unwrap() * 3.0 / 5.0);
+        assert_eq!(c.f1(Average::Macro.with(Absent::Undefined)), None);
+        assert_eq!(c.f1(Average::Weighted.with(Absent::Undefined)), None);
         let none = Confusion::new(3);
         assert_eq!((none.accuracy(), none.f1(Average::Macro), none.kappa(), none.matthews()), (None, None, None, None));
         let one = of(&[1, 1], &[1, 1], 2);
         assert_eq!((one.accuracy(), one.kappa(), one.matthews()), (Some(1.0), None, None));
         assert!(Confusion::new(2).add(0, 2).unwrap_err().to_string().contains("class 2 is past"));
+    }
+
+    #[test]
+    fn counts_are_written_under_the_names_of_the_classes() {
+        let c = of(&[0, 0, 1], &[0, 1, 1], 2);
+        assert_eq!(c.csv(&["a \"b\"".into()]), "true \\ predicted,\"a \"\"b\"\"\",1\n\"a \"\"b\"\"\",1,1\n1,0,1\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Training only a part of a model, given by a preset or by patterns of names.
 
 use crate::{Anatomy, Error, Result};
-use candlelight_autograd::ParamStore;
+use candlelight_autograd::{ParamStore, glob};
 use serde::{Deserialize, Serialize};
 
 /// The parameters that train; all others are frozen.
@@ -16,32 +16,50 @@ pub enum Trained {
     AttnOnly,
     /// `attn_last(n)`: the attention of the last n blocks, and the head.
     AttnLast(usize),
-    /// Patterns separated by commas: the parameters whose names match one of them (`*` matches any text).
+    /// `last(n)`: the last n layers, and the head. The normalisation before the head belongs to it.
+    Last(usize),
+    /// `freeze(...)`: everything but these layers, as YOLOv5's `--freeze`. One number n stands for the first n layers, several for the layers of
+    /// these numbers, counted from 0; names stand for the parameters under them.
+    Frozen(Vec<String>),
+    /// Names separated by commas, also as `partial(layer4,fc)`: the parameters of these names, and those under them. `*` matches any text.
     Matching(Vec<String>),
+}
+
+/// The names in parentheses behind a word.
+fn within<'a>(s: &'a str, word: &str) -> Option<Vec<&'a str>> {
+    let list = s.strip_prefix(word)?.trim_start().strip_prefix('(')?.strip_suffix(')')?;
+    Some(list.split(',').map(str::trim).collect())
 }
 
 impl std::str::FromStr for Trained {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        let last = s.strip_prefix("attn_last(").and_then(|r| r.strip_suffix(')'));
-        match (s, last) {
-            ("head", _) => Ok(Trained::Head),
-            ("layer4_fc", _) => Ok(Trained::Layer4Fc),
-            ("attn_only", _) => Ok(Trained::AttnOnly),
-            (_, Some(n)) => match n.trim().parse() {
-                Ok(n) if n > 0 => Ok(Trained::AttnLast(n)),
-                _ => Err(Error::Config(format!("`{s}`: expected a number of blocks, as in attn_last(1)"))),
-            },
-            _ => {
-                let patterns: Vec<String> = s.split(',').map(|p| p.trim().into()).collect();
-                if patterns.iter().any(String::is_empty) {
-                    return Err(Error::Config(format!(
-                        "`{s}`: expected head, layer4_fc, attn_only, attn_last(N) or name patterns separated by commas"
-                    )));
-                }
-                Ok(Trained::Matching(patterns))
+        let number = |list: &[&str]| match list {
+            [n] => n.parse().ok().filter(|n| *n > 0),
+            _ => None,
+        };
+        match s {
+            "head" => return Ok(Trained::Head),
+            "layer4_fc" => return Ok(Trained::Layer4Fc),
+            "attn_only" => return Ok(Trained::AttnOnly),
+            _ => {}
+        }
+        for (word, of) in [("attn_last", Trained::AttnLast as fn(usize) -> Trained), ("last", Trained::Last)] {
+            if let Some(list) = within(s, word) {
+                let expected = || Error::Config(format!("`{s}`: expected a number of layers from 1, as in {word}(1)"));
+                return number(&list).map(of).ok_or_else(expected);
             }
         }
+        let frozen = within(s, "freeze");
+        let names =
+            frozen.clone().or_else(|| within(s, "partial")).unwrap_or_else(|| s.split(',').map(str::trim).collect());
+        if names.iter().any(|n| n.is_empty() || n.contains(['(', ')'])) {
+            return Err(Error::Config(format!(
+                "`{s}`: expected head, layer4_fc, last(N), attn_only, attn_last(N), freeze(...), or names separated by commas"
+            )));
+        }
+        let names = names.into_iter().map(String::from).collect();
+        Ok(if frozen.is_some() { Trained::Frozen(names) } else { Trained::Matching(names) })
     }
 }
 
@@ -59,6 +77,8 @@ impl std::fmt::Display for Trained {
             Trained::Layer4Fc => f.write_str("layer4_fc"),
             Trained::AttnOnly => f.write_str("attn_only"),
             Trained::AttnLast(n) => write!(f, "attn_last({n})"),
+            Trained::Last(n) => write!(f, "last({n})"),
+            Trained::Frozen(p) => write!(f, "freeze({})", p.join(",")),
             Trained::Matching(p) => f.write_str(&p.join(",")),
         }
     }
@@ -71,26 +91,52 @@ impl From<Trained> for String {
 }
 
 impl Trained {
-    fn patterns(&self, model: &Anatomy) -> Result<Vec<String>> {
+    fn refused(&self, why: &str) -> Error {
+        Error::Config(format!("{self} matches no parameter: the model has {why}"))
+    }
+
+    /// The names of the parameters of some layers. Patterns of layers overlap, and the first layer that matches has a parameter.
+    fn layers(&self, wanted: &[usize], params: &ParamStore, model: &Anatomy) -> Result<Vec<String>> {
+        let depth = model.layers.len();
+        if let Some(past) = wanted.iter().find(|i| **i >= depth) {
+            return Err(self.refused(&format!("{depth} layers, and none of number {past}, counted from 0")));
+        }
+        let of = |name: &String| model.layer_of(name).is_some_and(|l| wanted.contains(&l));
+        Ok(params.names().into_iter().filter(of).collect())
+    }
+
+    /// Patterns of the parameters that train, or of [`Trained::Frozen`] those that do not.
+    fn patterns(&self, params: &ParamStore, model: &Anatomy) -> Result<Vec<String>> {
         let head = format!("{}*", model.head);
         let parts = match self {
-            Trained::Head => vec![],
-            Trained::Layer4Fc => match model.last_stage.as_str() {
-                "" => return Err(Error::Config(format!("{self} matches no parameter: the model has no stages"))),
-                stage => vec![stage.to_string()],
-            },
-            Trained::AttnOnly if model.attention.is_empty() => {
-                return Err(Error::Config(format!("{self} matches no parameter: the model has no attention")));
+            Trained::Matching(patterns) => return Ok(patterns.clone()),
+            Trained::Frozen(names) => {
+                let numbers: Option<Vec<usize>> = names.iter().map(|n| n.parse().ok()).collect();
+                return match numbers.as_deref() {
+                    None => Ok(names.clone()),
+                    Some([n]) => self.layers(&(0..*n).collect::<Vec<_>>(), params, model),
+                    Some(numbers) => self.layers(numbers, params, model),
+                };
             }
+            Trained::Last(n) => {
+                // The last of the layers is the head.
+                let depth = model.layers.len();
+                let Some(first) = depth.checked_sub(n + 1) else {
+                    let before = depth.saturating_sub(1);
+                    return Err(self.refused(&format!("{before} layers before its head")));
+                };
+                return self.layers(&(first..depth).collect::<Vec<_>>(), params, model);
+            }
+            Trained::Head => vec![],
+            Trained::Layer4Fc if model.last_stage.is_empty() => return Err(self.refused("no stages")),
+            Trained::Layer4Fc => vec![model.last_stage.clone()],
+            Trained::AttnOnly if model.attention.is_empty() => return Err(self.refused("no attention")),
             Trained::AttnOnly => model.attention.clone(),
             Trained::AttnLast(n) => {
                 let depth = model.attention.len();
-                let Some(first) = depth.checked_sub(*n) else {
-                    return Err(Error::Config(format!("{self} matches no parameter: the model has {depth} blocks")));
-                };
+                let first = depth.checked_sub(*n).ok_or_else(|| self.refused(&format!("{depth} blocks")))?;
                 model.attention[first..].to_vec()
             }
-            Trained::Matching(patterns) => return Ok(patterns.clone()),
         };
         if model.head.is_empty() {
             return Err(Error::Config(format!("{self}: the model has no head to train")));
@@ -98,21 +144,29 @@ impl Trained {
         Ok(parts.into_iter().chain([head]).collect())
     }
 
-    /// Freezes every parameter of a model except these. Presets also train the head, whatever the model calls it.
+    /// Freezes every parameter of a model except these. Presets also train the head, whatever the model calls it. With [`Trained::Frozen`] what
+    /// is not named stays as it is.
     ///
     /// # Errors
-    /// When a pattern matches no parameter; then no parameter is frozen.
+    /// When a pattern matches no parameter; then nothing is changed.
     pub fn apply(&self, params: &ParamStore, model: &Anatomy) -> Result<()> {
-        let patterns = self.patterns(model)?;
-        params.freeze("*");
-        for pattern in &patterns {
-            if params.unfreeze(pattern) == 0 {
-                params.unfreeze("*");
-                let some: Vec<String> = params.names().into_iter().take(4).collect();
-                let message =
-                    format!("{self}: `{pattern}` matches no parameter; the model has {}, ...", some.join(", "));
-                return Err(Error::Config(message));
-            }
+        let patterns = self.patterns(params, model)?;
+        let names = params.names();
+        let matches = |pattern: &str, name: &str| glob(pattern, name) || glob(&format!("{pattern}.*"), name);
+        if let Some(none) = patterns.iter().find(|p| !names.iter().any(|n| matches(p, n))) {
+            let some = names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Error::Config(format!("{self}: `{none}` matches no parameter; the model has {some}, ...")));
+        }
+        let but = matches!(self, Trained::Frozen(_));
+        if !but {
+            params.freeze("*");
+        }
+        for name in names.iter().filter(|n| patterns.iter().any(|p| matches(p, n))) {
+            if but {
+                params.freeze(name)
+            } else {
+                params.unfreeze(name)
+            };
         }
         Ok(())
     }
@@ -124,13 +178,47 @@ mod tests {
 
     #[test]
     fn names_come_back_and_what_makes_no_sense_is_refused() {
-        for bad in ["", "attn_last(x)", "attn_last(0)", "a,,b"] {
+        for bad in
+            ["", "attn_last(x)", "attn_last(0)", "last(0)", "last(1,2)", "a,,b", "freeze()", "freez(3)", "partial(a"]
+        {
             assert!(bad.parse::<Trained>().is_err(), "{bad}");
         }
-        for name in ["head", "layer4_fc", "attn_only", "attn_last(3)", "a.*,b"] {
+        assert_eq!("partial(layer4, fc)".parse::<Trained>().unwrap().to_string(), "layer4,fc");
+        for name in ["head", "layer4_fc", "attn_only", "attn_last(3)", "last(2)", "freeze(10)", "freeze(a,b)", "a.*,b"]
+        {
             let t: Trained = name.parse().unwrap();
             assert_eq!(String::from(t.clone()), name);
             assert_eq!(serde_json::from_str::<Trained>(&serde_json::to_string(&t).unwrap()).unwrap(), t);
+        }
+    }
+
+    #[test]
+    fn layers_are_named_or_counted_and_the_first_that_matches_counts() {
+        let params = ParamStore::new();
+        for name in ["embed.w", "blocks.0.w", "blocks.1.w", "blocks.10.w", "norm.w", "head.w"] {
+            params.builder(candlelight_autograd::Key::new(0)).get(1, name).unwrap();
+        }
+        let layers = ["embed.*", "blocks.0.*", "blocks.1.*", "blocks.10.*", "*"].map(|p| vec![p.to_string()]).to_vec();
+        let model = Anatomy { head: "head.".into(), layers, ..Anatomy::default() };
+        for (what, want) in [
+            ("last(1)", "blocks.10.w norm.w head.w"),
+            ("last(4)", "embed.w blocks.0.w blocks.1.w blocks.10.w norm.w head.w"),
+            ("freeze(2)", "blocks.1.w blocks.10.w norm.w head.w"),
+            ("freeze(0,3)", "blocks.0.w blocks.1.w norm.w head.w"),
+            ("freeze(embed,blocks.1)", "blocks.0.w blocks.10.w norm.w head.w"),
+            ("blocks.1,head", "blocks.1.w head.w"),
+            ("freeze(0)", "embed.w blocks.0.w blocks.1.w blocks.10.w norm.w head.w"),
+        ] {
+            params.unfreeze("*");
+            what.parse::<Trained>().unwrap().apply(&params, &model).unwrap();
+            let trained: Vec<String> = params.entries().into_iter().filter(|e| e.trainable).map(|e| e.name).collect();
+            assert_eq!(trained.join(" "), want, "{what}");
+        }
+        for bad in ["last(5)", "freeze(6)", "freeze(0,5)", "freeze(conv1)", "blocks.2"] {
+            params.unfreeze("*");
+            let e = bad.parse::<Trained>().unwrap().apply(&params, &model).unwrap_err().to_string();
+            assert!(e.contains("matches no parameter"), "{e}");
+            assert!(params.entries().iter().all(|e| e.trainable), "{bad} changed something");
         }
     }
 }

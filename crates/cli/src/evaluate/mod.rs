@@ -15,6 +15,7 @@ use candlelight_data::{Collection, LabelKind, Loader, LoaderConfig, OnBad, Pipel
 use candlelight_engine::batch;
 use candlelight_engine::metrics::Metrics;
 use candlelight_engine::trained::{Trained, numbered};
+use candlelight_models::ModelConfig;
 use candlelight_models::posemb::Interpolation;
 use clap::Parser;
 use std::path::PathBuf;
@@ -85,6 +86,9 @@ pub struct Args {
     /// Also write the accuracy, precision and F1 of each class, in percent, to this CSV file
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Also write how often images of each class were taken for each class to this CSV file; rows are the true classes
+    #[arg(long, value_name = "FILE")]
+    pub confusion: Option<PathBuf>,
 }
 
 /// Refuses views that would all be the same.
@@ -162,8 +166,9 @@ impl Args {
         let mut pipeline = self.prepare.pipeline(trained, &self.reading, self.size())?;
         let asked =
             self.prepare.crop_pct.is_some() || self.prepare.crop_mode.is_some() || self.prepare.interpolation.is_some();
-        if self.style.is_some() && trained.evaluation.is_none() && !asked {
-            pipeline = crate::prepare::yolo(trained.config.image(), pipeline.normalize);
+        let yolo = matches!(trained.config, ModelConfig::Yolo(_));
+        if self.style.is_some() && trained.evaluation.is_none() && !asked && !yolo {
+            pipeline = candlelight_engine::trained::yolov5(trained.config.image(), pipeline.normalize);
             tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
         }
         check_views(&pipeline, self.tta.as_deref())?;
@@ -238,7 +243,9 @@ impl Args {
                 return Err(format!("--valid_labels does not list class {label} `{name}`, which an image has").into());
             }
             metrics.add(&sum, &batch.labels)?;
-            table.add(&sum, &batch.labels);
+            if self.style.is_some() {
+                table.add(&sum, &batch.labels);
+            }
             table.judged += begun.elapsed();
             let s = metrics.scores();
             shown.at(s.samples as usize, &format!("top1 {:.2}", s.top1));
@@ -246,7 +253,7 @@ impl Args {
         }
         if self.style.is_some() {
             let image = [1, trained.config.channels(), trained.config.image().0, trained.config.image().1];
-            table.print(judged.data.classes(), image)?;
+            table.print(judged.data.classes(), image, &metrics)?;
         }
         Ok((metrics, real))
     }
@@ -272,6 +279,9 @@ impl Args {
                 text += &format!("{i},\"{name}\",{top1},{precision},{f1},{}\n", c.samples);
             }
             write(path, text)?;
+        }
+        if let Some(path) = &self.confusion {
+            write(path, metrics.confusion().csv(data.classes()))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What YOLOv5's classify/val.py prints and writes.
 
 use crate::Result;
+use candlelight_engine::metrics::Metrics;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -47,8 +48,8 @@ impl Table {
         text
     }
 
-    /// Prints the table and the times, and writes the table as val.csv to the next runs/val-cls/exp.
-    pub(super) fn print(&self, names: &[String], image: [usize; 4]) -> Result<()> {
+    /// Prints the table and the times, and writes the table and the confusion matrix as val.csv and confusion_matrix.csv to the next runs/val-cls/exp.
+    pub(super) fn print(&self, names: &[String], image: [usize; 4], metrics: &Metrics) -> Result<()> {
         let images = self.rows.iter().map(|r| r[0]).sum::<u64>().max(1) as f64;
         let each = |d: Duration| 1e3 * d.as_secs_f64() / images;
         print!("{}", self.text(names));
@@ -65,8 +66,10 @@ impl Table {
             let name = names.get(i).map_or("", String::as_str).replace('"', "\"\"");
             csv += &format!("\"{name}\",{n},{one},{five}\n");
         }
-        let path = folder.join("val.csv");
-        std::fs::write(&path, csv).map_err(|e| format!("{}: {e}", path.display()))?;
+        for (name, text) in [("val.csv", csv), ("confusion_matrix.csv", metrics.confusion().csv(names))] {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
         println!("Results saved to {}", folder.display());
         Ok(())
     }

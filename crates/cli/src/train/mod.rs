@@ -179,6 +179,7 @@ impl Args {
             history: run.checkpoint_hist.unwrap_or_default(),
             loss_scale: optim.scaler(),
             non_finite: optim.non_finite(),
+            stopping: run.stopping(),
             ..Plan::default()
         })
     }
@@ -218,6 +219,7 @@ impl Args {
             layer_decay: optim.layers(),
             ema: optim.ema(),
             mix: self.augment.mix(classes, smoothing),
+            trained: self.model.trained.clone(),
             eval_every: self.run.val_interval,
             ..ClassifyConfig::new(model, classes)
         })
@@ -270,7 +272,7 @@ impl Args {
         let (size, flags) = (config.model.image(), &self.data);
         let given = flags.crop_pct.is_some() || flags.crop_mode.is_some() || flags.interpolation.is_some();
         let evaluation = match self.run.style {
-            Some(_) if !given => crate::prepare::yolo(size, data.normalize.clone()),
+            Some(_) if !given => candlelight_engine::trained::yolov5(size, data.normalize.clone()),
             _ => flags.evaluation(self.model.name(), size, &data.normalize)?,
         };
         let training = self.augment.pipeline(size, &data.normalize, &evaluation)?;

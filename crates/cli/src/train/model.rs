@@ -9,6 +9,7 @@ use candlelight_data::Normalize;
 use candlelight_engine::checkpoint;
 use candlelight_engine::teacher::{DistillConfig, Teacher};
 use candlelight_engine::trained::{Trained, TrainedOptions};
+use candlelight_models::freeze;
 use candlelight_models::posemb::Interpolation;
 use candlelight_models::{ModelConfig, registry};
 use clap::Args;
@@ -41,6 +42,13 @@ pub struct ModelFlags {
     /// Of YOLOv5's layers how many are taken, the new head included: 10, or 11 to keep the pooling pyramid of a detector [default: 10]
     #[arg(long, value_name = "LAYERS", help_heading = "Model")]
     pub cutoff: Option<usize>,
+    /// Train only a part: head, layer4_fc, last(N) for the last N layers and the head, attn_only, attn_last(N), freeze(...), or names separated by commas
+    #[arg(long, value_name = "PART", help_heading = "Model")]
+    pub trained: Option<freeze::Trained>,
+    /// Train all but the first N layers, or all but layers of these numbers or names, as YOLOv5's --freeze
+    #[arg(long, value_name = "LAYERS", num_args = 1.., value_delimiter = ',', conflicts_with = "trained", action = clap::ArgAction::Set, help_heading = "Model")]
+    #[serde(skip)]
+    pub freeze: Option<Vec<String>>,
     /// Rate of dropout, in [0, 1) [default: 0]
     #[arg(long, value_name = "RATE", help_heading = "Model")]
     pub drop: Option<f32>,
@@ -83,6 +91,7 @@ impl ModelFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
         self.initial_checkpoint = self.initial_checkpoint.take().filter(|c| !c.is_empty());
         fill(&mut self.model, d.model.into());
+        self.trained = self.trained.take().or(self.freeze.clone().map(freeze::Trained::Frozen));
     }
 
     /// The name of the model.

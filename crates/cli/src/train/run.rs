@@ -3,13 +3,13 @@
 use super::defaults::{Defaults, fill};
 use super::lines::{Lines, Summary};
 use super::yolov5;
-use crate::common::report;
+use crate::common::{ending, report};
 use crate::{Result, device, shown_size};
 use candle_core::Device;
 use candlelight_data::Loader;
 use candlelight_engine::classify::Classify;
 use candlelight_engine::signals::Signals;
-use candlelight_engine::train::{Outcome, Resume, Session, Trainer};
+use candlelight_engine::train::{EarlyStopping, Outcome, Resume, Session, Trainer};
 use candlelight_engine::{Metric, checkpoint};
 use candlelight_models::ModelConfig;
 use candlelight_store::RunFolder;
@@ -49,6 +49,12 @@ pub struct RunFlags {
     /// Figure that the best weights are chosen by: top1, top5, loss, precision, recall, f1; map or mae where samples have several labels or numbers [default: top1]
     #[arg(long, value_name = "METRIC", help_heading = "Run")]
     pub eval_metric: Option<Metric>,
+    /// Stop when --eval_metric has not improved for so many epochs; 0 never does [default: 0]
+    #[arg(long, visible_alias = "early_stopping_patience", value_name = "EPOCHS", help_heading = "Run")]
+    pub patience: Option<usize>,
+    /// What the figure must improve by to be an improvement, in its own unit [default: 0]
+    #[arg(long, requires = "patience", value_name = "D", help_heading = "Run")]
+    pub min_delta: Option<f64>,
     /// Epochs between evaluations [default: 1]
     #[arg(long, visible_alias = "eval_every", value_name = "N", help_heading = "Run")]
     pub val_interval: Option<usize>,
@@ -103,6 +109,12 @@ impl RunFlags {
             return Err("--log_interval 0: expected at least 1 batch".into());
         }
         Ok(())
+    }
+
+    /// When the run ends because its figure does not improve any more.
+    pub(super) fn stopping(&self) -> Option<EarlyStopping> {
+        let patience = self.patience.filter(|n| *n > 0)?;
+        Some(EarlyStopping { min_delta: self.min_delta.unwrap_or_default(), ..EarlyStopping::after(patience) })
     }
 
     /// The seed.
@@ -213,8 +225,8 @@ impl RunFlags {
             tracing::warn!("the files in YOLOv5's style are not all there: {e}");
         }
         let code = match outcome {
-            Outcome::Finished { loss, checkpoint } => {
-                println!("finished: loss {loss:.4}");
+            Outcome::Finished { loss, checkpoint } | Outcome::Stopped { loss, checkpoint, .. } => {
+                println!("{}: loss {loss:.4}", ending(outcome));
                 println!("  checkpoint  {}", checkpoint.display());
                 ExitCode::SUCCESS
             }

@@ -10,6 +10,7 @@ mod dataset;
 mod files;
 mod flat;
 mod folder;
+mod folds;
 mod handles;
 mod idx;
 mod json_lines;
@@ -38,11 +39,14 @@ pub use self::collection::{Collection, Part};
 pub use self::dataset::{Dataset, InOrder, Label, Picture, Repeat, Sample, Stream, Subset, labels};
 pub use self::files::Renumbered;
 pub use self::folder::ImageFolder;
+pub use self::folds::{
+    Fold, Nested, group_k_fold, k_fold, leave_one_group_out, leave_one_out, nested, scarce, stratified_k_fold,
+};
 pub use self::idx::Idx;
 pub use self::list::LabelKind;
 pub use self::names::ClassOrder;
 pub use self::open::{OpenConfig, open};
 pub use self::skipped::{Reason, Skipped};
-pub use self::split::{Fold, few, group_k_fold, identity, k_fold, leave_one_group_out, leave_one_out, stratified};
+pub use self::split::{few, identity, stratified};
 pub use self::tar_index::Archive;
 pub use self::webdataset::ShardWriter;

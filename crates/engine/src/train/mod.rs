@@ -13,6 +13,7 @@ mod update;
 
 pub use crate::plan::{Checked, NonFinite, Plan};
 pub use crate::position::Best;
+pub use crate::stopping::{EarlyStopping, Patience, Waiting};
 pub use observe::{Events, Observer};
 pub use session::Session;
 pub use trainer::{Skipped, StepReport, Trainer};
@@ -28,6 +29,17 @@ pub enum Outcome {
     Finished {
         /// The mean loss of the last epoch, which may be a partial one.
         loss: f64,
+        /// The last checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// The score did not improve for as long as [`Plan::stopping`] allows.
+    Stopped {
+        /// The mean loss of the last epoch.
+        loss: f64,
+        /// The best report.
+        best: Best,
+        /// The number of epochs that were done.
+        epochs: usize,
         /// The last checkpoint.
         checkpoint: PathBuf,
     },

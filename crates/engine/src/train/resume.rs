@@ -83,7 +83,7 @@ impl<T: Task> Trainer<T> {
         }
         let total = (c.epochs * steps).min(c.max_steps.unwrap_or(usize::MAX));
         // A run that stands at the end of an epoch still has the report of that epoch to make.
-        let complete = self.position.done(steps) >= total && self.position.step < steps;
+        let complete = (self.position.done(steps) >= total || self.is_over()) && self.position.step < steps;
         self.classes = data.classes().to_vec();
         let from = found.map(|c| c.path().to_path_buf());
         if let (Some(from), false) = (&from, complete) {

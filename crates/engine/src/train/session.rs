@@ -232,6 +232,10 @@ impl<T: Task> Running<'_, '_, T> {
             }
             loss = self.trainer.position.means().0;
             let finished = self.close()?;
+            if let (Some(best), true) = (self.trainer.position.patience.best(), self.trainer.is_over()) {
+                let epochs = self.trainer.position.epoch;
+                return Ok(Outcome::Stopped { loss, best, epochs, checkpoint: self.save()? });
+            }
             if let (Some(signal), false) = (self.session.signals.caught(), finished) {
                 return Ok(Outcome::Interrupted { signal, checkpoint: self.save()? });
             }
@@ -424,6 +428,7 @@ impl<T: Task> Running<'_, '_, T> {
         }
         // A report inside an epoch does not count for the best weights: the uninterrupted run would not have made it.
         if whole {
+            self.trainer.wait(epochs, found.score);
             self.rank(epochs, &found);
         }
         let line = whole.then(|| {

@@ -107,6 +107,7 @@ impl<T: Task> Trainer<T> {
             history: self.plan.history,
             save_every: self.plan.save_every,
             recovery_interval: self.plan.recovery_interval,
+            stopping: self.plan.stopping,
             ..c.record.plan.clone()
         };
         if same != *self.plan || c.record.config != *self.task.config() {

@@ -304,6 +304,19 @@ impl<T: Task> Trainer<T> {
         schedule.observe(epochs, metric, &mut self.position.plateau);
     }
 
+    /// Takes in the score of a report for early stopping.
+    pub(super) fn wait(&mut self, epochs: usize, score: Option<f64>) {
+        if let (Some(rule), Some(score)) = (&self.plan.stopping, score) {
+            self.position.patience.observe(rule, epochs, score);
+        }
+    }
+
+    /// Whether early stopping ends the run where it stands.
+    pub(super) fn is_over(&self) -> bool {
+        let rule = self.plan.stopping.as_ref();
+        rule.is_some_and(|rule| self.position.patience.is_over(rule, self.position.epoch))
+    }
+
     /// Ends the epoch: the next step is the first of the next one.
     pub fn end_epoch(&mut self) {
         self.position.next_epoch();

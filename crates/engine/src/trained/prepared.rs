@@ -1,10 +1,16 @@
 //! How images are prepared for a trained model, and which of its outputs the classes of data are.
 
 use super::*;
+use candlelight_data::Transform;
+
+/// YOLOv5's preparation: the centre square, resized by OpenCV's rule.
+pub fn yolov5(size: (usize, usize), normalize: Normalize) -> Pipeline {
+    Pipeline::new(vec![Transform::CenterSquare, Transform::ResizeOpencv { size }], normalize)
+}
 
 impl Trained {
     /// How images are prepared for the model, and sentences on which rule decided: what is asked for, the checkpoint's record, what lies
-    /// beside the weights or is known of them by name, and what is assumed otherwise.
+    /// beside the weights or is known of them by name, and what is assumed otherwise, which is YOLOv5's own for its networks.
     ///
     /// # Errors
     /// When the settings contradict each other.
@@ -43,9 +49,16 @@ impl Trained {
         // The share that a crop keeps is that of the model's own size.
         let usual = Some(&self.usual).filter(|u| u.size.as_ref().is_some_and(|s| s.value == size)).cloned();
         let assumed = Preparation::assumed(size, channels);
-        let p =
-            asked.or(record).or(known).or(usual.unwrap_or_default()).or(assumed).checked().map_err(Error::Config)?;
-        Ok((Pipeline::prepared(&p)?, vec![p.to_string()]))
+        let said = asked.or(record).or(known);
+        let open = said.crop_pct.is_none() && said.crop_mode.is_none() && said.interpolation.is_none();
+        let p = said.or(usual.unwrap_or_default()).or(assumed).checked().map_err(Error::Config)?;
+        let pipeline = Pipeline::prepared(&p)?;
+        if matches!(self.config, ModelConfig::Yolo(_)) && self.evaluation.is_none() && open {
+            let note = "prepared as YOLOv5 does: the centre square, resized by OpenCV's rule (--crop_pct, --crop_mode and \
+                        --interpolation choose another preparation)";
+            return Ok((yolov5(size, pipeline.normalize), vec![note.into()]));
+        }
+        Ok((pipeline, vec![p.to_string()]))
     }
 }
 
