@@ -11,6 +11,7 @@ mod device;
 pub mod draw;
 pub mod evaluate;
 pub mod export;
+pub mod finegrained;
 pub mod gpu_check;
 pub mod inspect;
 pub mod inspect_data;

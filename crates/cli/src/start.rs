@@ -16,6 +16,8 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
     let command = P::command().args_override_self(true);
     let line = arguments(&command);
     let mut all = line[..1].to_vec();
+    // A program whose file is more than flags reads it itself, and calls the argument otherwise.
+    let own = command.get_arguments().any(|a| a.get_long() == Some("config") && a.get_id() == "config");
     let short = command.get_arguments().any(|a| a.get_long() == Some("config") && a.get_short() == Some('c'));
     let file = line.iter().enumerate().find_map(|(i, a)| {
         if a == "--config" || (short && a == "-c") {
@@ -25,7 +27,7 @@ pub fn parse<P: clap::Parser>() -> Result<P> {
         let joined = || a.strip_prefix("-c").filter(|_| short).map(|p| p.strip_prefix('=').unwrap_or(p));
         a.strip_prefix("--config=").or_else(joined).map(OsString::from)
     });
-    if let Some(path) = file {
+    if let (Some(path), true) = (file, own) {
         all.extend(config::flags(&PathBuf::from(&path), &command)?);
         // A list at the file's end must not go on with the first argument of the line.
         let mut end = OsString::from("--config=");

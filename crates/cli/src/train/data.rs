@@ -86,6 +86,7 @@ fn filter_or_none(text: &str) -> std::result::Result<String, String> {
 }
 
 /// The data of a run.
+#[derive(Clone)]
 pub struct Data {
     /// All that was found.
     pub collection: Collection,

@@ -1,0 +1,154 @@
+//! What a trained model says of the test images, and what that is worth.
+
+use crate::Result;
+use candle_core::Tensor;
+use candlelight_autograd::{Precision, Tape};
+use candlelight_data::Loader;
+use candlelight_engine::batch;
+use candlelight_engine::trained::Trained;
+use candlelight_metrics::{Average, Calibration, Confusion, Ranking, TopK, softmax};
+use candlelight_store::atomic::write_atomic;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The bins of the calibration error, as many as torchmetrics has.
+const BINS: usize = 15;
+
+/// The figures of a run on the test images. Shares are from 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// The share of images that are right.
+    pub top1: f64,
+    /// The share of images whose class is among the best five.
+    pub top5: f64,
+    /// The mean of the recalls of the classes.
+    pub balanced: f64,
+    /// The mean of the F1 of the classes.
+    pub f1: f64,
+    /// Cohen's kappa.
+    pub kappa: Option<f64>,
+    /// The area under the ROC curve, one class against the rest, a mean over the classes that have images.
+    pub auroc: Option<f64>,
+    /// The mean of the average precisions of the classes that have images.
+    pub map: Option<f64>,
+    /// The expected calibration error in 15 bins.
+    pub ece: f64,
+    /// The Brier score, summed over classes.
+    pub brier: f64,
+    /// The mean log-loss.
+    pub log_loss: f64,
+    /// The number of test images.
+    pub samples: u64,
+    /// The number of images that were trained on.
+    pub trained_on: usize,
+    /// Classes without a test image: no figure speaks of them.
+    pub absent: Vec<String>,
+    /// The number of epochs after which the weights were the best.
+    pub epochs: usize,
+    /// The parameters of the model.
+    pub parameters: usize,
+    /// Those of them that were trained.
+    pub trainable: usize,
+    /// The seconds that training took.
+    pub seconds: f64,
+}
+
+/// Probabilities of the classes for each test image.
+#[derive(Debug, Default)]
+pub(super) struct Predictions {
+    labels: Vec<u32>,
+    /// The places of the images in the data.
+    indices: Vec<u64>,
+    probabilities: Vec<f64>,
+}
+
+impl Predictions {
+    /// Runs a model over images.
+    pub(super) fn of(model: &Trained, images: &Loader, precision: Precision) -> Result<Predictions> {
+        let (classes, device) = (model.config.classes(), model.params.device());
+        let mut all = Predictions::default();
+        for batch in images.epoch(0, 0) {
+            let mut batch = batch?;
+            let pixels = batch::images(&mut batch, &images.pipeline().normalize, &device)?;
+            let logits = model.model.forward(&Tape::off().with_precision(precision).constant(&pixels), None)?;
+            let logits = logits.values()?;
+            if logits.iter().any(|v| v.is_nan()) {
+                return Err("the logits are not numbers: training went wrong, see the losses in log.txt".into());
+            }
+            // The mean of the probabilities over the views of each image.
+            let p = softmax(&logits, classes, 1.0);
+            let (n, views) = (batch.labels.len() * classes, batch.views.max(1));
+            all.probabilities.extend((0..n).map(|i| (0..views).map(|v| p[v * n + i]).sum::<f64>() / views as f64));
+            all.labels.extend(&batch.labels);
+            all.indices.extend(batch.indices.iter().map(|i| *i as u64));
+        }
+        match all.labels.is_empty() {
+            true => Err("there is no image to test on".into()),
+            false => Ok(all),
+        }
+    }
+
+    /// Writes labels (N), places in the data (N) and probabilities (N, classes).
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let device = &candle_core::Device::Cpu;
+        let (n, k) = (self.labels.len(), self.probabilities.len() / self.labels.len().max(1));
+        let p: Vec<f32> = self.probabilities.iter().map(|p| *p as f32).collect();
+        let indices: Vec<i64> = self.indices.iter().map(|i| *i as i64).collect();
+        let tensors = HashMap::from([
+            ("labels", Tensor::new(&self.labels[..], device)?),
+            ("indices", Tensor::new(&indices[..], device)?),
+            ("probabilities", Tensor::from_vec(p, (n, k), device)?),
+        ]);
+        Ok(candle_core::safetensors::save(&tensors, path)?)
+    }
+
+    /// The figures, without those of the training.
+    pub(super) fn judge(&self, classes: &[String]) -> Result<Judged> {
+        let k = self.probabilities.len() / self.labels.len().max(1);
+        let p: Vec<f32> = self.probabilities.iter().map(|p| *p as f32).collect();
+        let (mut counts, mut top) = (Confusion::new(k), TopK::new(k));
+        let (mut ranks, mut sure) = (Ranking::new(k), Calibration::new(k, BINS));
+        for (row, label) in p.chunks_exact(k.max(1)).zip(&self.labels) {
+            let guess = (0..k).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+            counts.add(*label as usize, guess)?;
+        }
+        top.add(&p, &self.labels)?;
+        ranks.add_labels(&p, &self.labels)?;
+        sure.add(&self.probabilities, &self.labels)?;
+        let of_classes = counts.of_classes();
+        let absent = (0..k).filter(|c| of_classes[*c].samples == 0);
+        let none = || "there is no image to test on".to_string();
+        Ok(Judged {
+            top1: top.share(1).ok_or_else(none)?,
+            top5: top.share(5).ok_or_else(none)?,
+            balanced: counts.balanced_accuracy().ok_or_else(none)?,
+            f1: counts.f1(Average::Macro).ok_or_else(none)?,
+            kappa: counts.kappa(),
+            auroc: ranks.auroc(Average::Macro),
+            map: ranks.average_precision(Average::Macro),
+            ece: sure.ece().ok_or_else(none)?,
+            brier: sure.brier().ok_or_else(none)?,
+            log_loss: sure.log_loss().ok_or_else(none)?,
+            samples: sure.samples(),
+            trained_on: 0,
+            absent: absent.map(|c| classes.get(c).cloned().unwrap_or_else(|| c.to_string())).collect(),
+            epochs: 0,
+            parameters: 0,
+            trainable: 0,
+            seconds: 0.0,
+        })
+    }
+}
+
+impl Judged {
+    /// Reads the figures of a run that came to its end; `None` where there are none.
+    pub(super) fn read(path: &Path) -> Option<Judged> {
+        serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        Ok(write_atomic(path, |out| out.write_all(text.as_bytes()))?)
+    }
+}

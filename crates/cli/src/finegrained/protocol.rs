@@ -1,0 +1,214 @@
+//! The file of a comparison: data, seeds, folds, and methods with the flags of `train`.
+
+use crate::Result;
+use crate::config::File;
+use crate::train;
+use clap::CommandFactory;
+use serde_json::{Map, Value};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What is compared without a file: two small networks on the images that come with the repository.
+const DEMO: &str = include_str!("demo.toml");
+
+/// The entries that are not flags of `train`.
+const OWN: [&str; 5] = ["seeds", "folds", "holdout", "output", "methods"];
+
+/// A way to train.
+#[derive(Debug, Clone)]
+pub struct Method {
+    /// Its name, which its folder has too.
+    pub name: String,
+    /// The flags of `train`, with a value for each that has a default.
+    pub args: train::Args,
+}
+
+/// A comparison.
+#[derive(Debug, Clone)]
+pub struct Protocol {
+    /// The folder of all runs.
+    pub output: PathBuf,
+    /// The seeds; each method is trained with every one.
+    pub seeds: Vec<u64>,
+    /// The number of folds into which the samples are divided; `None` where the data has a part to test on.
+    pub folds: Option<usize>,
+    /// The share of the training samples that chooses the best epoch, where the data has no part for that.
+    pub holdout: f64,
+    /// The methods.
+    pub methods: Vec<Method>,
+}
+
+/// The names of coursework files that are not those of flags, and what they are called here.
+fn called(name: &str, value: &Value) -> Option<(&'static str, Value)> {
+    Some(match name {
+        "use_fp16" => ("precision", if value == &Value::Bool(true) { "bf16".into() } else { Value::Null }),
+        "MODEL_METHOD" | "MODEL_NAME" => ("model", value.clone()),
+        "MODEL_PRETRAINED" | "PRE_TRAINED" => ("pretrained", value.clone()),
+        "dropout" => ("drop", value.clone()),
+        _ => return None,
+    })
+}
+
+fn whole(file: &File, key: &str, value: &Value, least: u64) -> Result<u64> {
+    let found = value.as_u64().filter(|n| *n >= least);
+    found
+        .ok_or_else(|| file.at(key, &format!("`{key}` is {value}, expected a whole number of at least {least}")).into())
+}
+
+impl Protocol {
+    /// Reads a file, or the demo without one.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an entry that is none, or a method that cannot be trained.
+    pub fn read(path: Option<&Path>) -> Result<Protocol> {
+        let file = match path {
+            Some(path) => File::read(path)?,
+            None => File::parse(Path::new("demo.toml"), DEMO.into())?,
+        };
+        let entry = |key: &str| file.entries.get(key).filter(|v| !v.is_null());
+        let seeds = match entry("seeds") {
+            None => vec![0, 1, 2],
+            Some(Value::Array(all)) => all.iter().map(|s| whole(&file, "seeds", s, 0)).collect::<Result<_>>()?,
+            Some(n) => (0..whole(&file, "seeds", n, 1)?).collect(),
+        };
+        let mut once = seeds.clone();
+        once.sort_unstable();
+        once.dedup();
+        if seeds.is_empty() || once.len() < seeds.len() {
+            return Err(file.at("seeds", "`seeds` needs at least one seed, and each once").into());
+        }
+        let folds = entry("folds").map(|n| whole(&file, "folds", n, 2)).transpose()?.map(|n| n as usize);
+        let holdout = entry("holdout").map_or(Some(0.1), Value::as_f64);
+        let holdout = holdout.filter(|s| *s > 0.0 && *s < 1.0);
+        let holdout = holdout.ok_or_else(|| file.at("holdout", "`holdout` must be a share between 0 and 1"))?;
+        let stem = path.and_then(Path::file_stem).map_or("demo".into(), |s| s.to_string_lossy().into_owned());
+        let output = match entry("output") {
+            None => Path::new("output/finegrained").join(stem),
+            Some(Value::String(o)) => o.into(),
+            Some(_) => return Err(file.at("output", "`output` must be a folder").into()),
+        };
+        let methods = methods(&file, path.is_none())?;
+        Ok(Protocol { output, seeds, folds, holdout, methods })
+    }
+
+    /// What the runs depend on, to be kept beside them.
+    pub fn resolved(&self) -> Value {
+        let flags = |m: &Method| serde_json::to_value(&m.args).unwrap_or_default();
+        let methods: Map<String, Value> = self.methods.iter().map(|m| (m.name.clone(), flags(m))).collect();
+        serde_json::json!({ "seeds": self.seeds, "folds": self.folds, "holdout": self.holdout, "methods": methods })
+    }
+}
+
+fn methods(file: &File, demo: bool) -> Result<Vec<Method>> {
+    let command = train::Args::command().args_override_self(true);
+    let flags = |entries: &Map<String, Value>| -> Result<Vec<OsString>> {
+        let mut named = Map::new();
+        for (key, value) in entries.iter().filter(|(k, _)| !OWN.contains(&k.as_str()) && *k != "name") {
+            let (key, value) = called(key, value).map_or((key.clone(), value.clone()), |(k, v)| (k.into(), v));
+            named.insert(key, value);
+        }
+        file.flags(&named, &command)
+    };
+    if file.entries.contains_key("seed") {
+        return Err(file.at("seed", "`seed` is none of a comparison: give `seeds`, as a list or their number").into());
+    }
+    let common = flags(&file.entries)?;
+    let expected = "expected tables `[[methods]]`, each with a `name` and flags of train";
+    let tables = match file.entries.get("methods") {
+        Some(Value::Array(tables)) if !tables.is_empty() => tables,
+        _ => return Err(file.at("methods", &format!("no methods to compare: {expected}")).into()),
+    };
+    let mut all: Vec<Method> = vec![];
+    for table in tables {
+        let table = table.as_object().ok_or_else(|| file.at("methods", expected))?;
+        let name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+            return Err(file.at("name", &format!("a method is called `{name}`, expected the name of a folder")).into());
+        }
+        if all.iter().any(|m| m.name == name) {
+            return Err(file.at("name", &format!("two methods are called `{name}`")).into());
+        }
+        if let Some(own) = OWN.iter().find(|k| table.contains_key(**k)) {
+            return Err(file
+                .at(own, &format!("`{own}` is the same for all methods: put it above the first one"))
+                .into());
+        }
+        // What a method says counts more than what all have.
+        let mut line = vec![OsString::from("finegrained")];
+        line.extend(common.iter().cloned().chain(flags(table)?));
+        let matches = command.clone().try_get_matches_from(line).map_err(|e| format!("method `{name}`: {e}"))?;
+        let args = <train::Args as clap::FromArgMatches>::from_arg_matches(&matches)?;
+        let mut args = args.filled().map_err(|e| format!("method `{name}`: {e}"))?;
+        if args.data.demo() && !demo {
+            return Err(file.at("data", "no data: give `data`, the folder of the images").into());
+        }
+        args.quiet = !all.is_empty();
+        all.push(Method { name, args });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Protocol> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("birds.toml");
+        std::fs::write(&path, text)?;
+        Protocol::read(Some(&path))
+    }
+
+    const BIRDS: &str = r#"
+data = "birds"
+seeds = [3, 5]
+epochs = 4
+lr = 0.1
+model = "resnet20"
+[[methods]]
+name = "all"
+[[methods]]
+name = "head"
+trained = "head"
+lr = 0.01
+use_fp16 = true
+"#;
+
+    #[test]
+    fn methods_have_the_flags_of_all_and_their_own() {
+        let p = read(BIRDS).unwrap();
+        assert_eq!((p.seeds.clone(), p.folds, p.holdout), (vec![3, 5], None, 0.1));
+        assert_eq!(p.output, Path::new("output/finegrained/birds"));
+        let [all, head] = &p.methods[..] else { panic!() };
+        assert_eq!((all.name.as_str(), head.name.as_str()), ("all", "head"));
+        assert_eq!((all.args.optim.lr, head.args.optim.lr), (Some(0.1), Some(0.01)));
+        assert_eq!(head.args.optim.precision.as_deref(), Some("bf16"));
+        assert_eq!((all.args.optim.epochs, head.args.optim.epochs), (Some(4), Some(4)));
+        assert!(all.args.model.trained.is_none() && head.args.model.trained.is_some());
+        assert_eq!(p.resolved()["methods"]["head"]["trained"], "head");
+        assert_eq!(read(&BIRDS.replace("[3, 5]", "2")).unwrap().seeds, [0, 1]);
+        assert_eq!(Protocol::read(None).unwrap().methods.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (from, to, words) in [
+            ("epochs", "epoks", "line 4: `epoks` is not a flag of this program; did you mean `epochs`?"),
+            ("seeds = [3, 5]", "seeds = [3, 3]", "each once"),
+            ("seeds = [3, 5]", "seeds = 0", "at least 1"),
+            ("seeds = [3, 5]", "folds = 1", "line 3: `folds` is 1, expected a whole number of at least 2"),
+            ("seeds = [3, 5]", "holdout = 1.5", "between 0 and 1"),
+            ("name = \"head\"", "name = \"all\"", "two methods are called `all`"),
+            ("name = \"head\"", "name = \"a/b\"", "the name of a folder"),
+            ("trained = \"head\"", "folds = 3", "the same for all methods"),
+            ("trained = \"head\"", "trained = \"hea()\"", "method `head`"),
+            ("data = \"birds\"", "", "give `data`"),
+            ("seeds = [3, 5]", "seed = 3", "give `seeds`"),
+        ] {
+            let e = read(&BIRDS.replace(from, to)).unwrap_err().to_string();
+            assert!(e.contains(words), "{to}: {e}");
+        }
+        let e = read("data = \"birds\"\n").unwrap_err().to_string();
+        assert!(e.contains("[[methods]]"), "{e}");
+    }
+}
