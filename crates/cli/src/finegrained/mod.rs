@@ -243,6 +243,12 @@ impl Comparison {
             (None, Some(part)) => Some(parts.collection.labelled(part)?),
             (None, None) => None,
         };
+        if held_out.as_ref().is_some_and(|d| d.is_empty()) || train.is_empty() {
+            let message = "too few images to train on some and to choose the best epoch by others";
+            return Err(
+                format!("{}: {message}: change `holdout`, or give more", parts.collection.path().display()).into()
+            );
+        }
         let train = subset(&all, train)?;
         let mut counts = vec![0; parts.collection.classes().len()];
         labels(&*train)?.into_iter().for_each(|l| counts[l as usize] += 1);
