@@ -100,23 +100,29 @@ impl Comparison {
         let folder = &self.protocol.output;
         std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let path = folder.join("finegrained.json");
-        let now = self.protocol.resolved();
+        let mut now = self.protocol.resolved();
         if let Ok(text) = std::fs::read_to_string(&path) {
             let then: serde_json::Value =
                 serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-            // Further seeds and methods are further runs.
+            // Further seeds and methods are further runs, and what left nothing behind was no run.
             let same = |key: &str| then[key] == now[key];
-            let kept = then["methods"].as_object().into_iter().flatten().all(|(name, flags)| {
-                let other = &now["methods"][name];
-                other.is_null() || other == flags
-            });
-            if !(same("folds") && same("holdout") && kept) {
+            let begun: Vec<_> =
+                then["methods"].as_object().into_iter().flatten().filter(|(n, _)| begun(&folder.join(n))).collect();
+            let kept =
+                begun.iter().all(|(name, flags)| now["methods"][name].is_null() || now["methods"][name] == **flags);
+            if !(begun.is_empty() || same("folds") && same("holdout") && kept) {
                 let other =
                     "holds the runs of another comparison, whose file is finegrained.json: give another --output";
                 return Err(format!("{} {other}", folder.display()).into());
             }
+            // A method that the file does not name now still has its runs.
+            let absent = |n: &str| now["methods"][n].is_null();
+            let others: Vec<_> = begun.into_iter().filter(|(n, _)| absent(n)).collect();
+            for (name, flags) in others {
+                now["methods"][name.as_str()] = flags.clone();
+            }
         }
-        let text = self.resolved()? + "\n";
+        let text = serde_json::to_string_pretty(&now)? + "\n";
         Ok(write_atomic(&path, |out| out.write_all(text.as_bytes()))?)
     }
 
@@ -299,6 +305,12 @@ impl Comparison {
         }
         Ok(())
     }
+}
+
+/// Whether a run in the folder of a method has come as far as a checkpoint.
+fn begun(method: &Path) -> bool {
+    let runs = std::fs::read_dir(method).into_iter().flatten().flatten();
+    runs.into_iter().any(|run| !checkpoint::list(&run.path()).is_empty() || run.path().join("judged.json").exists())
 }
 
 fn subset(data: &Arc<dyn Dataset>, indices: Vec<usize>) -> Result<Arc<dyn Dataset>> {
