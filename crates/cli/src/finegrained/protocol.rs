@@ -193,7 +193,7 @@ use_fp16 = true
     #[test]
     fn what_is_wrong_is_named() {
         for (from, to, words) in [
-            ("epochs", "epoks", "line 4: `epoks` is not a flag of this program; did you mean `epochs`?"),
+            ("epochs", "epoks", "line 4: `epoks` is not a flag of this program; did you mean `epochs`"),
             ("seeds = [3, 5]", "seeds = [3, 3]", "each once"),
             ("seeds = [3, 5]", "seeds = 0", "at least 1"),
             ("seeds = [3, 5]", "folds = 1", "line 3: `folds` is 1, expected a whole number of at least 2"),
