@@ -33,7 +33,7 @@ use table::{Row, Table};
 #[derive(Parser, Debug)]
 #[command(name = "finegrained", version, rename_all = "snake_case")]
 pub struct Args {
-    /// File of the comparison, in TOML, YAML or JSON: seeds, folds, holdout, output, flags of `train` for all methods, and a table [[methods]] for each
+    /// File of the comparison, in TOML, YAML or JSON: seeds, folds, holdout, output, flags of `train` for all methods, and a table `[[methods]]` for each
     #[arg(long = "config", short = 'c', id = "protocol", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Folder of all runs [default: ./output/finegrained/NAME of the file]
