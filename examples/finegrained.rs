@@ -48,7 +48,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let signals = Signals::install()?;
-    comparison.run(|run| train(&run, &signals))
+    comparison.run(&signals, |run| train(&run, &signals))
 }
 
 fn main() -> ExitCode {

@@ -83,10 +83,7 @@ impl Case {
         self.in_parts(&mut (), |(), r| {
             let (scores, labels) = (&self.scores[rows(&r)], &self.labels[r.clone()]);
             let mut one = Confusion::new(k);
-            for (row, label) in scores.chunks(k).zip(labels) {
-                let guess = (0..k).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-                one.add(*label as usize, guess).unwrap();
-            }
+            one.add_scores(scores, labels).unwrap();
             counts.merge(&one).unwrap();
             let mut one = TopK::new(k);
             one.add(scores, labels).unwrap();

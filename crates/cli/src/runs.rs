@@ -9,6 +9,7 @@ use candlelight_engine::checkpoint;
 use candlelight_engine::classify::Classify;
 use candlelight_engine::task::Task;
 use candlelight_engine::train::{Outcome, Resume, Trainer};
+use candlelight_metrics::stats::RunStats;
 use candlelight_models::VitConfig;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -141,11 +142,7 @@ pub fn finished(output: &Path, epochs: usize) -> Option<f64> {
 
 /// The accuracies of repeated runs as a table: one line per kind of run, and the difference between the first and the second.
 pub fn table(rows: &[(&str, Vec<f64>)]) -> String {
-    let stats = |v: &[f64]| {
-        let mean = v.iter().sum::<f64>() / v.len() as f64;
-        let var = v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64;
-        (mean, var.sqrt())
-    };
+    let stats = |v: &[f64]| RunStats::of(v).map_or((f64::NAN, f64::NAN), |s| (s.mean, s.sd));
     let mut text = format!("{:<18}{:<28}mean     sd\n", "top-1 in %", "by seed");
     for (name, values) in rows {
         let each: Vec<String> = values.iter().map(|v| format!("{v:.2}")).collect();

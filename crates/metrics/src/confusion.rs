@@ -53,6 +53,19 @@ impl Confusion {
         Ok(())
     }
 
+    /// Counts a batch by its scores (B, classes): what is predicted is the class with the highest, of equal ones the first.
+    ///
+    /// # Errors
+    /// When the lengths differ, a label is past the last class, or a score is NaN; then nothing is counted.
+    pub fn add_scores(&mut self, scores: &[f32], labels: &[u32]) -> Result<()> {
+        crate::check(scores, labels, self.classes)?;
+        for (row, label) in scores.chunks_exact(self.classes).zip(labels) {
+            let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+            self.add(*label as usize, best)?;
+        }
+        Ok(())
+    }
+
     /// Adds the counts of another process.
     ///
     /// # Errors

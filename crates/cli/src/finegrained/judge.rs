@@ -50,7 +50,7 @@ pub struct Judged {
     pub parameters: usize,
     /// Those of them that were trained.
     pub trainable: usize,
-    /// The seconds that training took.
+    /// The seconds that training took; of a run that was stopped, those since it went on.
     pub seconds: f64,
 }
 
@@ -58,7 +58,7 @@ pub struct Judged {
 #[derive(Debug, Default)]
 pub(super) struct Predictions {
     labels: Vec<u32>,
-    /// The places of the images in the data.
+    /// The places of the images in the part of the data that they are from.
     indices: Vec<u64>,
     probabilities: Vec<f64>,
 }
@@ -76,10 +76,10 @@ impl Predictions {
             if logits.iter().any(|v| v.is_nan()) {
                 return Err("the logits are not numbers: training went wrong, see the losses in log.txt".into());
             }
-            // The mean of the probabilities over the views of each image.
-            let p = softmax(&logits, classes, 1.0);
+            // As in every evaluation, the mean of the logits over the views of each image.
             let (n, views) = (batch.labels.len() * classes, batch.views.max(1));
-            all.probabilities.extend((0..n).map(|i| (0..views).map(|v| p[v * n + i]).sum::<f64>() / views as f64));
+            let mean = |i: usize| (0..views).map(|v| logits[v * n + i]).sum::<f32>() / views as f32;
+            all.probabilities.extend(softmax(&(0..n).map(mean).collect::<Vec<_>>(), classes, 1.0));
             all.labels.extend(&batch.labels);
             all.indices.extend(batch.indices.iter().map(|i| *i as u64));
         }
@@ -87,6 +87,14 @@ impl Predictions {
             true => Err("there is no image to test on".into()),
             false => Ok(all),
         }
+    }
+
+    /// The same with places of a whole part, for images that are some of it.
+    pub(super) fn placed(mut self, places: Option<&[usize]>) -> Self {
+        if let Some(places) = places {
+            self.indices.iter_mut().for_each(|i| *i = places[*i as usize] as u64);
+        }
+        self
     }
 
     /// Writes labels (N), places in the data (N) and probabilities (N, classes).
@@ -109,10 +117,7 @@ impl Predictions {
         let p: Vec<f32> = self.probabilities.iter().map(|p| *p as f32).collect();
         let (mut counts, mut top) = (Confusion::new(k), TopK::new(k));
         let (mut ranks, mut sure) = (Ranking::new(k), Calibration::new(k, BINS));
-        for (row, label) in p.chunks_exact(k.max(1)).zip(&self.labels) {
-            let guess = (0..k).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-            counts.add(*label as usize, guess)?;
-        }
+        counts.add_scores(&p, &self.labels)?;
         top.add(&p, &self.labels)?;
         ranks.add_labels(&p, &self.labels)?;
         sure.add(&self.probabilities, &self.labels)?;

@@ -10,11 +10,12 @@ pub use protocol::{Method, Protocol};
 use crate::train::{self, Data};
 use crate::{Result, say};
 use candlelight_data::{
-    Collection, Dataset, Label, LabelKind, Loader, Part, Subset, labels, nested, scarce, stratified, stratified_k_fold,
+    Collection, Dataset, Label, LabelKind, Loader, Nested, Part, Subset, labels, nested, scarce, stratified,
+    stratified_k_fold,
 };
 use candlelight_engine::checkpoint;
-use candlelight_engine::classify::Classify;
-use candlelight_engine::classify::ClassifyConfig;
+use candlelight_engine::classify::{Classify, ClassifyConfig};
+use candlelight_engine::signals::Signals;
 use candlelight_engine::task::Task;
 use candlelight_engine::train::{Outcome, Trainer};
 use candlelight_engine::trained::{Trained, TrainedOptions};
@@ -54,9 +55,24 @@ pub struct Run {
     pub args: train::Args,
     /// The images to train on, and those that choose the best epoch.
     pub data: Data,
-    /// The images to judge by.
-    test: Arc<dyn Dataset>,
+    test: Test,
     begun: Instant,
+}
+
+/// The images to judge by.
+struct Test {
+    data: Arc<dyn Dataset>,
+    /// Of images that are a fold of a part, their places in it.
+    places: Option<Vec<usize>>,
+}
+
+/// What becomes of the images in one run.
+struct Division {
+    /// Places in the part to train on of those that train.
+    train: Vec<usize>,
+    /// Places of those that choose the best epoch, where no part does.
+    held_out: Option<Vec<usize>>,
+    test: Test,
 }
 
 /// A comparison and its data.
@@ -75,10 +91,10 @@ struct Parts {
 }
 
 impl Args {
-    /// Reads the file, and opens the folder: what it holds must be of the same comparison.
+    /// Reads the file.
     ///
     /// # Errors
-    /// When the file is wrong, or the folder holds runs of another comparison.
+    /// When it is wrong.
     pub fn comparison(&self) -> Result<Comparison> {
         let mut protocol = Protocol::read(self.config.as_deref())?;
         if let Some(output) = &self.output {
@@ -130,13 +146,13 @@ impl Comparison {
     ///
     /// # Errors
     /// When data or a method is wrong, or a run fails.
-    pub fn run(&mut self, mut train: impl FnMut(Run) -> Result<Option<Judged>>) -> Result<ExitCode> {
+    pub fn run(&mut self, signals: &Signals, mut train: impl FnMut(Run) -> Result<Option<Judged>>) -> Result<ExitCode> {
         self.open()?;
         let mut found = std::mem::take(&mut self.found);
         for (method, found) in self.protocol.methods.iter().zip(&mut found) {
             let parts = self.parts(method)?;
             for seed in &self.protocol.seeds {
-                for (fold, (picked, of)) in self.divided(&parts, *seed)?.into_iter().enumerate() {
+                for (fold, division) in self.divided(&parts, *seed)?.into_iter().enumerate() {
                     let name = match self.protocol.folds {
                         Some(_) => format!("{}/seed{seed}-fold{fold}", method.name),
                         None => format!("{}/seed{seed}", method.name),
@@ -152,12 +168,14 @@ impl Comparison {
                     args.run.seed = Some(*seed);
                     args.run.resume = Some("auto".into());
                     args.quiet |= !found.is_empty();
-                    let data = self.data(method, &parts, picked, &folder)?;
-                    match train(Run { name, folder, args, data, test: of, begun: Instant::now() })? {
+                    let Division { train: picked, held_out, test } = division;
+                    let data = self.data(method, &parts, (picked, held_out), &folder)?;
+                    match train(Run { name, folder, args, data, test, begun: Instant::now() })? {
                         Some(judged) => found.push(judged),
                         None => {
                             println!("stopped; the same command goes on where this one ended");
-                            return Ok(ExitCode::from(130));
+                            let signal = signals.caught().unwrap_or(2);
+                            return Ok(ExitCode::from(128 + signal as u8));
                         }
                     }
                 }
@@ -202,9 +220,8 @@ impl Comparison {
         Ok(Parts { collection, train, validation, test })
     }
 
-    /// Per fold the indices to train on and those to choose by, and the images to test on.
-    #[allow(clippy::type_complexity)] // a pair of a pair
-    fn divided(&self, parts: &Parts, seed: u64) -> Result<Vec<((Vec<usize>, Option<Vec<usize>>), Arc<dyn Dataset>)>> {
+    /// What becomes of the images: one division per fold, or a single one.
+    fn divided(&self, parts: &Parts, seed: u64) -> Result<Vec<Division>> {
         let train = parts.collection.labelled(&parts.train)?;
         let labels = labels(&*train)?;
         let share = self.protocol.holdout;
@@ -220,18 +237,21 @@ impl Comparison {
             }
             let folds = stratified_k_fold(&labels, n, Some(seed))?;
             let all = nested(&folds, &labels, share, seed)?;
-            return all.into_iter().map(|f| Ok(((f.train, Some(f.held_out)), subset(&train, f.test)?))).collect();
+            let division = |f: Nested| {
+                let test = Test { data: subset(&train, f.test.clone())?, places: Some(f.test) };
+                Ok(Division { train: f.train, held_out: Some(f.held_out), test })
+            };
+            return all.into_iter().map(division).collect();
         }
         let Some(test) = &parts.test else { return Ok(vec![]) };
-        let test = parts.collection.labelled(test)?;
-        let picked = match &parts.validation {
-            Some(_) => ((0..train.len()).collect(), None),
+        let test = Test { data: parts.collection.labelled(test)?, places: None };
+        Ok(vec![match &parts.validation {
+            Some(_) => Division { train: (0..train.len()).collect(), held_out: None, test },
             None => {
                 let fold = stratified(&labels, share, seed)?;
-                (fold.train, Some(fold.test))
+                Division { train: fold.train, held_out: Some(fold.test), test }
             }
-        };
-        Ok(vec![(picked, test)])
+        }])
     }
 
     /// The images of a run.
@@ -331,7 +351,7 @@ impl Run {
         let options = TrainedOptions { ema: task.config().ema.is_some(), ..TrainedOptions::default() };
         let model = Trained::load(&checkpoint::best(&self.folder), &options, &task.params().device())?;
         let images = self.images(task.config())?;
-        let said = Predictions::of(&model, &images, self.args.precision()?)?;
+        let said = Predictions::of(&model, &images, self.args.precision()?)?.placed(self.test.places.as_deref());
         said.write(&self.folder.join("predictions.safetensors"))?;
         let (parameters, trainable) = task.params().count();
         let judged = Judged {
@@ -349,7 +369,7 @@ impl Run {
 
     /// Loads the test images, prepared as for an evaluation.
     fn images(&self, config: &ClassifyConfig<ModelConfig>) -> Result<Loader> {
-        let data = Data { held_out: Some(self.test.clone()), ..self.data.clone() };
+        let data = Data { held_out: Some(self.test.data.clone()), ..self.data.clone() };
         let mut args = self.args.clone();
         args.quiet = true;
         let (_, images) = args.loaders(config, &data, &self.folder)?;

@@ -14,6 +14,19 @@ const DEMO: &str = include_str!("demo.toml");
 /// The entries that are not flags of `train`.
 const OWN: [&str; 5] = ["seeds", "folds", "holdout", "output", "methods"];
 
+/// Flags of `train` that a comparison decides itself, and what does so.
+const DECIDED: [(&str, &str); 9] = [
+    ("seed", "give `seeds`, as a list or their number"),
+    ("train_split", "it trains on the part `train`"),
+    ("val_split", "`holdout` or the part `validation` chooses the best epoch"),
+    ("labels", "each sample has one class"),
+    ("experiment", "runs are named by method and seed"),
+    ("resume", "the same command goes on where it ended"),
+    ("start_epoch", "the same command goes on where it ended"),
+    ("no_resume_opt", "the same command goes on where it ended"),
+    ("style", "runs leave the files of `train`"),
+];
+
 /// A way to train.
 #[derive(Debug, Clone)]
 pub struct Method {
@@ -104,14 +117,14 @@ fn methods(file: &File, demo: bool) -> Result<Vec<Method>> {
     let flags = |entries: &Map<String, Value>| -> Result<Vec<OsString>> {
         let mut named = Map::new();
         for (key, value) in entries.iter().filter(|(k, _)| !OWN.contains(&k.as_str()) && *k != "name") {
+            if let Some((_, instead)) = DECIDED.iter().find(|(d, _)| *d == key.replace('-', "_")) {
+                return Err(file.at(key, &format!("`{key}` is none of a comparison: {instead}")).into());
+            }
             let (key, value) = called(key, value).map_or((key.clone(), value.clone()), |(k, v)| (k.into(), v));
             named.insert(key, value);
         }
         file.flags(&named, &command)
     };
-    if file.entries.contains_key("seed") {
-        return Err(file.at("seed", "`seed` is none of a comparison: give `seeds`, as a list or their number").into());
-    }
     let common = flags(&file.entries)?;
     let expected = "expected tables `[[methods]]`, each with a `name` and flags of train";
     let tables = match file.entries.get("methods") {
@@ -204,6 +217,7 @@ use_fp16 = true
             ("trained = \"head\"", "trained = \"hea()\"", "method `head`"),
             ("data = \"birds\"", "", "give `data`"),
             ("seeds = [3, 5]", "seed = 3", "give `seeds`"),
+            ("trained = \"head\"", "val-split = \"\"", "`val-split` is none of a comparison"),
         ] {
             let e = read(&BIRDS.replace(from, to)).unwrap_err().to_string();
             assert!(e.contains(words), "{to}: {e}");
