@@ -53,7 +53,7 @@ pub struct Args {
     /// How position embeddings are resized for another image size: mae or timm
     #[arg(long, default_value = "mae", value_parser = parsed::<Interpolation>, help_heading = "Model")]
     pub pos_interpolation: Interpolation,
-    /// Train only a part: head, attn_only, attn_last(N), or name patterns separated by commas
+    /// Train only a part: head, last(N) for the last N layers and the head, attn_only, attn_last(N), freeze(...), or names separated by commas
     #[arg(long, value_name = "PART", help_heading = "Model")]
     trained: Option<Trained>,
     /// Factor on the learning rate from each layer to the one before it, in (0, 1] [default: 0.75; demo: 1]

@@ -27,7 +27,7 @@ pub struct Args {
     /// Number of classes [default: the model's, or the file's]
     #[arg(long, visible_alias = "nb_classes")]
     num_classes: Option<usize>,
-    /// The part that trains: head, layer4_fc, attn_only, attn_last(2), or patterns of names [default: all]
+    /// The part that trains: head, layer4_fc, last(N), attn_only, attn_last(N), freeze(...), or names separated by commas [default: all]
     #[arg(long, value_name = "PART")]
     trained: Option<freeze::Trained>,
     /// Print JSON
