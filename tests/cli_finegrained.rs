@@ -52,7 +52,15 @@ fn methods_are_compared_and_runs_are_not_repeated() {
     folders(d);
     write(d, FILE);
     let text = compare(d);
-    for words in ["| all | 2 |", "| head | 2 |", "| all | head |", "Wilcoxon", "results.md", "all/seed3: top-1"] {
+    for words in [
+        "| all | 2 |",
+        "| head | 2 |",
+        "| all | head |",
+        "Wilcoxon",
+        "results.md",
+        "all/seed3: top-1",
+        "20 % of it choose the best epoch",
+    ] {
         assert!(text.contains(words), "no `{words}` in: {text}");
     }
     let found = results(d);

@@ -217,6 +217,13 @@ impl Comparison {
         {
             return Err(format!("{}: the part `{}` is empty", collection.path().display(), empty.name).into());
         }
+        if let (Some(judging), false) = (&test, method.args.quiet) {
+            let chosen = match &validation {
+                Some(part) => format!("the part `{}` chooses", part.name),
+                None => format!("{} % of it choose", (1000.0 * self.protocol.holdout).round() / 10.0),
+            };
+            tracing::info!("training on `{}`, {chosen} the best epoch, `{}` judges", train.name, judging.name);
+        }
         Ok(Parts { collection, train, validation, test })
     }
 
