@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example export -- output_dir --format pth                              # a pretrained encoder for PyTorch
 //! cargo run --release --example export -- mae_finetuned_vit_base.pth --to huggingface
+//! cargo run --release --example export -- output/train/NAME --adapter huggingface             # LoRA for HuggingFace's peft
 //! ```
 
 use candlelight_cli::export::Args;
@@ -10,6 +11,10 @@ use candlelight_cli::{Result, start};
 use std::process::ExitCode;
 
 fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(folder) = args.adapter()? {
+        println!("{}: the adapter, for peft", folder.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let exported = args.exported()?;
     exported.write(args)?;
     println!("{}: {} tensors, {}", exported.path.display(), exported.tensors.len(), exported.how);

@@ -19,14 +19,13 @@ use std::process::ExitCode;
 fn train(run: &Run, signals: &Signals) -> Result<Option<Judged>> {
     let (args, data) = (&run.args, &run.data);
     let (device, plan) = (args.run.device()?, args.plan()?);
-    let config = args.config(args.model()?, data)?;
+    let mut config = args.config(args.model()?, data)?;
     let model = config.model.clone();
     let folder = RunFolder::open(&run.folder, true)?;
     let (loader, held_out) = args.loaders(&config, data, &run.folder)?;
 
     let params = ParamStore::on(&device);
-    let net = model.build(params.builder(Key::new(plan.seed).child("init")))?;
-    args.model.load(&params, &model)?;
+    let net = args.model.build(&mut config, &params, Key::new(plan.seed).child("init"))?;
     let mut task = Classify::new(config, params, net)?;
     if let Some(held_out) = held_out {
         task = task.evaluating(held_out, plan.precision);

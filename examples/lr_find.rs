@@ -20,11 +20,10 @@ fn run(args: &Args) -> Result<ExitCode> {
     let folder = std::env::temp_dir().join(format!("lr_find-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let data = train.data.open(model.channels(), train.model.weights()?.as_deref(), &folder)?;
-    let config = train.config(model, &data)?;
+    let mut config = train.config(model, &data)?;
     let (loader, _) = train.loaders(&config, &data, &folder)?;
     let params = ParamStore::on(&device);
-    let net = config.model.build(params.builder(Key::new(plan.seed).child("init")))?;
-    train.model.load(&params, &config.model)?;
+    let net = train.model.build(&mut config, &params, Key::new(plan.seed).child("init"))?;
     let size = config.model.image();
     let mut task = Classify::new(config, params, net)?;
     if let Some(teacher) = train.model.teacher(size, &data.normalize, &device)? {

@@ -24,13 +24,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     let (plan, mut model) = (args.plan()?, args.model()?);
     let folder = args.run.folder(args.model.name(), model.image())?;
     let data = args.data.open(model.channels(), args.model.weights()?.as_deref(), folder.path())?;
-    let config = args.config(model, &data)?;
+    let mut config = args.config(model, &data)?;
     model = config.model.clone();
     let (loader, held_out) = args.loaders(&config, &data, folder.path())?;
 
     let params = ParamStore::on(&device);
-    let net = model.build(params.builder(Key::new(plan.seed).child("init")))?;
-    args.model.load(&params, &model)?;
+    let net = args.model.build(&mut config, &params, Key::new(plan.seed).child("init"))?;
     let mut task = Classify::new(config, params, net)?;
     if let Some(held_out) = held_out {
         task = task.evaluating(held_out, plan.precision);

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use candlelight_engine::{checkpoint, pretrain};
 use candlelight_models::adapt::Fitting;
 use candlelight_models::weights::names::{Family, detect, from_timm, to_timm};
+use candlelight_models::peft::{self, Naming};
 use candlelight_models::{ModelConfig, describe, weights};
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ pub struct Args {
     /// The library whose names the file gets: mae, timm, torchvision or huggingface [default: as they are]
     #[arg(long)]
     to: Option<Family>,
+    /// Write the adapter of a run with --lora or --ia3 alone, as a folder for peft, under the names of own, timm, torchvision, huggingface (transformers 5) or huggingface4
+    #[arg(long, value_name = "LIBRARY", conflicts_with_all = ["to", "part", "format", "describe"])]
+    adapter: Option<Naming>,
     /// Of a pretraining checkpoint the part to write [default: encoder]
     #[arg(long, value_enum)]
     part: Option<ModelPart>,
@@ -158,6 +162,33 @@ impl Args {
             description = Some((path.with_extension("py"), describe::pytorch(&config, &weights)?));
         }
         Ok(Exported { tensors, how, path, description })
+    }
+}
+
+impl Args {
+    /// Writes the adapter of a checkpoint, where it is asked for; its folder.
+    ///
+    /// # Errors
+    /// When the checkpoint has none, or the library has no place for it.
+    pub fn adapter(&self) -> Result<Option<PathBuf>> {
+        let (Some(naming), Some(name)) = (self.adapter, self.weights.as_ref().or(self.flag.as_ref())) else {
+            return Ok(None);
+        };
+        let source = crate::weights::located(name)?;
+        let Some(config) = peft::recorded(&source)? else {
+            return Err(format!("{}: no checkpoint of a run with --lora, --ia3 or --adapter", source.display()).into());
+        };
+        let options = weights::Options { set: self.weights_set.clone(), ema: self.use_ema };
+        let tensors = weights::open_apart(&source, &options)?.tensors;
+        let usual = || source.with_file_name(format!("adapter-{}", format!("{naming:?}").to_lowercase()));
+        let folder = self.output.clone().unwrap_or_else(usual);
+        peft::write(&folder, &config, &tensors, "", naming)?;
+        if naming == Naming::Torchvision {
+            tracing::info!(
+                "peft up to version 0.21.2 adds what was learnt for out_proj twice (huggingface/peft, pull request 3774); later ones are right"
+            );
+        }
+        Ok(Some(folder))
     }
 }
 

@@ -311,6 +311,7 @@ impl Args {
             weight_decay: self.common.weight_decay.unwrap_or(0.05),
             layer_decay: Some(LayerDecay { decay, timm: self.layer_rule == "timm" }),
             trained: self.trained.clone(),
+            peft: None,
             ema: self.ema.map(|decay| EmaConfig { decay, warmup: self.ema_warmup, tau: None }),
             mix: self.mix(model.classes),
             eval_every: self.eval_every.or((!self.demo()).then_some(1)),

@@ -189,6 +189,7 @@ impl Args {
             weight_decay: self.common.weight_decay.unwrap_or(0.0),
             layer_decay: None,
             trained: Some(if self.global_pool { with_norm() } else { Trained::Head }),
+            peft: None,
             ema: None,
             mix: None,
             eval_every: self.eval_every.or((!self.common.demo()).then_some(1)),

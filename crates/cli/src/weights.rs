@@ -50,6 +50,9 @@ pub struct WeightArgs {
     /// Of a file with several sets of weights, the one to use, such as teacher or state_dict_ema
     #[arg(long, value_name = "NAME", conflicts_with = "use_ema")]
     weights_set: Option<String>,
+    /// Merge this adapter of peft into the weights first: a folder with adapter_config.json; given several times, several
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Vec<PathBuf>,
     /// Go on without tensors of the file that the model has no place for, although another function is computed then
     #[arg(long)]
     partial: bool,
@@ -92,6 +95,7 @@ impl WeightArgs {
             published: self.weights.clone().filter(|w| w.starts_with("hf:")).or_else(|| self.pretrained_name()),
             set: self.weights_set.clone(),
             ema: self.use_ema,
+            adapters: self.adapter.clone(),
             partial: self.partial,
             names: self.names.clone(),
             size,

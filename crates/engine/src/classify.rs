@@ -13,6 +13,7 @@ use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
 use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
+use candlelight_models::peft::{Peft, train_only};
 use candlelight_nn::penalty::Penalty;
 use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule, mae_rules};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -49,6 +50,10 @@ pub struct ClassifyConfig<M> {
     pub layer_decay: Option<LayerDecay>,
     /// The part of the model that trains; `None` trains everything.
     pub trained: Option<Trained>,
+    /// The adapters that train in place of the model's own parameters, with which it must have been built
+    /// ([`ModelConfig::build_with`](candlelight_models::ModelConfig::build_with)); `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peft: Option<Peft>,
     /// A moving average of the weights, which is evaluated too; `None` keeps none.
     pub ema: Option<EmaConfig>,
     /// How the loader mixes images; only recorded in the checkpoint, because the loader does it.
@@ -73,6 +78,7 @@ impl<C> ClassifyConfig<C> {
             timm_groups: false,
             layer_decay: None,
             trained: None,
+            peft: None,
             ema: None,
             mix: None,
             eval_every: Some(1),
@@ -141,8 +147,13 @@ impl<M> Classify<M> {
                 return Err(Error::Config("layer_decay: the anatomy of this model lists no layers".into()));
             }
         }
-        if let Some(trained) = &config.trained {
-            trained.apply(&params, &model.anatomy())?;
+        match (&config.trained, &config.peft) {
+            (Some(_), Some(_)) => {
+                return Err(Error::Config("trained and peft exclude each other: adapters decide what trains".into()));
+            }
+            (Some(trained), None) => trained.apply(&params, &model.anatomy())?,
+            (None, Some(peft)) => train_only(peft, &params, &model.anatomy())?,
+            (None, None) => {}
         }
         let precision = Precision::F32;
         let (held_out, evaluation, teacher, verdict) = (None, None, None, None);
@@ -193,6 +204,11 @@ impl<M> Classify<M> {
     /// The images to evaluate on, if there are any.
     pub fn held_out(&self) -> Option<&dyn Batches> {
         self.held_out.as_deref()
+    }
+
+    /// Whether a moving average of the weights is kept.
+    pub fn averages(&self) -> bool {
+        self.config.ema.is_some()
     }
 
     /// The parameters.

@@ -7,7 +7,7 @@ use candlelight_autograd::{Key, ParamStore};
 use candlelight_data::{Collection, Normalize, Pipeline};
 use candlelight_models::adapt::Fitting;
 use candlelight_models::posemb::Interpolation;
-use candlelight_models::{Classifier, MaeConfig, ModelConfig, VitConfig, registry, weights};
+use candlelight_models::{Classifier, MaeConfig, ModelConfig, VitConfig, peft, registry, weights};
 use candlelight_store::classes::{self, Names};
 use candlelight_store::preparation::{Origin, Preparation, Setting};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub struct TrainedOptions {
     pub set: Option<String>,
     /// Whether the moving average of the weights is used.
     pub ema: bool,
+    /// Folders of adapters of peft, which are merged into the weights one after the other.
+    pub adapters: Vec<PathBuf>,
     /// Whether tensors that the model has no place for are left out, although another function is computed then.
     pub partial: bool,
     /// A file of the names of the classes.
@@ -118,8 +120,14 @@ impl Trained {
         }
         config.set_batch_norm(options.bn_tf, options.bn_momentum, options.bn_eps)?;
         let set = weights::Options { set: options.set.clone(), ema: options.ema };
-        let opened = weights::open(path, &set)?;
+        let mut opened = weights::open(path, &set)?;
         notes.extend(opened.notes.iter().map(|n| format!("{}: {n}", path.display())));
+        if !options.adapters.is_empty() {
+            let folders: Vec<&Path> = options.adapters.iter().map(PathBuf::as_path).collect();
+            let (tensors, lines) = peft::applied(&opened.tensors, &folders)?;
+            opened.tensors = tensors;
+            notes.extend(lines);
+        }
         let recorded = grid(path)?.or(grid_beside(&opened.tensors, &config, &preparation));
         let architecture = config.architecture_mut();
         if let Some(size) = options.size.or(preparation.size.as_ref().map(|s| s.value)) {
@@ -148,7 +156,9 @@ impl Trained {
             notes.push(format!("{what}: another function is computed"));
         }
         let (classes, evaluation) = said.map_or((vec![], None), |d| (d.classes, d.evaluation));
-        let recorded = (!classes.is_empty()).then(|| Setting::new(classes, Origin::Record));
+        // The head of an adapter has classes of its own.
+        let named = !classes.is_empty() && (options.adapters.is_empty() || classes.len() == config.classes());
+        let recorded = named.then(|| Setting::new(classes, Origin::Record));
         let given = match &options.names {
             Some(path) => {
                 let file = classes::read(path)?;

@@ -7,6 +7,7 @@ pub mod describe;
 mod error;
 pub mod mae;
 mod model;
+pub mod peft;
 pub mod posemb;
 pub mod prune;
 pub mod registry;

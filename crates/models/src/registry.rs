@@ -7,10 +7,11 @@ use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
 use crate::yolov5::YoloConfig;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candlelight_autograd::{ParamStore, glob};
+use candlelight_autograd::{Key, ParamStore, glob};
 use candlelight_nn::BatchNormConfig;
+use candlelight_nn::peft::{Peft, Plan};
 use candlelight_store::{Preparation, nearest};
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +157,27 @@ impl ModelConfig {
     /// When the configuration does not fit or the builder lacks a tensor.
     pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn Classifier>> {
         self.architecture().build(vb)
+    }
+
+    /// Builds the model with adapters, and names the layers that got one. Where the settings name no layers to train as a whole, the head is
+    /// one, and gets no adapter.
+    ///
+    /// # Errors
+    /// When the settings make no sense, or name layers that the model does not have.
+    pub fn build_with(
+        &self,
+        adapters: &mut Peft,
+        params: &ParamStore,
+        key: Key,
+    ) -> Result<(Box<dyn Classifier>, Vec<String>)> {
+        if adapters.modules_to_save().is_none() {
+            let dry = self.build(VarBuilder::zeros(DType::F32, &Device::Cpu))?;
+            let head = dry.anatomy().head.trim_end_matches('.').to_string();
+            adapters.set_modules_to_save(Some(head).filter(|h| !h.is_empty()).into_iter().collect());
+        }
+        let plan = Plan::new(adapters)?;
+        let model = self.build(plan.builder(params.builder(key)))?;
+        Ok((model, plan.finish()?))
     }
 }
 

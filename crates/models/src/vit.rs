@@ -584,6 +584,9 @@ mod tests {
         // All twelve blocks of ViT-B: 28,348,416.
         assert_eq!((trained("attn_only") - head) * 6, 28_348_416);
         assert_eq!(trained("blocks.1.*,cls_token"), 7_087_872 + 768);
+        // Per block 3 D + D + 4 D + D of the layers and 2 D of the norms, then the patches and the last norm; the head has its weight too.
+        assert_eq!(trained("bitfit"), 2 * 11 * 768 + 2 * 768 + head);
+        assert_eq!(trained("norms"), 2 * 4 * 768 + 2 * 768 + head);
         assert_eq!(trained("*"), params.count().0);
         for bad in ["layer4_fc", "attn_last(3)", "head.*,nonsense"] {
             let e = apply(bad).unwrap_err().to_string();

@@ -56,7 +56,8 @@ impl Attention {
         vb: VarBuilder,
     ) -> Result<Self> {
         Ok(Attention {
-            qkv: Linear::with_init(width, 3 * inner, init(width, 3 * inner), Init::Const(0.0), vb.pp("qkv"))?,
+            qkv: Linear::with_init(width, 3 * inner, init(width, 3 * inner), Init::Const(0.0), vb.pp("qkv"))?
+                .with_parts(&["q", "k", "v"], &vb)?,
             proj: Linear::with_init(inner, width, init(inner, width), Init::Const(0.0), vb.pp("proj"))?,
             heads,
             attn_drop: 0.0,
@@ -76,7 +77,8 @@ impl Attention {
     /// When the width differs or the heads do not divide it.
     pub fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         let h = self.attend(x, key)?; // (B, N, D)
-        self.proj_drop.forward(&self.proj.forward(&h)?, key.map(|k| k.child("proj_drop")))
+        let h = self.proj.forward_keyed(&h, key.map(|k| k.child("proj")).as_ref())?;
+        self.proj_drop.forward(&h, key.map(|k| k.child("proj_drop")))
     }
 
     /// The same, added to a residual (B, N, D).
@@ -87,11 +89,11 @@ impl Attention {
         if self.proj_drop.drops(key) {
             return residual.add(&self.forward(x, key)?);
         }
-        self.proj.forward_add(&self.attend(x, key)?, residual)
+        self.proj.forward_add(&self.attend(x, key)?, key.map(|k| k.child("proj")).as_ref(), residual)
     }
 
     fn attend(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.qkv.forward(x)?; // (B, N, 3 D)
+        let h = self.qkv.forward_keyed(x, key.map(|k| k.child("qkv")).as_ref())?; // (B, N, 3 D)
         ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop))) // (B, N, D)
     }
 }

@@ -1,6 +1,7 @@
 //! Convolutions of channels-last images.
 
 use crate::init;
+use crate::peft::{Adapter, Base};
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use candlelight_autograd::ops::{self, Conv2dConfig, ConvTranspose2dConfig, Weight};
@@ -24,6 +25,7 @@ pub struct Conv2d {
     weight: Tensor, // (O, I / groups, k, k)
     bias: Option<Tensor>,
     config: Conv2dConfig,
+    adapter: Option<Box<Adapter>>,
 }
 
 impl Conv2d {
@@ -51,7 +53,8 @@ impl Conv2d {
         vb: VarBuilder,
     ) -> Result<Self> {
         let dims = (outputs, inputs / config.groups.max(1), kernel, kernel);
-        Ok(Conv2d { weight: vb.get_with_hints(dims, "weight", init)?, bias: None, config })
+        let adapter = Adapter::conv((inputs, outputs, kernel), config, &vb)?;
+        Ok(Conv2d { weight: vb.get_with_hints(dims, "weight", init)?, bias: None, config, adapter })
     }
 
     /// The weight (O, I / groups, k, k).
@@ -64,7 +67,13 @@ impl Conv2d {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Value) -> Result<Value> {
-        ops::conv2d(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn Weight), self.config)
+        match &self.adapter {
+            Some(adapter) => {
+                let base = Base { weight: &self.weight, bias: self.bias.as_ref(), conv: Some(self.config) };
+                adapter.forward(x, base, None, None)
+            }
+            None => ops::conv2d(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn Weight), self.config),
+        }
     }
 }
 

@@ -16,6 +16,10 @@ pub enum Trained {
     AttnOnly,
     /// `attn_last(n)`: the attention of the last n blocks, and the head.
     AttnLast(usize),
+    /// `bitfit`: the biases, and the head (E. Ben Zaken et al., arXiv 2106.10199).
+    BitFit,
+    /// `norms`: the scales and shifts of all normalisations, and the head, as peft's LN tuning (B. Zhao et al., arXiv 2312.11420).
+    Norms,
     /// `last(n)`: the last n layers, and the head. The normalisation before the head belongs to it.
     Last(usize),
     /// `freeze(...)`: everything but these layers, as YOLOv5's `--freeze`. One number n stands for the first n layers, several for the layers of
@@ -42,6 +46,8 @@ impl std::str::FromStr for Trained {
             "head" => return Ok(Trained::Head),
             "layer4_fc" => return Ok(Trained::Layer4Fc),
             "attn_only" => return Ok(Trained::AttnOnly),
+            "bitfit" => return Ok(Trained::BitFit),
+            "norms" => return Ok(Trained::Norms),
             _ => {}
         }
         for (word, of) in [("attn_last", Trained::AttnLast as fn(usize) -> Trained), ("last", Trained::Last)] {
@@ -55,7 +61,7 @@ impl std::str::FromStr for Trained {
             frozen.clone().or_else(|| within(s, "partial")).unwrap_or_else(|| s.split(',').map(str::trim).collect());
         if names.iter().any(|n| n.is_empty() || n.contains(['(', ')'])) {
             return Err(Error::Config(format!(
-                "`{s}`: expected head, layer4_fc, last(N), attn_only, attn_last(N), freeze(...), or names separated by commas"
+                "`{s}`: expected head, layer4_fc, last(N), attn_only, attn_last(N), bitfit, norms, freeze(...), or names separated by commas"
             )));
         }
         let names = names.into_iter().map(String::from).collect();
@@ -76,6 +82,8 @@ impl std::fmt::Display for Trained {
             Trained::Head => f.write_str("head"),
             Trained::Layer4Fc => f.write_str("layer4_fc"),
             Trained::AttnOnly => f.write_str("attn_only"),
+            Trained::BitFit => f.write_str("bitfit"),
+            Trained::Norms => f.write_str("norms"),
             Trained::AttnLast(n) => write!(f, "attn_last({n})"),
             Trained::Last(n) => write!(f, "last({n})"),
             Trained::Frozen(p) => write!(f, "freeze({})", p.join(",")),
@@ -132,6 +140,22 @@ impl Trained {
             Trained::Layer4Fc => vec![model.last_stage.clone()],
             Trained::AttnOnly if model.attention.is_empty() => return Err(self.refused("no attention")),
             Trained::AttnOnly => model.attention.clone(),
+            Trained::BitFit => {
+                let biases = params.names().into_iter().filter(|n| n == "bias" || n.ends_with(".bias")).collect::<Vec<_>>();
+                if biases.is_empty() {
+                    return Err(self.refused("no biases"));
+                }
+                biases
+            }
+            Trained::Norms => {
+                // Only normalisations have a scale that is a vector.
+                let scales = params.entries().into_iter().filter(|e| e.var.rank() == 1 && e.name.ends_with("weight"));
+                let norms: Vec<String> = scales.map(|e| format!("{}*", e.name.trim_end_matches("weight"))).collect();
+                if norms.is_empty() {
+                    return Err(self.refused("no normalisation with a scale"));
+                }
+                norms
+            }
             Trained::AttnLast(n) => {
                 let depth = model.attention.len();
                 let first = depth.checked_sub(*n).ok_or_else(|| self.refused(&format!("{depth} blocks")))?;
@@ -184,7 +208,8 @@ mod tests {
             assert!(bad.parse::<Trained>().is_err(), "{bad}");
         }
         assert_eq!("partial(layer4, fc)".parse::<Trained>().unwrap().to_string(), "layer4,fc");
-        for name in ["head", "layer4_fc", "attn_only", "attn_last(3)", "last(2)", "freeze(10)", "freeze(a,b)", "a.*,b"]
+        for name in
+            ["head", "layer4_fc", "attn_only", "attn_last(3)", "bitfit", "norms", "last(2)", "freeze(10)", "freeze(a,b)", "a.*,b"]
         {
             let t: Trained = name.parse().unwrap();
             assert_eq!(String::from(t.clone()), name);

@@ -14,6 +14,7 @@ pub mod loss;
 mod mlp;
 mod norm;
 mod patch_embed;
+pub mod peft;
 pub mod penalty;
 
 pub use anatomy::Anatomy;

@@ -1,9 +1,10 @@
 //! Linear layers.
 
 use crate::init;
+use crate::peft::{Adapter, Base};
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
-use candlelight_autograd::{Result, Value, ops};
+use candlelight_autograd::{Key, Result, Value, ops};
 use candlelight_kernels::act::gelu::Gelu;
 
 /// `y = x w^T + b`: PyTorch's `Linear`, with `weight` (O, I) and `bias` (O).
@@ -22,6 +23,7 @@ use candlelight_kernels::act::gelu::Gelu;
 pub struct Linear {
     weight: Tensor, // (O, I)
     bias: Option<Tensor>,
+    adapter: Option<Box<Adapter>>,
 }
 
 impl Linear {
@@ -41,6 +43,7 @@ impl Linear {
         Ok(Linear {
             weight: vb.get_with_hints((outputs, inputs), "weight", weight)?,
             bias: Some(vb.get_with_hints(outputs, "bias", bias)?),
+            adapter: Adapter::linear(inputs, outputs, &vb)?,
         })
     }
 
@@ -49,7 +52,17 @@ impl Linear {
     /// # Errors
     /// When the builder lacks a tensor.
     pub fn without_bias(inputs: usize, outputs: usize, weight: Init, vb: VarBuilder) -> Result<Self> {
-        Ok(Linear { weight: vb.get_with_hints((outputs, inputs), "weight", weight)?, bias: None })
+        let adapter = Adapter::linear(inputs, outputs, &vb)?;
+        Ok(Linear { weight: vb.get_with_hints((outputs, inputs), "weight", weight)?, bias: None, adapter })
+    }
+
+    /// The same layer with the adapters of parts of its outputs, which are layers of their own beside it: each has a name in `vb`, and all are
+    /// of one length, in their order.
+    pub(crate) fn with_parts(self, names: &[&str], vb: &VarBuilder) -> Result<Self> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let len = outputs / names.len().max(1);
+        let parts: Vec<(&str, usize)> = names.iter().enumerate().map(|(i, n)| (*n, i * len)).collect();
+        Ok(Linear { adapter: Adapter::parts(self.adapter, (inputs, outputs), &parts, len, vb)?, ..self })
     }
 
     /// The weight (O, I).
@@ -67,28 +80,45 @@ impl Linear {
     /// # Errors
     /// When the width differs.
     pub fn forward(&self, x: &Value) -> Result<Value> {
-        ops::linear(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn ops::Weight))
+        self.forward_keyed(x, None)
     }
 
-    /// The layer's result added to a residual, in one operation where the layer has a bias: x (.., I), residual (.., O) -> (.., O).
-    ///
-    /// # Errors
-    /// When the shapes differ.
-    pub fn forward_add(&self, x: &Value, residual: &Value) -> Result<Value> {
-        match &self.bias {
-            Some(bias) => ops::linear_add(x, &self.weight, bias, residual),
-            None => residual.add(&self.forward(x)?),
-        }
-    }
-
-    /// GELU of the layer's result, in one operation: x (.., I) -> (.., O).
+    /// The same with a key that draws the dropout of an adapter in training.
     ///
     /// # Errors
     /// When the width differs.
-    pub fn forward_gelu(&self, x: &Value, kind: Gelu) -> Result<Value> {
-        match &self.bias {
-            Some(bias) => ops::linear_gelu(x, &self.weight, bias, kind),
-            None => ops::gelu(&self.forward(x)?, kind),
+    pub fn forward_keyed(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
+        match &self.adapter {
+            Some(adapter) => adapter.forward(x, self.base(), None, key),
+            None => ops::linear(x, &self.weight, self.bias.as_ref().map(|b| b as &dyn ops::Weight)),
+        }
+    }
+
+    fn base(&self) -> Base<'_> {
+        Base { weight: &self.weight, bias: self.bias.as_ref(), conv: None }
+    }
+
+    /// The layer's result added to a residual, in one operation where the layer has a bias: x (.., I), residual (.., O) -> (.., O). `key` draws
+    /// the dropout of an adapter in training.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn forward_add(&self, x: &Value, key: Option<&Key>, residual: &Value) -> Result<Value> {
+        match (&self.adapter, &self.bias) {
+            (Some(adapter), _) => adapter.forward(x, self.base(), Some(residual), key),
+            (None, Some(bias)) => ops::linear_add(x, &self.weight, bias, residual),
+            (None, None) => residual.add(&self.forward(x)?),
+        }
+    }
+
+    /// GELU of the layer's result, in one operation: x (.., I) -> (.., O). `key` draws the dropout of an adapter in training.
+    ///
+    /// # Errors
+    /// When the width differs.
+    pub fn forward_gelu(&self, x: &Value, key: Option<&Key>, kind: Gelu) -> Result<Value> {
+        match (&self.adapter, &self.bias) {
+            (None, Some(bias)) => ops::linear_gelu(x, &self.weight, bias, kind),
+            _ => ops::gelu(&self.forward_keyed(x, key)?, kind),
         }
     }
 }

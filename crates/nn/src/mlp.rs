@@ -48,9 +48,10 @@ impl Mlp {
     /// # Errors
     /// When the width differs.
     pub fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
-        let h = self.fc1.forward_gelu(x, Gelu::Erf)?; // (.., hidden)
+        let h = self.fc1.forward_gelu(x, key.map(|k| k.child("fc1")).as_ref(), Gelu::Erf)?; // (.., hidden)
         let h = self.drop.forward(&h, key.map(|k| k.child("mlp_drop")))?;
-        self.drop.forward(&self.fc2.forward(&h)?, key.map(|k| k.child("fc2_drop")))
+        let h = self.fc2.forward_keyed(&h, key.map(|k| k.child("fc2")).as_ref())?;
+        self.drop.forward(&h, key.map(|k| k.child("fc2_drop")))
     }
 
     /// The same, added to a residual of the result's shape.
@@ -61,6 +62,7 @@ impl Mlp {
         if self.drop.drops(key) {
             return residual.add(&self.forward(x, key)?);
         }
-        self.fc2.forward_add(&self.fc1.forward_gelu(x, Gelu::Erf)?, residual)
+        let h = self.fc1.forward_gelu(x, key.map(|k| k.child("fc1")).as_ref(), Gelu::Erf)?;
+        self.fc2.forward_add(&h, key.map(|k| k.child("fc2")).as_ref(), residual)
     }
 }

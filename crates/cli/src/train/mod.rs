@@ -1,5 +1,6 @@
 //! Supervised training with timm's flags: those of its `train.py`, under the same names, with the same meanings and defaults.
 
+mod adapters;
 mod augment;
 mod data;
 mod defaults;
@@ -220,6 +221,7 @@ impl Args {
             ema: optim.ema(),
             mix: self.augment.mix(classes, smoothing),
             trained: self.model.trained.clone(),
+            peft: self.model.adapters.peft()?,
             eval_every: self.run.val_interval,
             ..ClassifyConfig::new(model, classes)
         })

@@ -1,17 +1,18 @@
 //! The model of a run, its weights, and its teacher.
 
+use super::adapters::AdapterFlags;
 use super::defaults::{Defaults, fill};
 use crate::weights::{self, Pretrained, located};
 use crate::{Result, say};
 use candle_core::Device;
-use candlelight_autograd::ParamStore;
+use candlelight_autograd::{Key, ParamStore};
 use candlelight_data::Normalize;
 use candlelight_engine::checkpoint;
+use candlelight_engine::classify::ClassifyConfig;
 use candlelight_engine::teacher::{DistillConfig, Teacher};
 use candlelight_engine::trained::{Trained, TrainedOptions};
-use candlelight_models::freeze;
 use candlelight_models::posemb::Interpolation;
-use candlelight_models::{ModelConfig, registry};
+use candlelight_models::{Classifier, ModelConfig, freeze, peft, registry};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub struct ModelFlags {
     /// Of YOLOv5's layers how many are taken, the new head included: 10, or 11 to keep the pooling pyramid of a detector [default: 10]
     #[arg(long, value_name = "LAYERS", help_heading = "Model")]
     pub cutoff: Option<usize>,
-    /// Train only a part: head, layer4_fc, last(N) for the last N layers and the head, attn_only, attn_last(N), freeze(...), or names separated by commas
+    /// Train only a part: head, layer4_fc, last(N) for the last N layers and the head, attn_only, attn_last(N), bitfit, norms, freeze(...), or names separated by commas
     #[arg(long, value_name = "PART", help_heading = "Model")]
     pub trained: Option<freeze::Trained>,
     /// Train all but the first N layers, or all but layers of these numbers or names, as YOLOv5's --freeze
@@ -70,6 +71,10 @@ pub struct ModelFlags {
     /// Give each split of --aug_splits batch normalisations of its own
     #[arg(long, help_heading = "Model")]
     pub split_bn: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// Adapters.
+    pub adapters: AdapterFlags,
     /// Learn from this trained model too: a checkpoint of ours, or any file with --teacher_model
     #[arg(long, value_name = "FILE", help_heading = "Teacher")]
     pub teacher: Option<String>,
@@ -197,13 +202,36 @@ impl ModelFlags {
         }
     }
 
-    /// Loads the weights to start from into the parameters of the model.
+    /// Builds the model, with its adapters where there are any, on `params`, and loads the weights to start from.
     ///
     /// # Errors
-    /// When they are not the model's.
-    pub fn load(&self, params: &ParamStore, config: &ModelConfig) -> Result<()> {
-        let Some(path) = self.weights()? else { return Ok(()) };
-        weights::load(&path, params, config.architecture(), Interpolation::Timm, &self.reading)
+    /// When they are not the model's, or adapters are for layers that it does not have.
+    pub fn build(
+        &self,
+        config: &mut ClassifyConfig<ModelConfig>,
+        params: &ParamStore,
+        key: Key,
+    ) -> Result<Box<dyn Classifier>> {
+        let net = match &mut config.peft {
+            None => config.model.build(params.builder(key))?,
+            Some(peft) => {
+                let (net, layers) = config.model.build_with(peft, params, key)?;
+                let shown = layers.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let more = if layers.len() > 3 { ", .." } else { "" };
+                tracing::info!("{} layers get an adapter: {shown}{more}", layers.len());
+                net
+            }
+        };
+        if let Some(path) = self.weights()? {
+            weights::load(&path, params, config.model.architecture(), Interpolation::Timm, &self.reading)?;
+        } else if config.peft.is_some() {
+            tracing::warn!("adapters beside weights that were never trained: give --pretrained or --initial_checkpoint");
+        }
+        if let Some(adapter) = self.adapters.begun()? {
+            say(&adapter.notes);
+            peft::load(params, &adapter)?;
+        }
+        Ok(net)
     }
 
     /// How a teacher counts; `None` without one.

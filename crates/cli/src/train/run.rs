@@ -1,5 +1,6 @@
 //! The folder of a run, how it begins and how it ends.
 
+use super::adapters;
 use super::defaults::{Defaults, fill};
 use super::lines::{Lines, Summary};
 use super::yolov5;
@@ -244,6 +245,11 @@ impl RunFlags {
                 ExitCode::from(128 + *signal as u8)
             }
         };
+        match adapters::keep(dir, trainer.task().averages()) {
+            Ok(Some(folder)) => println!("  adapter     {}", folder.display()),
+            Ok(None) => {}
+            Err(e) => tracing::warn!("the adapter is not in a folder of its own: {e}"),
+        }
         for (name, file) in [("best", "best.safetensors"), ("summary", "summary.csv"), ("curves", "curves.svg")] {
             if dir.join(file).exists() {
                 println!("  {name:<10}  {}", dir.join(file).display());

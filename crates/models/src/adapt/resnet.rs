@@ -124,7 +124,7 @@ fn residual_backbone(
     how: &Fitting,
 ) -> Result<Loaded> {
     let (mut tensors, mut notes) = residual_weights(tensors, config)?;
-    let model = params.state_dict();
+    let model = weights::base(params);
     let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
     notes.extend(no_others(&names, &tensors, &inside, how)?);
     let dims = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims().to_vec());

@@ -241,7 +241,7 @@ fn block_of(name: &str) -> Option<usize> {
 /// When the file holds no vision transformer, one of another size, or only a part of its backbone. Nothing is changed then.
 fn backbone(params: &ParamStore, tensors: &[(String, Tensor)], config: &VitConfig, how: &Fitting) -> Result<Loaded> {
     let (mut tensors, mut notes) = transformer_weights(tensors, config)?;
-    let model = params.state_dict();
+    let model = weights::base(params);
     let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
     let wanted = |name: &str| model.iter().find(|(n, _)| n == name).map(|(_, t)| t.dims());
     let foreign_head = tensors.iter().any(|(n, t)| n.starts_with("head.") && wanted(n) != Some(t.dims()));

@@ -107,7 +107,7 @@ impl Architecture for YoloConfig {
             notes.push(left_out(t.dim(0)?, self.classes));
             tensors.retain(|(n, _)| !n.starts_with(&linear));
         }
-        let model = params.state_dict();
+        let model = weights::base(params);
         let names: HashSet<&str> = model.iter().map(|(n, _)| n.as_str()).collect();
         notes.extend(no_others(&names, &tensors, &|_| true, how)?);
         let have: HashSet<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();

@@ -75,7 +75,12 @@ fn under_names_of(model: &[(String, Tensor)], tensors: &[(String, Tensor)]) -> R
     Ok(if known(&bare) > known(&as_they_are) { bare } else { as_they_are })
 }
 
-/// Loads tensors by name into parameters and buffers. After an error nothing is changed. Where more names are the model's without the
+/// The state dict of a model without adapters.
+pub(crate) fn base(params: &ParamStore) -> Vec<(String, Tensor)> {
+    params.state_dict().into_iter().filter(|(n, _)| crate::peft::layer_of(n).is_none()).collect()
+}
+
+/// Loads tensors by name into parameters and buffers. Adapters that the tensors lack keep their values. After an error nothing is changed. Where more names are the model's without the
 /// prefixes of wrappers (`module.`, `_orig_mod.`, ..), these are removed first, as [`super::open`] does.
 ///
 /// # Errors
@@ -89,6 +94,8 @@ pub fn load(params: &ParamStore, tensors: &[(String, Tensor)], strict: bool) -> 
         match file.get(name.as_str()) {
             Some(t) if t.dims() == have.dims() => report.loaded.push(name.clone()),
             Some(t) => report.mismatched.push((name.clone(), t.dims().to_vec(), have.dims().to_vec())),
+            // An adapter is no part of the weights that it stands beside.
+            None if crate::peft::layer_of(name).is_some() => {}
             None => report.missing.push(name.clone()),
         }
     }

@@ -19,11 +19,11 @@ mod write;
 
 pub use list::{Listed, Listing, list};
 pub use load::{Report, load};
-pub use open::{ClassList, Weights, class_lists, open, read, unwrapped};
+pub use open::{ClassList, Weights, class_lists, open, open_apart, read, unwrapped};
 pub use sets::{Options, Set};
 pub use write::{entry, write_pickle, write_safetensors};
 
-pub(crate) use load::{counted, shorten};
+pub(crate) use load::{base, counted, shorten};
 pub(crate) use open::{Action, opened};
 
 use crate::error::{Error, Result};
@@ -41,7 +41,12 @@ pub fn mapped(path: &Path) -> Result<VarBuilder<'static>> {
     // SAFETY: a mapped file must not be changed while it is read; our own writers replace files and never change them in
     // place, and what a model asks for is copied out of the map while it is built.
     let file = unsafe { candle_core::safetensors::MmapedSafetensors::new(path) }.map_err(fail)?;
-    let ours = file.tensors().iter().any(|(n, _)| n.starts_with("model."));
+    let names = file.tensors();
+    if names.iter().any(|(n, _)| crate::peft::layer_of(n).is_some()) {
+        let message = "it has adapters beside its weights, which a map cannot merge: read it with weights::open";
+        return Err(Error::File { path: path.into(), message: message.into() });
+    }
+    let ours = names.iter().any(|(n, _)| n.starts_with("model."));
     let vb = VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu);
     Ok(if ours { vb.pp("model") } else { vb })
 }

@@ -235,6 +235,53 @@ pub fn from_timm(tensors: &[(String, Tensor)], family: Family) -> Result<Vec<(St
     Ok(out)
 }
 
+/// A layer of another library's vision transformer under our name; the parts of a split attention are `attn.q`, `attn.k` and `attn.v`. Other
+/// layers keep their names.
+pub(crate) fn layer_to_timm(family: Family, layer: &str) -> String {
+    if family == Family::Timm {
+        return layer.into();
+    }
+    // A layer is found by the name of its weight.
+    let name = if layer.ends_with("in_proj_") { format!("{layer}weight") } else { format!("{layer}.weight") };
+    let name = match family {
+        Family::Huggingface => {
+            let bare = ["encoder.", "layers.", "layernorm"].iter().any(|p| name.starts_with(p));
+            let name = if bare { format!("vit.{name}") } else { name };
+            HUGGINGFACE_5.iter().fold(name, |n, (new, old)| n.replace(new, old))
+        }
+        _ => name,
+    };
+    let ours = match ours(family, &name) {
+        Ours::Name(n) => n,
+        Ours::Part(n, part) => n.replace("attn.qkv", ["attn.q", "attn.k", "attn.v"][part]),
+    };
+    ours.strip_suffix(".weight").unwrap_or(&ours).into()
+}
+
+/// The inverse of [`layer_to_timm`], with the names of transformers 5 where `new` is true; `None` where the library has no such layer.
+pub(crate) fn layer_from_timm(family: Family, layer: &str, new: bool) -> Option<String> {
+    let part = ["q", "k", "v"].iter().position(|p| layer.ends_with(&format!(".attn.{p}")));
+    if part.is_some() && family != Family::Huggingface {
+        return None;
+    }
+    let fused = part.map_or(layer.to_string(), |_| format!("{}qkv", &layer[..layer.len() - 1]));
+    let name = format!("{fused}.weight");
+    let (stacks, block) = stacks(family);
+    let inside = stacks.iter().find_map(|(mine, theirs)| {
+        let (number, rest) = name.strip_prefix(mine).and_then(numbered)?;
+        block.iter().find_map(|(a, b)| Some(format!("{theirs}{number}.{}", renamed(rest, a, b)?)))
+    });
+    let theirs = inside.or_else(|| outside(family).iter().find_map(|(a, b)| renamed(&name, a, b)))?;
+    let theirs = match (part, theirs.contains("{query,key,value}")) {
+        (Some(i), true) => theirs.replace("{query,key,value}", PARTS[i]),
+        (None, false) => theirs,
+        _ => return None,
+    };
+    let theirs =
+        if new { HUGGINGFACE_5.iter().fold(theirs, |n, (new, old)| n.replace(old, new)) } else { theirs };
+    Some(theirs.strip_suffix(".weight").or_else(|| theirs.strip_suffix("weight")).unwrap_or(&theirs).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

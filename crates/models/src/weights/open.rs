@@ -45,17 +45,35 @@ impl Weights {
 ///
 /// Of several sets of weights in the file the one that `options` ask for is read: by default the one that was trained, which lies under
 /// `state_dict`, `model` or the like, else the dictionary with most tensors, wherever it lies. Prefixes of wrappers (`module.`,
-/// `_orig_mod.`, `model.`, `backbone.`, .. in any number and order) are removed, counters of other tools are left out.
+/// `_orig_mod.`, `model.`, `backbone.`, .. in any number and order) are removed, counters of other tools are left out. Adapters in a checkpoint of
+/// ours are merged into its weights.
 ///
 /// # Errors
 /// When the file is something else (a TorchScript program, a NumPy archive, a pointer of Git LFS, a web page, ..), is damaged or holds no
 /// tensor; when a part is missing; when it holds a tensor that no model here can have, such as a sparse one; when the set does not exist
 /// or several are equally likely. The sentence names the file, what was found and what to do.
 pub fn open(path: &Path, options: &Options) -> Result<Weights> {
+    let mut weights = open_apart(path, options)?;
+    let adapted: HashSet<&str> = weights.tensors.iter().filter_map(|(n, _)| crate::peft::layer_of(n)).collect();
+    if !adapted.is_empty()
+        && let Some(config) = crate::peft::recorded(path)?
+    {
+        let layers = adapted.len();
+        weights.tensors = crate::peft::merged(&weights.tensors, &config)?;
+        weights.notes.push(format!("the adapters of {layers} layers are merged into the weights"));
+    }
+    Ok(weights)
+}
+
+/// The same with adapters apart from the weights, as they are in the file.
+///
+/// # Errors
+/// The same as [`open`].
+pub fn open_apart(path: &Path, options: &Options) -> Result<Weights> {
     if path.is_dir() {
         let inside = SAVED.iter().map(|n| path.join(n)).find(|p| p.is_file());
         let message = format!("a folder without {}", SAVED.join(", "));
-        return open(&inside.ok_or_else(|| Error::File { path: path.into(), message })?, options);
+        return open_apart(&inside.ok_or_else(|| Error::File { path: path.into(), message })?, options);
     }
     let (mut containers, mut dictionaries) = (vec![], vec![]);
     if path.extension().is_some_and(|e| e == "json") {
