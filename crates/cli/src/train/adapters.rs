@@ -24,7 +24,7 @@ pub struct AdapterFlags {
     pub lora_alpha: Option<f64>,
     /// Rate of dropout in front of LoRA, in [0, 1), for the layers of attention and MLP [default: 0]
     #[arg(long, requires = "lora", value_name = "RATE", help_heading = "Adapters")]
-    pub lora_dropout: Option<f32>,
+    pub lora_dropout: Option<f64>,
     /// rsLoRA: multiply by ALPHA / sqrt(R)
     #[arg(long, requires = "lora", help_heading = "Adapters")]
     pub use_rslora: bool,

@@ -35,11 +35,18 @@ const UNKNOWN: [(&str, &[&str]); 11] = [
     ("use_bdlora", &["false", "null"]),
 ];
 
-/// Reads the folder of an adapter, or its file of settings or tensors.
+/// Reads the folder of an adapter, or its file of settings or tensors, or the adapter in a checkpoint of ours.
 ///
 /// # Errors
 /// When a file is missing or damaged, the kind of adapter is none of those here, or its settings mean another function.
 pub fn read(path: &Path) -> Result<Adapter> {
+    if path.is_file()
+        && let Some(config) = recorded(path)?
+    {
+        let weights = weights::open_apart(path, &weights::Options::default())?;
+        let tensors = super::write::own(&config, &weights.tensors, "");
+        return Ok(Adapter { config, tensors, notes: weights.notes });
+    }
     let folder = if path.is_dir() { path } else { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) };
     let settings = folder.join(SETTINGS);
     let fail = |message: String| Error::File { path: settings.clone(), message };

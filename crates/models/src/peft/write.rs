@@ -1,7 +1,7 @@
 //! Writing adapters.
 
 use super::names::to_theirs;
-use super::{LoraConfig, Modules, Naming, Peft, SETTINGS, TENSORS, layer_of};
+use super::{Bias, LoraConfig, Modules, Naming, Peft, SETTINGS, TENSORS, layer_of};
 use crate::error::{Error, Result};
 use crate::weights;
 use candle_core::{DType, Device, Tensor};
@@ -23,8 +23,6 @@ pub fn written(
     naming: Naming,
 ) -> Result<(serde_json::Value, Vec<(String, Tensor)>)> {
     let mut config = config.clone();
-    let head = head.trim_end_matches('.').to_string();
-    let whole = config.modules_to_save().map_or_else(|| vec![head].into_iter().filter(|h| !h.is_empty()).collect(), <[_]>::to_vec);
     let low: Vec<(String, Tensor)> = tensors.iter().filter(|(n, _)| layer_of(n).is_some()).cloned().collect();
     if low.is_empty() {
         return Err(Error::Mismatch("the weights have no adapters: were they trained with --lora or --ia3?".into()));
@@ -47,26 +45,15 @@ pub fn written(
         }
         targets.insert(target);
     }
-    let ends = |layer: &str, module: &str| layer == module || layer.ends_with(&format!(".{module}")) || layer.starts_with(&format!("{module}."));
     let mut saved = BTreeSet::new();
-    let biases = if let Peft::Lora(c) = &config { c.bias } else { super::Bias::None };
-    for (name, t) in tensors.iter().filter(|(n, _)| layer_of(n).is_none()) {
-        let (layer, last) = name.rsplit_once('.').unwrap_or((name, ""));
-        let is_whole = whole.iter().any(|m| ends(layer, m));
-        let bias = match biases {
-            super::Bias::None => false,
-            super::Bias::All => last == "bias",
-            super::Bias::LoraOnly => {
-                let own = |l: &str| l == layer || layer.strip_suffix("qkv").is_some_and(|p| parts(p).iter().any(|q| q == l));
-                last == "bias" && low.iter().any(|(n, _)| layer_of(n).is_some_and(own))
-            }
-        };
-        if is_whole {
+    for (name, t) in own(&config, tensors, head).into_iter().filter(|(n, _)| layer_of(n).is_none()) {
+        let (layer, last) = name.rsplit_once('.').unwrap_or((&name, ""));
+        if whole(&config, head).iter().any(|m| inside(layer, m)) {
             let (theirs, _) = to_theirs(naming, layer)?;
             saved.insert(theirs.clone());
             out.push((format!("base_model.model.{theirs}.{last}"), t.clone()));
-        } else if bias {
-            for (layer, t) in biases_of(layer, t, naming)? {
+        } else {
+            for (layer, t) in biases_of(layer, &t, naming)? {
                 let (theirs, _) = to_theirs(naming, &layer)?;
                 let adapted = low.iter().any(|(n, _)| layer_of(n) == Some(&layer));
                 let base = if adapted { ".base_layer" } else { "" };
@@ -98,6 +85,37 @@ pub fn written(
     }
     out.sort_by(|a, b| a.0.cmp(&b.0));
     Ok((json, out))
+}
+
+/// The layers that train as a whole.
+fn whole(config: &Peft, head: &str) -> Vec<String> {
+    let head = Some(head.trim_end_matches('.').to_string()).filter(|h| !h.is_empty());
+    config.modules_to_save().map_or_else(|| head.into_iter().collect(), <[_]>::to_vec)
+}
+
+/// Whether a layer is a module, named in full or by its end, or lies in one.
+fn inside(layer: &str, module: &str) -> bool {
+    layer == module || layer.ends_with(&format!(".{module}")) || layer.starts_with(&format!("{module}."))
+}
+
+/// Of the tensors of a trained model those that belong to its adapter.
+pub(super) fn own(config: &Peft, tensors: &[(String, Tensor)], head: &str) -> Vec<(String, Tensor)> {
+    let (whole, layers) = (whole(config, head), tensors.iter().filter_map(|(n, _)| layer_of(n)).collect::<BTreeSet<_>>());
+    let biases = if let Peft::Lora(c) = config { c.bias } else { Bias::None };
+    let belongs = |name: &str| {
+        let (layer, last) = name.rsplit_once('.').unwrap_or((name, ""));
+        let adapted = || {
+            let part = layer.strip_suffix("qkv").is_some_and(|p| parts(p).iter().any(|q| layers.contains(q.as_str())));
+            part || layers.contains(layer)
+        };
+        let bias = match biases {
+            Bias::None => false,
+            Bias::All => last == "bias",
+            Bias::LoraOnly => last == "bias" && adapted(),
+        };
+        bias || layer_of(name).is_some() || whole.iter().any(|m| inside(layer, m))
+    };
+    tensors.iter().filter(|(n, _)| belongs(n)).cloned().collect()
 }
 
 /// Writes the folder of an adapter; see [`written`].

@@ -39,7 +39,7 @@ pub struct LoraConfig {
     /// The scale: what `B A` adds is multiplied by `lora_alpha / r`.
     pub lora_alpha: f64,
     /// The rate of dropout in front of `A`, in [0, 1).
-    pub lora_dropout: f32,
+    pub lora_dropout: f64,
     /// The layers that get an adapter.
     pub target_modules: Option<Modules>,
     /// Layers that get none, although they are targets.
