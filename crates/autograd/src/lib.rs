@@ -26,6 +26,6 @@ pub use grads::{Gradient, Gradients};
 pub use node::{Back, Done, Inputs};
 pub use params::{Entry, ParamStore, STATISTICS, glob};
 pub use pass::Backward;
-pub use tape::{Tape, Value};
+pub use tape::{Tape, Taps, Value};
 pub use tensor::{CpuSlice, tensor_from};
 pub use trace::{Trace, Traced};

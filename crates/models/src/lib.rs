@@ -5,6 +5,7 @@ pub mod adapt;
 pub mod cost;
 pub mod describe;
 mod error;
+pub mod explain;
 pub mod mae;
 mod model;
 pub mod peft;
@@ -23,8 +24,8 @@ pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
 pub use model::{
-    Architecture, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, ModelSettings, Pooling, Published,
-    Variant,
+    Architecture, Attends, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, ModelSettings, Pooling,
+    Published, Variant,
 };
 pub use registry::ModelConfig;
 pub use resnet::{ResNet, ResNetConfig};

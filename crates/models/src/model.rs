@@ -32,6 +32,17 @@ pub trait Model {
         Err(Error::Config(format!("this model gives no inner values, but {places:?} were asked for")))
     }
 
+    /// The value of a forward pass that class activation maps are drawn from by default, under the name that the model gives it
+    /// ([`Value::tap`]); `None` where none is better than others.
+    fn focus(&self) -> Option<String> {
+        None
+    }
+
+    /// The attention of a transformer; `None` of any other model.
+    fn attends(&self) -> Option<Attends> {
+        None
+    }
+
     /// timm's test-time pooling, for images larger than those of training: images (B, C, H, W) -> logits (B, classes).
     ///
     /// # Errors
@@ -70,6 +81,27 @@ pub trait Model {
             "this model does not take images of another size: {}x{} was asked for",
             image.0, image.1
         )))
+    }
+}
+
+/// The attention of a transformer, for those who look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attends {
+    /// The name of each attention, such as `blocks.0.attn`: its `qkv` and, after mixing, its `mixed` values are named with
+    /// [`Value::tap`](candlelight_autograd::Value::tap).
+    pub layers: Vec<String>,
+    /// The number of heads of each.
+    pub heads: Vec<usize>,
+    /// The number of tokens in front of those of the places of an image.
+    pub prefix: usize,
+    /// Whether the head reads the first token; otherwise it reads the mean of the places.
+    pub token: bool,
+}
+
+impl Attends {
+    /// The names of one of the values of every attention.
+    pub(crate) fn names(&self, value: &str) -> Vec<String> {
+        self.layers.iter().map(|l| format!("{l}.{value}")).collect()
     }
 }
 
@@ -247,6 +279,14 @@ impl<C: Classifier + ?Sized> Model for Box<C> {
 
     fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
         (**self).tapped(images, places)
+    }
+
+    fn focus(&self) -> Option<String> {
+        (**self).focus()
+    }
+
+    fn attends(&self) -> Option<Attends> {
+        (**self).attends()
     }
 
     fn forward_test_pool(&self, images: &Value) -> Result<Value> {

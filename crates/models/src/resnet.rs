@@ -528,7 +528,7 @@ impl ResNet {
         if c != self.config.channels {
             return Err(Error::Config(format!("images of {c} channels, expected {}", self.config.channels)));
         }
-        self.stem.forward(&ops::channels_last(images)?, train, Then::Relu)
+        Ok(self.stem.forward(&ops::channels_last(images)?, train, Then::Relu)?.tap(|| "stem".into()))
     }
 
     fn stem_pool(&self, x: &Value) -> Result<Value> {
@@ -544,8 +544,9 @@ impl ResNet {
     fn stage(&self, i: usize, mut x: Value, key: Option<&Key>) -> Result<Value> {
         for (j, block) in self.stages[i].iter().enumerate() {
             x = block.forward(&x, key.map(|k| k.child("stage").index(i as u64).index(j as u64)).as_ref())?;
+            x = x.tap(|| format!("layer{}.{j}", i + 1));
         }
-        Ok(x)
+        Ok(x.tap(|| format!("layer{}", i + 1)))
     }
 
     /// images (B, C, H, W) -> the result of the last stage (B, H / 32, W / 32, features), channels last.
@@ -686,6 +687,10 @@ impl Model for ResNet {
                 .ok_or_else(|| Error::Config(format!("no place `{place}`: expected one of {}", names.join(", "))))
         };
         self.features(images, &places.iter().map(level).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn focus(&self) -> Option<String> {
+        Some(format!("layer{}", self.stages.len()))
     }
 
     fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {

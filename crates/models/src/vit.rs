@@ -3,7 +3,7 @@
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
 use crate::error::{Error, Result};
-use crate::model::{Classifier, FeatureExtractor, Model, Published, Variant, token_memory};
+use crate::model::{Attends, Classifier, FeatureExtractor, Model, Published, Variant, token_memory};
 use crate::posemb::{Interpolation, resample};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -205,6 +205,8 @@ impl VitConfig {
 /// Pre-norm transformer block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
+    /// Its name, for values that are looked at.
+    name: String,
     norm1: LayerNorm,
     attn: Attention,
     norm2: LayerNorm,
@@ -232,6 +234,7 @@ impl Block {
         vb: VarBuilder,
     ) -> Result<Self> {
         Ok(Block {
+            name: vb.prefix(),
             norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
             attn: Attention::with_heads(dim, heads, head, init, vb.pp("attn"))?
                 .with_dropout(rates.attn_dropout, rates.dropout),
@@ -244,14 +247,22 @@ impl Block {
     /// x (B, N, D) -> (B, N, D). `key` draws dropout and stochastic depth; without it, in evaluation, they are off.
     pub(crate) fn forward(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         if !self.drop_path.drops(key) {
-            let x = self.attn.forward_add(&self.norm1.forward(x)?, key, x)?; // (B, N, D)
-            return Ok(self.mlp.forward_add(&self.norm2.forward(&x)?, key, &x)?); // (B, N, D)
+            let x = self.attn.forward_add(&self.norm1(x)?, key, x)?; // (B, N, D)
+            return Ok(self.mlp.forward_add(&self.norm2(&x)?, key, &x)?.tap(|| self.name.clone())); // (B, N, D)
         }
         let child = |name: &str| key.map(|k| k.child(name));
-        let attention = |x: &Value| self.attn.forward(&self.norm1.forward(x)?, key);
+        let attention = |x: &Value| self.attn.forward(&self.norm1(x)?, key);
         let x = self.drop_path.residual(x, child("drop_path1"), attention)?; // (B, N, D)
-        let mlp = |x: &Value| self.mlp.forward(&self.norm2.forward(x)?, key);
-        Ok(self.drop_path.residual(&x, child("drop_path2"), mlp)?) // (B, N, D)
+        let mlp = |x: &Value| self.mlp.forward(&self.norm2(x)?, key);
+        Ok(self.drop_path.residual(&x, child("drop_path2"), mlp)?.tap(|| self.name.clone())) // (B, N, D)
+    }
+
+    fn norm1(&self, x: &Value) -> candlelight_autograd::Result<Value> {
+        Ok(self.norm1.forward(x)?.tap(|| format!("{}.norm1", self.name)))
+    }
+
+    fn norm2(&self, x: &Value) -> candlelight_autograd::Result<Value> {
+        Ok(self.norm2.forward(x)?.tap(|| format!("{}.norm2", self.name)))
     }
 }
 
@@ -316,14 +327,14 @@ impl Vit {
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, key.map(|k| k.child("block").index(i as u64)).as_ref())?;
         }
-        if self.config.pool == Pool::Token { Ok(self.norm.forward(&x)?) } else { Ok(x) }
+        if self.config.pool == Pool::Token { Ok(self.norm.forward(&x)?.tap(|| "norm".into())) } else { Ok(x) }
     }
 
     /// images (B, C, H, W) -> tokens (B, 1 + L, D) before the first block.
     fn embed(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         let x = self.patch_embed.forward(images, None)?; // (B, L, D)
         let x = ops::prepend_token(&x, &self.cls_token)?; // (B, 1 + L, D)
-        let x = ops::add_table(&x, &self.pos_embed)?;
+        let x = ops::add_table(&x, &self.pos_embed)?.tap(|| "embed".into());
         match key {
             Some(key) => Ok(ops::dropout(&x, key.child("pos_drop"), self.config.dropout)?),
             None => Ok(x),
@@ -460,6 +471,20 @@ impl Model for Vit {
 
     fn tapped(&self, images: &Value, places: &[&str]) -> Result<Vec<Value>> {
         self.intermediates(images, places)
+    }
+
+    /// What the last attention reads: behind it the tokens of places have no part in a class token's score.
+    fn focus(&self) -> Option<String> {
+        Some(format!("blocks.{}.norm1", self.config.depth.checked_sub(1)?))
+    }
+
+    fn attends(&self) -> Option<Attends> {
+        Some(Attends {
+            layers: self.blocks.iter().map(|b| format!("{}.attn", b.name)).collect(),
+            heads: self.blocks.iter().map(|b| b.attn.heads()).collect(),
+            prefix: 1,
+            token: self.config.pool == Pool::Token,
+        })
     }
 
     fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {

@@ -327,15 +327,17 @@ impl Yolo {
         if c != self.config.channels {
             return Err(Error::Config(format!("images of {c} channels, expected {}", self.config.channels)));
         }
-        let mut all = vec![self.stem.forward(&ops::channels_last(images)?, train)?]; // (B, H / 2, W / 2, C)
+        let stem = self.stem.forward(&ops::channels_last(images)?, train)?; // (B, H / 2, W / 2, C)
+        let mut all = vec![stem.tap(|| "model.0".into())];
         for i in 1..layers {
             let (x, stage) = (&all[i - 1], self.stages.get((i - 1) / 2));
-            all.push(match (stage, &self.sppf) {
+            let h = match (stage, &self.sppf) {
                 (Some((half, _)), _) if i % 2 == 1 => half.forward(x, train)?, // (B, H / 2, W / 2, C)
                 (Some((_, block)), _) => block.forward(x, train)?,
                 (None, Some(sppf)) => sppf.forward(x, train)?,
                 (None, None) => break,
-            });
+            };
+            all.push(h.tap(|| format!("model.{i}")));
         }
         Ok(all)
     }
@@ -405,6 +407,10 @@ impl Model for Yolo {
         }
         let all = self.layers(images, wanted.iter().max().map_or(1, |i| i + 1), false)?;
         Ok(wanted.iter().map(|i| ops::channels_first(&all[*i])).collect::<Result<_, _>>()?)
+    }
+
+    fn focus(&self) -> Option<String> {
+        Some(format!("model.{}", self.config.head() - 1))
     }
 
     fn memory(&self, batch: usize, all: usize, trained: usize) -> Option<u64> {

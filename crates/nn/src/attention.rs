@@ -17,6 +17,8 @@ use candlelight_autograd::{Key, Result, Value, ops};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Attention {
+    /// Its name, for values that are looked at.
+    name: String,
     qkv: Linear,
     proj: Linear,
     heads: usize,
@@ -56,6 +58,7 @@ impl Attention {
         vb: VarBuilder,
     ) -> Result<Self> {
         Ok(Attention {
+            name: vb.prefix(),
             qkv: Linear::with_init(width, 3 * inner, init(width, 3 * inner), Init::Const(0.0), vb.pp("qkv"))?
                 .with_parts(&["q", "k", "v"], &vb)?,
             proj: Linear::with_init(inner, width, init(inner, width), Init::Const(0.0), vb.pp("proj"))?,
@@ -92,8 +95,15 @@ impl Attention {
         self.proj.forward_add(&self.attend(x, key)?, key.map(|k| k.child("proj")).as_ref(), residual)
     }
 
+    /// The number of heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
     fn attend(&self, x: &Value, key: Option<&Key>) -> Result<Value> {
         let h = self.qkv.forward_keyed(x, key.map(|k| k.child("qkv")).as_ref())?; // (B, N, 3 D)
-        ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop))) // (B, N, D)
+        let h = h.tap(|| format!("{}.qkv", self.name));
+        let h = ops::attention(&h, self.heads, key.map(|k| (k.child("attn_drop"), self.attn_drop)))?; // (B, N, D)
+        Ok(h.tap(|| format!("{}.mixed", self.name)))
     }
 }

@@ -141,7 +141,8 @@ impl Trained {
             Trained::AttnOnly if model.attention.is_empty() => return Err(self.refused("no attention")),
             Trained::AttnOnly => model.attention.clone(),
             Trained::BitFit => {
-                let biases = params.names().into_iter().filter(|n| n == "bias" || n.ends_with(".bias")).collect::<Vec<_>>();
+                let biases =
+                    params.names().into_iter().filter(|n| n == "bias" || n.ends_with(".bias")).collect::<Vec<_>>();
                 if biases.is_empty() {
                     return Err(self.refused("no biases"));
                 }
@@ -208,9 +209,18 @@ mod tests {
             assert!(bad.parse::<Trained>().is_err(), "{bad}");
         }
         assert_eq!("partial(layer4, fc)".parse::<Trained>().unwrap().to_string(), "layer4,fc");
-        for name in
-            ["head", "layer4_fc", "attn_only", "attn_last(3)", "bitfit", "norms", "last(2)", "freeze(10)", "freeze(a,b)", "a.*,b"]
-        {
+        for name in [
+            "head",
+            "layer4_fc",
+            "attn_only",
+            "attn_last(3)",
+            "bitfit",
+            "norms",
+            "last(2)",
+            "freeze(10)",
+            "freeze(a,b)",
+            "a.*,b",
+        ] {
             let t: Trained = name.parse().unwrap();
             assert_eq!(String::from(t.clone()), name);
             assert_eq!(serde_json::from_str::<Trained>(&serde_json::to_string(&t).unwrap()).unwrap(), t);

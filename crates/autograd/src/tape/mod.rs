@@ -3,8 +3,10 @@
 mod apply;
 mod backward;
 mod checkpoint;
+mod taps;
 mod value;
 
+pub use taps::Taps;
 pub use value::Value;
 
 use crate::backend::{self, Backend};
@@ -17,7 +19,7 @@ use candlelight_dist::Comm;
 use candlelight_kernels::Precision;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 /// One operation of a forward pass, as the backward pass needs it.
@@ -44,6 +46,8 @@ struct How {
     backend: Option<Arc<dyn Backend>>,
     comm: Option<Arc<dyn Comm>>,
     observer: Option<Observer>,
+    /// Who wants inner values of the forward pass.
+    taps: Option<Weak<RefCell<taps::Kept>>>,
     /// Only shapes are wanted: nothing is computed.
     dry: bool,
     /// This pass repeats an earlier one for its gradients: running statistics, which that one updated, are not updated again.
@@ -52,7 +56,15 @@ struct How {
 
 impl Default for How {
     fn default() -> Self {
-        How { precision: Precision::F32, backend: None, comm: None, observer: None, dry: false, again: false }
+        How {
+            precision: Precision::F32,
+            backend: None,
+            comm: None,
+            observer: None,
+            taps: None,
+            dry: false,
+            again: false,
+        }
     }
 }
 

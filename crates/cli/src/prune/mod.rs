@@ -102,7 +102,10 @@ impl Args {
             );
         }
         if self.train.model.adapters.peft()?.is_some() {
-            return Err("--lora, --ia3 and --adapter: a pruned network is finetuned as a whole; give its checkpoint to train".into());
+            return Err(
+                "--lora, --ia3 and --adapter: a pruned network is finetuned as a whole; give its checkpoint to train"
+                    .into(),
+            );
         }
         all.named = self.train.model.model.is_some();
         all.train.defaults.get_or_insert_with(|| "hrank".into());

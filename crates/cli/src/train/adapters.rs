@@ -86,7 +86,9 @@ impl AdapterFlags {
                 modules_to_save,
             }),
             (None, None) if exclude_modules.is_some() || modules_to_save.is_some() => {
-                return Err("--exclude_modules and --modules_to_save do nothing without --lora or --ia3: leave them out".into());
+                return Err(
+                    "--exclude_modules and --modules_to_save do nothing without --lora or --ia3: leave them out".into(),
+                );
             }
             (None, None) => return Ok(self.begun()?.map(|a| a.config)),
         };

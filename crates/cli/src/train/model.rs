@@ -225,7 +225,9 @@ impl ModelFlags {
         if let Some(path) = self.weights()? {
             weights::load(&path, params, config.model.architecture(), Interpolation::Timm, &self.reading)?;
         } else if config.peft.is_some() {
-            tracing::warn!("adapters beside weights that were never trained: give --pretrained or --initial_checkpoint");
+            tracing::warn!(
+                "adapters beside weights that were never trained: give --pretrained or --initial_checkpoint"
+            );
         }
         if let Some(adapter) = self.adapters.begun()? {
             say(&adapter.notes);

@@ -78,7 +78,8 @@ pub fn load(params: &ParamStore, adapter: &Adapter) -> Result<()> {
         return Err(Error::Mismatch(format!("{other} of the adapter has no place in the model")));
     }
     let ours: Vec<&str> = adapter.tensors.iter().map(|(n, _)| n.as_str()).collect();
-    let changed = |name: &str| ours.contains(&name) || (name.ends_with(".qkv.bias") && ours.iter().any(|n| n.ends_with(".bias")));
+    let changed =
+        |name: &str| ours.contains(&name) || (name.ends_with(".qkv.bias") && ours.iter().any(|n| n.ends_with(".bias")));
     for (name, t) in all.iter().filter(|(n, _)| changed(n)) {
         params.set(name, &t.copy()?)?;
     }

@@ -38,7 +38,10 @@ pub(super) fn family<'a>(mut layers: impl Iterator<Item = &'a str>) -> Family {
     let of = |n: &str| {
         if n.contains("encoder_layer_") {
             Some(Family::Torchvision)
-        } else if ["encoder.layer.", ".q_proj", ".k_proj", ".v_proj", ".o_proj", "vit.layers."].iter().any(|p| n.contains(p)) {
+        } else if ["encoder.layer.", ".q_proj", ".k_proj", ".v_proj", ".o_proj", "vit.layers."]
+            .iter()
+            .any(|p| n.contains(p))
+        {
             Some(Family::Huggingface)
         } else {
             None
@@ -52,7 +55,9 @@ pub(super) fn to_ours(family: Family, layer: &str) -> String {
     // peft hides a MultiheadAttention behind its adapter; the adapter itself is that of the fused layer.
     let layer = layer.replace(".base_layer", "");
     match layer.strip_suffix(".self_attention") {
-        Some(block) if family == Family::Torchvision => layer_to_timm(family, &format!("{block}.self_attention.in_proj_")),
+        Some(block) if family == Family::Torchvision => {
+            layer_to_timm(family, &format!("{block}.self_attention.in_proj_"))
+        }
         _ => layer_to_timm(family, &layer),
     }
 }

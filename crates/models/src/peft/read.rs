@@ -47,7 +47,8 @@ pub fn read(path: &Path) -> Result<Adapter> {
         let tensors = super::write::own(&config, &weights.tensors, "");
         return Ok(Adapter { config, tensors, notes: weights.notes });
     }
-    let folder = if path.is_dir() { path } else { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) };
+    let folder =
+        if path.is_dir() { path } else { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) };
     let settings = folder.join(SETTINGS);
     let fail = |message: String| Error::File { path: settings.clone(), message };
     if !settings.is_file() {
@@ -66,13 +67,16 @@ pub fn read(path: &Path) -> Result<Adapter> {
     for (name, harmless) in UNKNOWN {
         let value = json.get(name).map_or("null".into(), ToString::to_string);
         if !harmless.contains(&value.as_str()) {
-            return Err(fail(format!("{name} is {value}, under which another function is computed than the one known here")));
+            return Err(fail(format!(
+                "{name} is {value}, under which another function is computed than the one known here"
+            )));
         }
     }
     let twice = json.get("peft_version").and_then(|v| v.as_str()).is_some_and(doubles);
     let mut config: Peft = serde_json::from_value(json).map_err(|e| fail(format!("settings that do not fit: {e}")))?;
     let file = [TENSORS, "adapter_model.bin"].iter().map(|n| folder.join(n)).find(|p| p.is_file());
-    let file = file.ok_or_else(|| Error::File { path: folder.into(), message: format!("an adapter without {TENSORS}") })?;
+    let file =
+        file.ok_or_else(|| Error::File { path: folder.into(), message: format!("an adapter without {TENSORS}") })?;
     let raw = weights::open(&file, &weights::Options::default())?.tensors;
     let wrong = |message: String| Error::File { path: file.clone(), message };
     // Of a layer that trained as a whole, peft may save the original beside the copy that trained.
@@ -134,7 +138,8 @@ pub fn read(path: &Path) -> Result<Adapter> {
 /// Whether a version of peft adds what it learnt for the last layer of a MultiheadAttention twice, when it trains and when it predicts.
 /// The versions up to 0.21.2 do.
 fn doubles(version: &str) -> bool {
-    let number = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().unwrap_or(0);
+    let number =
+        |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().unwrap_or(0);
     let mut parts = version.split('.').map(number);
     let mut next = || parts.next().unwrap_or(0);
     (next(), next(), next()) <= (0, 21, 2)

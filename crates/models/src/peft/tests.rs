@@ -168,7 +168,9 @@ fn adapters_are_written_for_every_library_that_has_a_place_for_them() {
         }
     }
     // Under the very names and settings that peft wrote.
-    for (case, naming) in [("timm", Naming::Timm), ("torchvision", Naming::Torchvision), ("huggingface", Naming::Huggingface)] {
+    for (case, naming) in
+        [("timm", Naming::Timm), ("torchvision", Naming::Torchvision), ("huggingface", Naming::Huggingface)]
+    {
         let (ours, theirs) = (dir.path().join(format!("{case}{naming:?}")), golden(case));
         let (a, b) = (tensors(&ours.join(TENSORS)), tensors(&theirs.join(TENSORS)));
         let names = |t: &HashMap<String, Tensor>| t.keys().cloned().collect::<std::collections::BTreeSet<_>>();
@@ -184,9 +186,8 @@ fn adapters_are_written_for_every_library_that_has_a_place_for_them() {
 
 #[test]
 fn parts_of_a_fused_layer_are_counted_as_in_the_literature() {
-    let vit = |name: &str, classes: usize| {
-        ModelConfig::from(VitConfig { classes, depth: 1, ..registry::vit(name).unwrap() })
-    };
+    let vit =
+        |name: &str, classes: usize| ModelConfig::from(VitConfig { classes, depth: 1, ..registry::vit(name).unwrap() });
     let count = |config: &ModelConfig, lora: LoraConfig| {
         let (mut peft, params) = (Peft::Lora(lora), ParamStore::new());
         let (model, _) = config.build_with(&mut peft, &params, Key::new(0)).unwrap();

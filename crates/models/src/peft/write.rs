@@ -65,7 +65,8 @@ pub fn written(
     let saved: Vec<String> = saved.into_iter().collect();
     match &mut config {
         Peft::Lora(c) => {
-            (c.target_modules, c.exclude_modules, c.layers_to_transform, c.layers_pattern) = (names(targets), None, None, None);
+            (c.target_modules, c.exclude_modules, c.layers_to_transform, c.layers_pattern) =
+                (names(targets), None, None, None);
             (c.rank_pattern, c.alpha_pattern) = patterns(c, &low, naming)?;
             c.modules_to_save = Some(saved);
         }
@@ -74,7 +75,8 @@ pub fn written(
             c.modules_to_save = Some(saved);
         }
     }
-    let mut json = serde_json::to_value(&config).map_err(|e| Error::Config(format!("settings that are no JSON: {e}")))?;
+    let mut json =
+        serde_json::to_value(&config).map_err(|e| Error::Config(format!("settings that are no JSON: {e}")))?;
     for (name, value) in [
         ("base_model_name_or_path", serde_json::Value::Null),
         ("inference_mode", true.into()),
@@ -100,7 +102,8 @@ fn inside(layer: &str, module: &str) -> bool {
 
 /// Of the tensors of a trained model those that belong to its adapter.
 pub(super) fn own(config: &Peft, tensors: &[(String, Tensor)], head: &str) -> Vec<(String, Tensor)> {
-    let (whole, layers) = (whole(config, head), tensors.iter().filter_map(|(n, _)| layer_of(n)).collect::<BTreeSet<_>>());
+    let (whole, layers) =
+        (whole(config, head), tensors.iter().filter_map(|(n, _)| layer_of(n)).collect::<BTreeSet<_>>());
     let biases = if let Peft::Lora(c) = config { c.bias } else { Bias::None };
     let belongs = |name: &str| {
         let (layer, last) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -167,7 +170,9 @@ fn biases_of(layer: &str, bias: &Tensor, naming: Naming) -> Result<Vec<(String, 
             parts(attention).into_iter().enumerate().map(third).collect()
         }
         (Naming::Torchvision, _) if layer.rsplit_once('.').is_some_and(|(p, _)| p.ends_with("attn")) => {
-            Err(Error::Mismatch(format!("{layer}: a trained bias has no place in peft's files for torchvision's attention")))
+            Err(Error::Mismatch(format!(
+                "{layer}: a trained bias has no place in peft's files for torchvision's attention"
+            )))
         }
         _ => Ok(vec![(layer.into(), bias.clone())]),
     }
@@ -209,10 +214,14 @@ fn joined(low: Vec<(String, Tensor)>, config: &mut Peft) -> Result<Vec<(String, 
         return Ok(low);
     }
     let Peft::Lora(c) = config else {
-        return Err(Error::Mismatch("IA3 of q, k or v alone has no place in a fused qkv: write it for huggingface".into()));
+        return Err(Error::Mismatch(
+            "IA3 of q, k or v alone has no place in a fused qkv: write it for huggingface".into(),
+        ));
     };
     if c.use_dora {
-        return Err(Error::Mismatch("DoRA of q, k or v alone has no place in a fused qkv: write it for huggingface".into()));
+        return Err(Error::Mismatch(
+            "DoRA of q, k or v alone has no place in a fused qkv: write it for huggingface".into(),
+        ));
     }
     let by_name: BTreeMap<&str, &Tensor> = low.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let mut out: Vec<(String, Tensor)> =
@@ -224,7 +233,8 @@ fn joined(low: Vec<(String, Tensor)>, config: &mut Peft) -> Result<Vec<(String, 
         if by_name.contains_key(format!("{fused}.lora_A.weight").as_str()) {
             return Err(Error::Mismatch(format!("{fused} has an adapter of its own beside those of its parts")));
         }
-        let parts: Vec<(usize, String)> = ["q", "k", "v"].iter().enumerate().map(|(i, p)| (i, format!("{attention}{dot}{p}"))).collect();
+        let parts: Vec<(usize, String)> =
+            ["q", "k", "v"].iter().enumerate().map(|(i, p)| (i, format!("{attention}{dot}{p}"))).collect();
         let of = |layer: &str, end: &str| by_name.get(format!("{layer}.{end}").as_str()).copied();
         let (mut downs, mut ups, mut scales) = (vec![], vec![], vec![]);
         for (i, layer) in &parts {

@@ -277,8 +277,7 @@ pub(crate) fn layer_from_timm(family: Family, layer: &str, new: bool) -> Option<
         (None, false) => theirs,
         _ => return None,
     };
-    let theirs =
-        if new { HUGGINGFACE_5.iter().fold(theirs, |n, (new, old)| n.replace(old, new)) } else { theirs };
+    let theirs = if new { HUGGINGFACE_5.iter().fold(theirs, |n, (new, old)| n.replace(old, new)) } else { theirs };
     Some(theirs.strip_suffix(".weight").or_else(|| theirs.strip_suffix("weight")).unwrap_or(&theirs).into())
 }
 

@@ -160,7 +160,9 @@ impl Peft {
         if out || within(layer, self.modules_to_save().unwrap_or_default()) || !targets.matches(layer, linear)? {
             return Ok(false);
         }
-        let Peft::Lora(LoraConfig { layers_to_transform: Some(blocks), layers_pattern, .. }) = self else { return Ok(true) };
+        let Peft::Lora(LoraConfig { layers_to_transform: Some(blocks), layers_pattern, .. }) = self else {
+            return Ok(true);
+        };
         let patterns = match layers_pattern {
             Some(Modules::Names(names)) => &names[..],
             Some(Modules::Pattern(p)) => std::slice::from_ref(p),
@@ -186,13 +188,17 @@ impl Peft {
                 if !(0.0..1.0).contains(&c.lora_dropout) {
                     return Err(Error::Config(format!("lora_dropout {}: expected a rate in [0, 1)", c.lora_dropout)));
                 }
-                if let Some(bad) = std::iter::once(&c.lora_alpha).chain(c.alpha_pattern.values()).find(|a| !(a.is_finite() && **a > 0.0)) {
+                if let Some(bad) = std::iter::once(&c.lora_alpha)
+                    .chain(c.alpha_pattern.values())
+                    .find(|a| !(a.is_finite() && **a > 0.0))
+                {
                     return Err(Error::Config(format!("lora_alpha {bad}: expected a number above 0")));
                 }
                 c.exclude_modules.as_ref().map_or(Ok(()), Modules::check)
             }
             Peft::Ia3(c) => {
-                if let (Some(Modules::Names(targets)), Some(Modules::Names(fed))) = (&c.target_modules, &c.feedforward_modules)
+                if let (Some(Modules::Names(targets)), Some(Modules::Names(fed))) =
+                    (&c.target_modules, &c.feedforward_modules)
                     && let Some(name) = fed.iter().find(|f| !targets.contains(f))
                 {
                     return Err(Error::Config(format!("feedforward_modules: {name} is none of target_modules")));

@@ -164,7 +164,10 @@ impl Adapter {
             ));
         }
         if settings.dropout > 0.0 {
-            return refuse(format!("lora_dropout {} is for linear layers: leave it 0 for convolutions", settings.dropout));
+            return refuse(format!(
+                "lora_dropout {} is for linear layers: leave it 0 for convolutions",
+                settings.dropout
+            ));
         }
         let mut adapter = Adapter { lora: vec![], ia3: vec![], outputs };
         adapter.add(&settings, (inputs, outputs, Some(kernel)), 0, vb)?;
@@ -195,7 +198,9 @@ impl Adapter {
         if r > inputs.min(outputs) {
             return Err(Error::Param {
                 name: vb.prefix(),
-                message: format!("a rank of {r} for a layer of {inputs} inputs and {outputs} outputs: expected at most the smaller width"),
+                message: format!(
+                    "a rank of {r} for a layer of {inputs} inputs and {outputs} outputs: expected at most the smaller width"
+                ),
             });
         }
         let fan = init::fan_in(inputs * area);
@@ -217,7 +222,13 @@ impl Adapter {
     }
 
     /// What the layer with its adapters makes of `x`, on a residual where there is one. `key` draws dropout in training.
-    pub(crate) fn forward(&self, x: &Value, base: Base<'_>, residual: Option<&Value>, key: Option<&Key>) -> Result<Value> {
+    pub(crate) fn forward(
+        &self,
+        x: &Value,
+        base: Base<'_>,
+        residual: Option<&Value>,
+        key: Option<&Key>,
+    ) -> Result<Value> {
         let tape = x.tape();
         let mut x = x.clone();
         for factors in self.ia3.iter().filter(|f| f.inputs) {

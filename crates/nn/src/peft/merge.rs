@@ -76,7 +76,8 @@ pub fn merged(tensors: &[(String, Tensor)], config: &Peft) -> Result<Vec<(String
                 let f = own("ia3_l").ok_or_else(|| lacks("ia3_l"))?;
                 let n = f.elem_count();
                 // (1, I) multiplies inputs, (O, 1) outputs; a convolution's are told apart by their number.
-                let inputs = if f.rank() == 2 { f.dims()[0] == 1 && n != 1 } else { n == weight.dims()[1] && n != to.rows };
+                let inputs =
+                    if f.rank() == 2 { f.dims()[0] == 1 && n != 1 } else { n == weight.dims()[1] && n != to.rows };
                 let dims: Vec<usize> =
                     (0..weight.rank()).map(|d| if d == usize::from(inputs) { n } else { 1 }).collect();
                 let rows = rows.broadcast_mul(&f.reshape(dims)?)?;

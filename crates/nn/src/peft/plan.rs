@@ -90,7 +90,13 @@ impl Plan {
         Ok(Some(match &*self.config {
             Peft::Lora(c) => {
                 let rank = c.rank(name)?;
-                Settings { rank, scale: c.scale(name, rank)?, dropout: c.lora_dropout as f32, dora: c.use_dora, feedforward: false }
+                Settings {
+                    rank,
+                    scale: c.scale(name, rank)?,
+                    dropout: c.lora_dropout as f32,
+                    dora: c.use_dora,
+                    feedforward: false,
+                }
             }
             Peft::Ia3(c) => {
                 let fed = c.feedforward_modules.as_ref().map(|m| m.matches(name, linear)).transpose()?;

@@ -19,7 +19,9 @@ impl std::str::FromStr for Modules {
 
     /// Names separated by commas, or one regular expression: a text with any of `*+?()[]{}|^$\`.
     fn from_str(s: &str) -> Result<Self> {
-        if s.eq_ignore_ascii_case(ALL_LINEAR) || s.contains(['*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '^', '$', '\\']) {
+        if s.eq_ignore_ascii_case(ALL_LINEAR)
+            || s.contains(['*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '^', '$', '\\'])
+        {
             let pattern = Modules::Pattern(s.into());
             pattern.check()?;
             return Ok(pattern);
@@ -43,8 +45,9 @@ impl std::fmt::Display for Modules {
 const ALL_LINEAR: &str = "all-linear";
 
 fn whole(pattern: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{pattern})$"))
-        .map_err(|e| Error::Config(format!("`{pattern}`: expected names separated by commas or a regular expression: {e}")))
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
+        Error::Config(format!("`{pattern}`: expected names separated by commas or a regular expression: {e}"))
+    })
 }
 
 /// The other names that libraries have for the layers of an attention.
@@ -122,7 +125,8 @@ impl Modules {
 
 /// Whether a layer is one of some modules, or lies inside of one.
 pub(super) fn within(layer: &str, modules: &[String]) -> bool {
-    let inside = |at: &str, module: &str| at.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let inside =
+        |at: &str, module: &str| at.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let starts = std::iter::once(0).chain(layer.match_indices('.').map(|(i, _)| i + 1));
     starts.into_iter().any(|i| modules.iter().any(|m| inside(&layer[i..], m)))
 }

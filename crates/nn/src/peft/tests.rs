@@ -13,7 +13,11 @@ fn draw(params: &ParamStore) {
     for (i, name) in params.names().iter().enumerate().filter(|(_, n)| layer_of(n).is_some()) {
         let dims = params.var(name).unwrap().dims().to_vec();
         let noise = (tensor(40 + i as u64, &dims) * 0.5).unwrap();
-        let value = if name.ends_with("lora_A.weight") || name.ends_with("lora_B.weight") { noise } else { (noise + 1.5).unwrap() };
+        let value = if name.ends_with("lora_A.weight") || name.ends_with("lora_B.weight") {
+            noise
+        } else {
+            (noise + 1.5).unwrap()
+        };
         params.set(name, &value).unwrap();
     }
 }
@@ -85,12 +89,7 @@ fn every_adapter_is_its_merged_weight_on_every_layer() {
     for (_, config) in every_kind("fc") {
         same_as_merged(&config, |vb| Linear::new(6, 4, vb.pp("fc")), |l, x| l.forward(x), &x);
         same_as_merged(&config, |vb| Linear::without_bias(6, 4, init::fan_in(6), vb.pp("fc")), |l, x| l.forward(x), &x);
-        same_as_merged(
-            &config,
-            |vb| Linear::new(6, 6, vb.pp("fc")),
-            |l, x| l.forward_add(x, None, x),
-            &x,
-        );
+        same_as_merged(&config, |vb| Linear::new(6, 6, vb.pp("fc")), |l, x| l.forward_add(x, None, x), &x);
         let image = tensor(2, &[2, 5, 5, 3]);
         let conv = Conv2dConfig::new(2, 1);
         same_as_merged(&config, |vb| Conv2d::new(3, 5, 3, conv, vb.pp("fc")), |l, x| l.forward(x), &image);
@@ -156,7 +155,10 @@ fn norms_that_were_loaded_are_kept() {
 fn dropout_is_for_training_and_only_in_front_of_the_branch() {
     let config = Peft::Lora(LoraConfig { r: 2, lora_dropout: 0.5, ..LoraConfig::on("q,fc1") });
     let make = |vb: candle_nn::VarBuilder| {
-        Ok((Attention::new(8, 2, init::xavier_uniform, vb.pp("attn"))?, Mlp::new(8, 16, init::xavier_uniform, vb.pp("mlp"))?))
+        Ok((
+            Attention::new(8, 2, init::xavier_uniform, vb.pp("attn"))?,
+            Mlp::new(8, 16, init::xavier_uniform, vb.pp("mlp"))?,
+        ))
     };
     let (params, (attention, mlp)) = build(&config, make).unwrap();
     let (x, key) = (tensor(6, &[2, 4, 8]), Key::new(3));
@@ -234,7 +236,9 @@ fn targets_are_those_of_peft() {
         ..LoraConfig::on("qkv")
     };
     let config = Peft::Lora(one);
-    assert!(config.wants("stage.0.blocks.1.qkv", true).unwrap() && !config.wants("stage.1.blocks.0.qkv", true).unwrap());
+    assert!(
+        config.wants("stage.0.blocks.1.qkv", true).unwrap() && !config.wants("stage.1.blocks.0.qkv", true).unwrap()
+    );
     assert!(!config.wants("stage.1.qkv", true).unwrap());
 }
 
@@ -249,7 +253,10 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         (LoraConfig { lora_dropout: 1.0, ..LoraConfig::on("q") }, "lora_dropout 1"),
         (LoraConfig::on("query_proj"), "`query_proj` matches no layer"),
         (LoraConfig::on("q,vv"), "`vv` matches no layer"),
-        (LoraConfig { target_modules: Some(Modules::Pattern("attn".into())), ..LoraConfig::default() }, "end in qkv, q, k, v, proj"),
+        (
+            LoraConfig { target_modules: Some(Modules::Pattern("attn".into())), ..LoraConfig::default() },
+            "end in qkv, q, k, v, proj",
+        ),
     ] {
         let e = build(&Peft::Lora(config), attention).unwrap_err().to_string();
         assert!(e.contains(word), "{word}: {e}");

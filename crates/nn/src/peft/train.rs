@@ -40,7 +40,8 @@ pub fn train_only(config: &Peft, params: &ParamStore, model: &Anatomy) -> Result
             Bias::All => true,
             // The bias of a fused layer belongs to its parts.
             Bias::LoraOnly => layers.iter().any(|l| {
-                *l == layer || layer.strip_suffix("qkv").is_some_and(|p| l.strip_prefix(p).is_some_and(|r| !r.contains('.')))
+                *l == layer
+                    || layer.strip_suffix("qkv").is_some_and(|p| l.strip_prefix(p).is_some_and(|r| !r.contains('.')))
             }),
         });
         if bias || layer_of(name).is_some() || whole.iter().any(|m| of_layer(name, m)) {
