@@ -10,6 +10,7 @@ pub mod data;
 mod device;
 pub mod draw;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 pub mod finegrained;
 pub mod gpu_check;

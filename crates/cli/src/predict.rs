@@ -102,7 +102,7 @@ impl Source {
 }
 
 /// The images to classify, by name. Folders and archives are read as by all programs.
-fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
+pub(crate) fn sources(source: &str, reading: &DataArgs) -> Result<Vec<(PathBuf, Source)>> {
     let list = |text: &str| -> Vec<(PathBuf, Source)> {
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| (l.into(), Source::File)).collect()
     };
@@ -223,6 +223,33 @@ pub struct Predictor {
 }
 
 impl Predictor {
+    /// Loads a model, for images of this size or of its own; they are prepared as the flags say, with `yolo` as YOLOv5 does.
+    ///
+    /// # Errors
+    /// When the weights are not there, or do not fit the flags.
+    pub fn load(
+        from: &WeightArgs,
+        size: Option<(usize, usize)>,
+        (prepare, reading, yolo): (&PrepareArgs, &DataArgs, bool),
+        device: &Device,
+    ) -> Result<Self> {
+        let trained = from.load(size, Default::default(), device)?;
+        let mut pipeline = prepare.pipeline(&trained, reading, size)?;
+        if yolo {
+            pipeline = yolov5(trained.config.image(), pipeline.normalize);
+            tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
+        }
+        let channels = trained.config.channels();
+        let decoding = reading.decode(channels)?;
+        pipeline.check()?;
+        if pipeline.channels() != channels {
+            let given = pipeline.channels();
+            return Err(format!("the model wants {channels} channels, its pipeline gives {given}").into());
+        }
+        let (device, precision) = (device.clone(), Precision::F32);
+        Ok(Predictor { trained, pipeline, decoding, device, precision, topk: 5 })
+    }
+
     /// Height and width of the images that the model sees.
     pub fn size(&self) -> (usize, usize) {
         self.trained.config.image()
@@ -231,6 +258,37 @@ impl Predictor {
     /// The number of their channels.
     pub fn channels(&self) -> usize {
         self.trained.config.channels()
+    }
+
+    /// The model, with its classes.
+    pub fn trained(&self) -> &Trained {
+        &self.trained
+    }
+
+    /// How images are prepared.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// An image as the model sees it, (1, C, H, W). The inner error says in words why the picture cannot be prepared.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn prepared(&self, image: Image) -> Result<std::result::Result<Tensor, String>> {
+        let (size, channels) = (self.size(), self.channels());
+        let mut pixels = vec![0.0; channels * size.0 * size.1];
+        if let Err(e) = self.pipeline.apply(image, &Key::new(0), 0, Out::F32(&mut pixels)) {
+            return Ok(Err(e.to_string()));
+        }
+        Ok(Ok(tensor_from(pixels, (1, channels, size.0, size.1))?.to_device(&self.device)?))
+    }
+
+    /// The picture of a source. The error says in words why it cannot be read.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn picture(&self, path: &Path, source: Source) -> std::result::Result<Image, String> {
+        source.image(path, &self.decoding)
     }
 
     /// The logits of a batch of images (B, C, H, W).
@@ -251,12 +309,10 @@ impl Predictor {
             Err(e) => return Ok(Err(e)),
         };
         let read = start.elapsed();
-        let (size, channels) = (self.size(), self.channels());
-        let mut pixels = vec![0.0; channels * size.0 * size.1];
-        if let Err(e) = self.pipeline.apply(image.clone(), &Key::new(0), 0, Out::F32(&mut pixels)) {
-            return Ok(Err(e.to_string()));
-        }
-        let images = tensor_from(pixels, (1, channels, size.0, size.1))?.to_device(&self.device)?;
+        let images = match self.prepared(image.clone())? {
+            Ok(images) => images,
+            Err(e) => return Ok(Err(e)),
+        };
         let preprocess = start.elapsed() - read;
         let logits = self.logits(&images)?;
         if logits.iter().any(|l| l.is_nan()) {
@@ -293,7 +349,7 @@ fn annotate(image: Image, guesses: &[Guess]) -> Image {
 }
 
 /// `name`, or `name-2`, ... if this run has already used it.
-fn unused(taken: &mut HashSet<String>, stem: &str) -> String {
+pub(crate) fn unused(taken: &mut HashSet<String>, stem: &str) -> String {
     let names = std::iter::once(stem.to_string()).chain((2..).map(|n| format!("{stem}-{n}")));
     names.into_iter().find(|n| taken.insert(n.clone())).unwrap_or_else(|| stem.into())
 }
@@ -315,23 +371,10 @@ impl Args {
     /// When the weights are not there, or do not fit the flags.
     pub fn predictor(&self, device: &Device) -> Result<Predictor> {
         let size = self.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]));
-        let trained = self.from.load(size, Default::default(), device)?;
-        let mut pipeline = self.prepare.pipeline(&trained, &self.reading, size)?;
-        if self.yolo {
-            pipeline = yolov5(trained.config.image(), pipeline.normalize);
-            tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
-        }
-        let channels = trained.config.channels();
-        let decoding = self.reading.decode(channels)?;
-        pipeline.check()?;
-        if pipeline.channels() != channels {
-            let given = pipeline.channels();
-            return Err(format!("the model wants {channels} channels, its pipeline gives {given}").into());
-        }
-        let precision = if self.half { Precision::Bf16 } else { Precision::F32 };
-        let device = device.clone();
-        let predictor = Predictor { trained, pipeline, decoding, device, precision, topk: self.topk };
-        let size = predictor.size();
+        let mut predictor = Predictor::load(&self.from, size, (&self.prepare, &self.reading, self.yolo), device)?;
+        predictor.precision = if self.half { Precision::Bf16 } else { Precision::F32 };
+        predictor.topk = self.topk;
+        let (size, channels) = (predictor.size(), predictor.channels());
         predictor.logits(&Tensor::zeros((1, channels, size.0, size.1), DType::F32, &predictor.device)?)?;
         Ok(predictor)
     }

@@ -289,7 +289,7 @@ fn asked(logits: &Value, classes: &[usize]) -> Result<Value> {
 /// The error of a map that would be empty.
 fn nothing(layers: &[String]) -> Error {
     Error::Config(format!(
-        "the score does not depend on the values at {} behind which only other tokens count: choose an earlier place, such as the last \
+        "the score does not depend on the values at {}, behind which only other tokens count: choose an earlier place, such as the last \
          block's norm1",
         layers.join(", ")
     ))
