@@ -128,7 +128,8 @@ impl Args {
         }
         let near = nearest(names.iter().map(String::as_str), class);
         let hint = if near.is_empty() { String::new() } else { format!(", did you mean {}?", near.join(" or ")) };
-        Err(format!("--class {class}: the model has {} classes, and none of this name or number{hint}", names.len()).into())
+        Err(format!("--class {class}: the model has {} classes, and none of this name or number{hint}", names.len())
+            .into())
     }
 
     fn explain(&self, method: Method, (h, w): (usize, usize)) -> Explain {
@@ -225,7 +226,8 @@ impl Written {
         }
         // A sheet of hundreds of rows is no picture any more.
         if self.rows.len() < 64 {
-            let label = found.first().map_or(stem.clone(), |f| format!("{stem}: {} {:.2}", f.name, f.explanation.probability));
+            let label =
+                found.first().map_or(stem.clone(), |f| format!("{stem}: {} {:.2}", f.name, f.explanation.probability));
             self.rows.push((label, row));
         }
         Ok(())

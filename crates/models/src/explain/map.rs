@@ -17,7 +17,10 @@ pub struct Map {
 
 impl Map {
     /// The map of a tensor (H, W).
-    pub(super) fn of(t: &Tensor) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it has another rank.
+    pub fn of(t: &Tensor) -> Result<Self> {
         let (height, width) = t.dims2()?;
         Ok(Map { height, width, values: t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()? })
     }

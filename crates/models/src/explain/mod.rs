@@ -340,6 +340,3 @@ fn spatial(t: &Tensor, (height, width): (usize, usize), name: &str) -> Result<Te
 fn summed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(a.broadcast_mul(b)?.sum(D::Minus1)?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,14 +1,18 @@
-use super::*;
-use crate::{Model, ModelConfig, ResNetConfig, VitConfig, registry, weights};
-use candle_core::{Device, safetensors};
-use candlelight_autograd::Key;
+//! Maps of what a model looks at, against pytorch-grad-cam and PyTorch: `tests/golden/cam.py`.
+
+use candle_core::{D, Device, Tensor, safetensors};
+use candlelight::autograd::{Key, ParamStore, Tape, Taps, tensor_from};
+use candlelight::models::explain::{
+    Explain, METHODS, Map, Method, attention_maps, faithful, integrated_gradients, rollout,
+};
+use candlelight::models::{Classifier, Model, ModelConfig, ResNetConfig, VitConfig, registry, weights};
 use std::collections::HashMap;
 use std::path::Path;
 
 const CLASSES: [usize; 2] = [2, 0];
 
 fn golden() -> HashMap<String, Tensor> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/cam.safetensors");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cam.safetensors");
     safetensors::load(path, &Device::Cpu).unwrap()
 }
 
@@ -76,15 +80,18 @@ fn attention_and_its_rollouts_are_pytorchs() {
         let sums = a.sum(D::Minus1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(sums.iter().all(|s| (s - 1.0).abs() < 1e-5));
     }
-    let fused = |how: Fuse| all.iter().map(|t| how.heads(t).unwrap()).collect::<Vec<_>>();
+    let (mean, max): (Vec<_>, Vec<_>) = all.iter().map(|t| (t.mean(1).unwrap(), t.max(1).unwrap())).unzip();
     let row = |t: Tensor| {
         t.narrow(1, 0, 1).unwrap().narrow(2, 1, 64).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    assert!(apart(&row(rollout(&fused(Fuse::Mean), 0.9, 1).unwrap()), &g["vit.rollout"]) < 1e-5);
-    assert!(apart(&row(rollout(&fused(Fuse::Max), 0.5, 1).unwrap()), &g["vit.rollout.max"]) < 1e-5);
-    let attends = model.attends().unwrap();
-    let weighted = attention::weighted(&*model, &g["images"], &CLASSES, &attends).unwrap();
-    assert!(apart(&row(rollout(&weighted, 0.0, 1).unwrap()), &g["vit.grad_rollout"]) < 1e-5);
+    assert!(apart(&row(rollout(&mean, 0.9, 1).unwrap()), &g["vit.rollout"]) < 1e-5);
+    assert!(apart(&row(rollout(&max, 0.5, 1).unwrap()), &g["vit.rollout.max"]) < 1e-5);
+    let found = Explain::new(Method::GradRollout).run(&*model, &g["images"], Some(&CLASSES)).unwrap();
+    for (i, e) in found.iter().enumerate() {
+        let want = Map::of(&g["vit.grad_rollout"].get(i).unwrap().reshape((8, 8)).unwrap()).unwrap();
+        let want = want.normalised().resized(32, 32, false);
+        assert!(e.map.values.iter().zip(&want.values).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
     for method in [Method::Attention, Method::Rollout, Method::GradRollout] {
         let found = Explain::new(method).run(&*model, &g["images"], None).unwrap();
         assert!(found.iter().all(|e| e.map.values.iter().all(|v| (0.0..=1.0).contains(v))));
@@ -106,16 +113,17 @@ fn changes_of_the_image_are_weighed_as_in_pytorch() {
         // Complete: what the logit gains, but for the rule's error.
         let image = g["images"].narrow(0, 0, 1).unwrap();
         let fine = integrated_gradients(&**model, &image, &CLASSES[..1], 256, 64).unwrap();
-        let logit = |x: &Tensor| forward(&**model, x).unwrap()[0][CLASSES[0]];
+        let logits = |x: &Tensor| model.forward(&Tape::off().constant(x), None).unwrap().values().unwrap();
+        let logit = |x: &Tensor| logits(x)[CLASSES[0]];
         let gain = logit(&image) - logit(&image.zeros_like().unwrap());
         let sum = fine.sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!((sum - gain).abs() < 0.02 * gain.abs().max(1.0), "{name}: {sum} and {gain}");
     }
     let squares = Explain { square: 8, stride: 4, batch: 7, ..Explain::new(Method::Occlusion) };
-    let maps = input::occlusion(&squares, &*cnn, &g["images"], &CLASSES).unwrap();
-    for (i, map) in maps.iter().enumerate() {
-        let want = g["cnn.occlusion"].get(i).unwrap().relu().unwrap();
-        assert!(apart(&map.values, &want) < 1e-5);
+    let found = squares.run(&*cnn, &g["images"], Some(&CLASSES)).unwrap();
+    for (i, e) in found.iter().enumerate() {
+        let want = Map::of(&g["cnn.occlusion"].get(i).unwrap().relu().unwrap()).unwrap().normalised();
+        assert!(e.map.values.iter().zip(&want.values).all(|(a, b)| (a - b).abs() < 1e-4));
     }
     let map = Map::of(&g["judged.map"]).unwrap();
     for (i, class) in CLASSES.into_iter().enumerate() {
@@ -134,7 +142,7 @@ fn a_map_of_a_linear_head_is_its_weights_times_the_values() {
     model.forward(&Tape::off().with_taps(&taps).constant(&g["images"]), None).unwrap();
     let a = taps.get("layer2").unwrap().tensor().get(0).unwrap(); // (H, W, C)
     let w = g["cnn.weight.fc.weight"].get(CLASSES[0]).unwrap();
-    let want = summed(&a, &w.reshape((1, 1, 16)).unwrap()).unwrap().relu().unwrap();
+    let want = a.broadcast_mul(&w.reshape((1, 1, 16)).unwrap()).unwrap().sum(D::Minus1).unwrap().relu().unwrap();
     let want = Map::of(&want).unwrap().normalised().resized(32, 32, false).normalised();
     for method in [Method::GradCam, Method::HiResCam] {
         let found = Explain::new(method).run(&*model, &g["images"], Some(&CLASSES)).unwrap();
@@ -144,9 +152,13 @@ fn a_map_of_a_linear_head_is_its_weights_times_the_values() {
 
 #[test]
 fn every_architecture_draws_every_map_it_can() {
-    let images = candlelight_autograd::tensor_from(Key::new(1).normal(3 * 64 * 64), (1, 3, 64, 64)).unwrap();
-    let mut configs =
-        vec![ModelConfig::from(VitConfig { image: (64, 64), pool: crate::vit::Pool::Avg, patch: 8, ..vit() })];
+    let images = tensor_from(Key::new(1).normal(3 * 64 * 64), (1, 3, 64, 64)).unwrap();
+    let mut configs = vec![ModelConfig::from(VitConfig {
+        image: (64, 64),
+        pool: candlelight::models::vit::Pool::Avg,
+        patch: 8,
+        ..vit()
+    })];
     for name in ["resnet50", "yolov5n-cls"] {
         let mut config = registry::entry(name).unwrap().config;
         config.architecture_mut().set_image((64, 64));
@@ -200,18 +212,18 @@ fn places_without_a_map_say_so() {
 }
 
 fn images_of(side: usize) -> Tensor {
-    candlelight_autograd::tensor_from(Key::new(5).normal(3 * side * side), (1, 3, side, side)).unwrap()
+    tensor_from(Key::new(5).normal(3 * side * side), (1, 3, side, side)).unwrap()
 }
 
 #[test]
 fn a_model_with_adapters_is_explained_like_the_merged_one() {
-    use crate::peft::{LoraConfig, Peft, merged};
+    use candlelight::models::peft::{LoraConfig, Peft, merged};
     let config = ModelConfig::from(vit());
     let (mut peft, params) = (Peft::Lora(LoraConfig { r: 2, ..LoraConfig::on("q,v") }), ParamStore::new());
     let (model, _) = config.build_with(&mut peft, &params, Key::new(0)).unwrap();
     for (i, name) in params.names().iter().enumerate().filter(|(_, n)| n.ends_with("lora_B.weight")) {
         let dims = params.var(name).unwrap().dims().to_vec();
-        let noise = candlelight_autograd::tensor_from(Key::new(i as u64).normal(dims.iter().product()), dims).unwrap();
+        let noise = tensor_from(Key::new(i as u64).normal(dims.iter().product()), dims).unwrap();
         params.set(name, &noise).unwrap();
     }
     let plain = ParamStore::new();
