@@ -46,7 +46,7 @@ fn values(t: &Tensor) -> Vec<f32> {
 
 /// The line of `evaluate` with the accuracy, and that with the loss.
 fn judged(dir: &Path, weights: &[&str]) -> String {
-    let flags: Vec<&str> = ["data", "--input_size", "16", "-j1"].iter().chain(weights).copied().collect();
+    let flags: Vec<&str> = ["data", "--input_size", "16"].iter().chain(weights).copied().collect();
     let text = ok(dir, "evaluate", &flags);
     text.lines().filter(|l| l.starts_with("top1") || l.starts_with("loss")).collect::<Vec<_>>().join("; ")
 }
@@ -126,7 +126,7 @@ fn every_kind_trains_on_convolutions_and_on_transformers() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     folders(d);
-    let cnn = ["--model", "resnet20", "--epochs", "1"];
+    let cnn = ["--model", "resnet20", "--epochs", "1", "--lr", "0.001"];
     for (name, more) in [
         ("conv", &["--lora", "conv2", "--lora_r", "2", "--lora_alpha", "4", "--use_rslora"][..]),
         ("dora", &["--lora", r"layer3\..*conv\d", "--lora_r", "2", "--use_dora", "--lora_bias", "all"]),
@@ -173,7 +173,7 @@ fn what_makes_no_sense_is_refused() {
     refused(
         d,
         "prune",
-        &["--data", "data", "--weights", "out/plain/best.safetensors", "--lora", "q"],
+        &["--data", "data", "--weights", "out/plain/best.safetensors", "--lora", "q", "--target_macs", "0.5"],
         &["finetuned as a whole"],
     );
 }

@@ -60,7 +60,7 @@ fn maps_are_drawn_counted_and_judged() {
     no(&["--method", "rollout"], &["rollout", "no attention"]);
     no(&["--method", "gradcamm"], &["no method `gradcamm`"]);
     no(&["--class", "cat"], &["--class cat", "3 classes"]);
-    refused(d, "explain", &[&vit[..], &["--layer", "blocks.5"]].concat(), &["no place `blocks.5`", "blocks."]);
+    refused(d, "explain", &[&vit[..], &["--layer", "blocks.9"]].concat(), &["no place `blocks.9`", "blocks."]);
 }
 
 fn image_size(path: &std::path::Path) -> (usize, usize) {
