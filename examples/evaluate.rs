@@ -10,10 +10,10 @@ use candlelight_cli::{Result, device, runs, start};
 use std::process::ExitCode;
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let device = device(args.device.as_deref())?;
-    let trained = args.from.load(args.size(), args.pos_interpolation, &device)?;
-    let judged = args.data(&trained)?;
-    let (metrics, real) = args.evaluate(&trained, &judged, &device)?;
+    let (on, device) = (&args.on, device(args.on.device.as_deref())?);
+    let trained = args.from.load(on.size(), on.pos_interpolation, &device)?;
+    let judged = on.data(&trained, args.style.is_some())?;
+    let (metrics, real) = args.evaluate(&trained, &judged)?;
     if judged.loader.bad_samples() > 0 {
         println!("{} images could not be read and were left out", judged.loader.bad_samples());
     }

@@ -3,7 +3,7 @@
 mod goldens;
 
 use candlelight::metrics::stats::{RunStats, paired_t, wilcoxon};
-use candlelight::metrics::{Absent, Average, Calibration, Confusion, Ranking, Temperature, TopK, softmax};
+use candlelight::metrics::{Absent, Average, Calibration, Confusion, Ranking, Temperature, TopK, Vote, softmax, vote};
 use goldens::golden;
 use std::collections::BTreeMap;
 
@@ -182,5 +182,31 @@ fn a_thousand_cases_have_the_figures_of_the_field() {
             }
         }
         assert!(bad.is_empty(), "{name}: {} of 1000 differ, such as {}", bad.len(), bad[..bad.len().min(4)].join("; "));
+    }
+}
+
+#[test]
+fn ensembles_are_scikit_learns() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ensemble.safetensors");
+    let g = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    for case in 0..40 {
+        let logits = g[&format!("{case}.logits")].clone();
+        let (members, n, k) = logits.dims3().unwrap();
+        let all: Vec<Vec<f32>> =
+            (0..members).map(|m| logits.get(m).unwrap().flatten_all().unwrap().to_vec1().unwrap()).collect();
+        let all: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
+        let weights = g[&format!("{case}.weights")].to_vec1::<f64>().unwrap();
+        for (name, how) in [("soft", Vote::Soft), ("hard", Vote::Hard)] {
+            let scores = vote(&all, k, Some(&weights), how).unwrap();
+            let named = scores.chunks(k).map(|r| (1..k).fold(0, |b, i| if r[i] > r[b] { i } else { b }) as i64);
+            let want = g[&format!("{case}.{name}.class")].to_vec1::<i64>().unwrap();
+            let wrong = named.zip(&want).filter(|(a, b)| a != *b).count();
+            // Means of probabilities may tie but for the last bit.
+            assert!(wrong == 0 || (how == Vote::Soft && wrong <= 1), "{case} {name}: {wrong} of {n}");
+            if how == Vote::Soft {
+                let want = g[&format!("{case}.soft")].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(scores.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{case}");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ mod config;
 pub mod data;
 mod device;
 pub mod draw;
+pub mod ensemble;
 pub mod evaluate;
 pub mod explain;
 pub mod export;

@@ -5,6 +5,7 @@
 mod average;
 mod calibration;
 mod confusion;
+mod ensemble;
 mod ranking;
 pub mod stats;
 mod topk;
@@ -12,6 +13,7 @@ mod topk;
 pub use average::{Absent, Average, Averaging};
 pub use calibration::{Bin, Calibration, Temperature, softmax};
 pub use confusion::{Confusion, OfClass};
+pub use ensemble::{Vote, disagreement, vote};
 pub use ranking::Ranking;
 pub use topk::TopK;
 

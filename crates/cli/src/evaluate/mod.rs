@@ -9,9 +9,8 @@ use crate::data::DataArgs;
 use crate::prepare::PrepareArgs;
 use crate::weights::WeightArgs;
 use crate::{Progress, Result, parsed, say};
-use candle_core::Device;
 use candlelight_autograd::{Precision, Tape};
-use candlelight_data::{Collection, LabelKind, Loader, LoaderConfig, OnBad, Pipeline, Transform};
+use candlelight_data::{Batch, Collection, LabelKind, Loader, LoaderConfig, OnBad, Pipeline, Transform};
 use candlelight_engine::batch;
 use candlelight_engine::metrics::Metrics;
 use candlelight_engine::trained::{Trained, numbered};
@@ -25,15 +24,44 @@ use std::time::Instant;
 #[derive(Parser)]
 #[command(name = "evaluate", version, rename_all = "snake_case")]
 pub struct Args {
+    #[command(flatten)]
+    /// The data, and how it is seen.
+    pub on: On,
+    #[command(flatten)]
+    /// The model and its weights.
+    pub from: WeightArgs,
+    /// Print and write what YOLOv5's classify/val.py does: a table of the classes, times per image, the folder runs/val-cls/exp; images that no record
+    /// prepares are the centre square
+    #[arg(long, value_parser = ["yolov5"], value_name = "NAME")]
+    pub style: Option<String>,
+    /// Of the model's classes only those in this file compete: their numbers or names, one per line
+    #[arg(long, value_name = "FILE")]
+    pub valid_labels: Option<PathBuf>,
+    /// Judge ImageNet's validation images by their reassessed labels too: the file real.json
+    #[arg(long, value_name = "FILE")]
+    pub real_labels: Option<PathBuf>,
+    /// Also write the scores, in percent, to this JSON file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Also write the accuracy, precision and F1 of each class, in percent, to this CSV file
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Also write how often images of each class were taken for each class to this CSV file; rows are the true classes
+    #[arg(long, value_name = "FILE")]
+    pub confusion: Option<PathBuf>,
+}
+
+/// The data that models are judged on, and how they see it.
+#[derive(clap::Args, Debug, Clone)]
+#[command(rename_all = "snake_case")]
+#[group(skip)]
+pub struct On {
     /// Class folders, a list, archives, IDX or CIFAR files
     #[arg(required_unless_present = "data_path")]
     data: Option<PathBuf>,
     /// The same as a flag
     #[arg(long, value_name = "DATA", conflicts_with = "data")]
     data_path: Option<PathBuf>,
-    #[command(flatten)]
-    /// The model and its weights.
-    pub from: WeightArgs,
     #[command(flatten)]
     /// How data is read.
     pub reading: DataArgs,
@@ -70,25 +98,6 @@ pub struct Args {
     /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
     #[arg(long)]
     pub device: Option<String>,
-    /// Print and write what YOLOv5's classify/val.py does: a table of the classes, times per image, the folder runs/val-cls/exp; images that no record
-    /// prepares are the centre square
-    #[arg(long, value_parser = ["yolov5"], value_name = "NAME")]
-    pub style: Option<String>,
-    /// Of the model's classes only those in this file compete: their numbers or names, one per line
-    #[arg(long, value_name = "FILE")]
-    pub valid_labels: Option<PathBuf>,
-    /// Judge ImageNet's validation images by their reassessed labels too: the file real.json
-    #[arg(long, value_name = "FILE")]
-    pub real_labels: Option<PathBuf>,
-    /// Also write the scores, in percent, to this JSON file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Also write the accuracy, precision and F1 of each class, in percent, to this CSV file
-    #[arg(long, value_name = "FILE")]
-    pub csv: Option<PathBuf>,
-    /// Also write how often images of each class were taken for each class to this CSV file; rows are the true classes
-    #[arg(long, value_name = "FILE")]
-    pub confusion: Option<PathBuf>,
 }
 
 /// Refuses views that would all be the same.
@@ -138,7 +147,17 @@ pub struct Judged {
     pub views: usize,
 }
 
-impl Args {
+/// What a model says of images.
+pub struct Said {
+    /// The mean of its logits over the views of each image (N, classes).
+    pub logits: Vec<f32>,
+    /// The labels (N).
+    pub labels: Vec<u32>,
+    /// The places of the images in the data (N).
+    pub places: Vec<usize>,
+}
+
+impl On {
     /// The image size that is asked for.
     pub fn size(&self) -> Option<(usize, usize)> {
         self.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]))
@@ -148,7 +167,9 @@ impl Args {
     ///
     /// # Errors
     /// When it is not there, a label is missing, or a class is none of the model's.
-    pub fn data(&self, trained: &Trained) -> Result<Judged> {
+    ///
+    /// With `square` images that no record prepares are the centre square, as in YOLOv5.
+    pub fn data(&self, trained: &Trained, square: bool) -> Result<Judged> {
         let path = self.data.as_ref().or(self.data_path.as_ref()).ok_or("give the data")?;
         let data = self.reading.open(path, LabelKind::Classes)?;
         // A split that is not there is told before its classes are compared.
@@ -167,7 +188,7 @@ impl Args {
         let asked =
             self.prepare.crop_pct.is_some() || self.prepare.crop_mode.is_some() || self.prepare.interpolation.is_some();
         let yolo = matches!(trained.config, ModelConfig::Yolo(_));
-        if self.style.is_some() && trained.evaluation.is_none() && !asked && !yolo {
+        if square && trained.evaluation.is_none() && !asked && !yolo {
             pipeline = candlelight_engine::trained::yolov5(trained.config.image(), pipeline.normalize);
             tracing::info!("prepared as YOLOv5 does: the centre square, resized by OpenCV's rule");
         }
@@ -190,17 +211,49 @@ impl Args {
         Ok(Judged { data, loader, views: count })
     }
 
+    /// The logits of a batch, their mean over the views of each image.
+    fn logits(&self, trained: &Trained, batch: &mut Batch, views: usize, at: &Loader) -> Result<Vec<f32>> {
+        let images = batch::images(batch, &at.pipeline().normalize, &trained.params.device())?;
+        let mut sum = vec![];
+        for view in 0..views {
+            let tape = Tape::off().with_precision(self.precision);
+            let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
+            let model = &trained.model;
+            let logits = if self.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
+            let logits = logits.values()?;
+            if sum.is_empty() {
+                sum = vec![0.0; logits.len()];
+            }
+            sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / views as f32);
+        }
+        Ok(sum)
+    }
+
+    /// What a model says of all images.
+    ///
+    /// # Errors
+    /// When the model fails, or too many images cannot be read.
+    pub fn said(&self, trained: &Trained, judged: &Judged) -> Result<Said> {
+        let mut all = Said { logits: vec![], labels: vec![], places: vec![] };
+        let mut shown = Progress::new("images", judged.loader.samples());
+        for batch in judged.loader.epoch(0, 0) {
+            let mut batch = batch?;
+            all.logits.extend(self.logits(trained, &mut batch, judged.views, &judged.loader)?);
+            all.labels.extend(&batch.labels);
+            all.places.extend(&batch.indices);
+            shown.at(all.labels.len(), "");
+        }
+        Ok(all)
+    }
+}
+
+impl Args {
     /// Evaluates a model, with the mean of its logits over the views of each image; the second result is by the reassessed labels, where
     /// there are any.
     ///
     /// # Errors
     /// When the model fails, or too many images cannot be read.
-    pub fn evaluate(
-        &self,
-        trained: &Trained,
-        judged: &Judged,
-        device: &Device,
-    ) -> Result<(Metrics, Option<RealLabels>)> {
+    pub fn evaluate(&self, trained: &Trained, judged: &Judged) -> Result<(Metrics, Option<RealLabels>)> {
         let Judged { loader, views, .. } = judged;
         let mut metrics = Metrics::new(trained.config.classes());
         let mut real = self.real_labels.as_deref().map(RealLabels::read).transpose()?;
@@ -214,19 +267,7 @@ impl Args {
             let mut batch = batch?;
             table.waited += waited.elapsed();
             let begun = Instant::now();
-            let images = batch::images(&mut batch, &loader.pipeline().normalize, device)?;
-            let mut sum = vec![];
-            for view in 0..*views {
-                let tape = Tape::off().with_precision(self.precision);
-                let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
-                let model = &trained.model;
-                let logits = if self.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
-                let logits = logits.values()?;
-                if sum.is_empty() {
-                    sum = vec![0.0; logits.len()];
-                }
-                sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / *views as f32);
-            }
+            let mut sum = self.on.logits(trained, &mut batch, *views, loader)?;
             table.computed += begun.elapsed();
             let begun = Instant::now();
             for (row, index) in sum.chunks_exact_mut(classes).zip(&batch.indices) {
