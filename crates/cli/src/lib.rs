@@ -27,6 +27,7 @@ pub mod predict;
 pub mod prepare;
 mod progress;
 pub mod prune;
+pub mod report;
 pub mod runs;
 pub mod sched;
 pub mod schedules;

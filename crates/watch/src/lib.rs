@@ -6,5 +6,5 @@ mod page;
 mod run;
 mod serve;
 
-pub use run::Runs;
+pub use run::{Runs, base64};
 pub use serve::Server;

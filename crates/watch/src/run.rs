@@ -173,7 +173,8 @@ fn curves(steps: &[Map<String, Value>]) -> Value {
     Value::Object(names.iter().map(|n| ((*n).to_string(), Value::Array(column(n)))).collect())
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Bytes as text, RFC 4648, for pictures in a page.
+pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for part in bytes.chunks(3) {

@@ -17,7 +17,7 @@ use candlelight_engine::trained::{Trained, numbered};
 use candlelight_models::ModelConfig;
 use candlelight_models::posemb::Interpolation;
 use clap::Parser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Evaluate a vision transformer's or a residual network's checkpoint on any data set.
@@ -158,6 +158,21 @@ pub struct Said {
 }
 
 impl On {
+    /// A part of some data, seen as by default.
+    ///
+    /// # Errors
+    /// When the part has no name.
+    pub fn over(data: &Path, split: Option<&str>) -> Result<Self> {
+        #[derive(Parser)]
+        struct Flags {
+            #[command(flatten)]
+            on: On,
+        }
+        let mut line = vec![std::ffi::OsString::from("data"), data.into()];
+        line.extend(split.map(|s| format!("--split={s}").into()));
+        Ok(Flags::try_parse_from(line)?.on)
+    }
+
     /// The image size that is asked for.
     pub fn size(&self) -> Option<(usize, usize)> {
         self.input_size.as_deref().map(|s| (s[0], s[s.len() - 1]))

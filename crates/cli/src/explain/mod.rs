@@ -17,6 +17,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub(crate) use picture::seen;
 pub use picture::{jet, overlay, sheet};
 
 /// Draw what a model looks at: maps over images, as pictures and numbers.

@@ -24,7 +24,7 @@ pub fn overlay(image: &Image, map: &Map) -> Image {
 }
 
 /// An image (C, H, W) as the model sees it, in RGB: without the normalisation. Of other channels than one or three the first is shown.
-pub(super) fn seen(image: &Tensor, normalize: &Normalize) -> Result<Image> {
+pub(crate) fn seen(image: &Tensor, normalize: &Normalize) -> Result<Image> {
     let (c, h, w) = image.dims3()?;
     let values: Vec<f32> = image.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let at = |channel: usize, i: usize| {

@@ -1,6 +1,7 @@
 //! What a trained model says of the test images, and what that is worth.
 
 use crate::Result;
+use crate::evaluate::Said;
 use candle_core::Tensor;
 use candlelight_autograd::{Precision, Tape};
 use candlelight_data::Loader;
@@ -56,14 +57,88 @@ pub struct Judged {
 
 /// Probabilities of the classes for each test image.
 #[derive(Debug, Default)]
-pub(super) struct Predictions {
+pub(crate) struct Predictions {
     labels: Vec<u32>,
     /// The places of the images in the part of the data that they are from.
     indices: Vec<u64>,
     probabilities: Vec<f64>,
 }
 
+/// A sample that a model took for another class.
+pub(crate) struct Wrong {
+    /// Its place among the images.
+    pub(crate) place: usize,
+    pub(crate) label: usize,
+    pub(crate) guess: usize,
+    pub(crate) p_label: f64,
+    pub(crate) p_guess: f64,
+}
+
+impl From<Said> for Predictions {
+    fn from(said: Said) -> Self {
+        let classes = said.logits.len() / said.labels.len().max(1);
+        Predictions {
+            probabilities: softmax(&said.logits, classes, 1.0),
+            indices: said.places.iter().map(|i| *i as u64).collect(),
+            labels: said.labels,
+        }
+    }
+}
+
 impl Predictions {
+    /// The number of classes.
+    pub(crate) fn classes(&self) -> usize {
+        self.probabilities.len() / self.labels.len().max(1)
+    }
+
+    /// The labels (N).
+    pub(crate) fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The probabilities (N, classes).
+    pub(crate) fn probabilities(&self) -> &[f64] {
+        &self.probabilities
+    }
+
+    /// The probabilities in f32.
+    pub(crate) fn scores(&self) -> Vec<f32> {
+        self.probabilities.iter().map(|p| *p as f32).collect()
+    }
+
+    /// The wrong answers, those first whose own class got the smallest probability.
+    pub(crate) fn worst(&self, classes: usize, most: usize) -> Vec<Wrong> {
+        let rows = self.probabilities.chunks(classes.max(1)).zip(&self.labels).zip(&self.indices);
+        let wrong = rows.filter_map(|((p, label), place)| {
+            let guess = (0..p.len()).fold(0, |b, i| if p[i] > p[b] { i } else { b });
+            let label = *label as usize;
+            let one = Wrong { place: *place as usize, label, guess, p_label: *p.get(label)?, p_guess: p[guess] };
+            (guess != label).then_some(one)
+        });
+        let mut all: Vec<Wrong> = wrong.collect();
+        all.sort_by(|a, b| a.p_label.total_cmp(&b.p_label).then(a.place.cmp(&b.place)));
+        all.truncate(most);
+        all
+    }
+
+    /// Reads what [`Predictions::write`] wrote.
+    pub(crate) fn read(path: &Path) -> Result<Predictions> {
+        let all = candle_core::safetensors::load(path, &candle_core::Device::Cpu)
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+        let of = |name: &str| all.get(name).ok_or_else(|| format!("{}: {name} is missing", path.display()));
+        let p: Vec<f32> = of("probabilities")?.flatten_all()?.to_vec1()?;
+        let indices: Vec<i64> = of("indices")?.to_vec1()?;
+        let labels: Vec<u32> = of("labels")?.to_vec1()?;
+        if labels.is_empty() || p.len() % labels.len() != 0 || indices.len() != labels.len() {
+            return Err(format!("{}: tensors that do not fit each other", path.display()).into());
+        }
+        Ok(Predictions {
+            labels,
+            indices: indices.into_iter().map(|i| i as u64).collect(),
+            probabilities: p.into_iter().map(f64::from).collect(),
+        })
+    }
+
     /// Runs a model over images.
     pub(super) fn of(model: &Trained, images: &Loader, precision: Precision) -> Result<Predictions> {
         let (classes, device) = (model.config.classes(), model.params.device());
@@ -98,7 +173,7 @@ impl Predictions {
     }
 
     /// Writes labels (N), places in the data (N) and probabilities (N, classes).
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let device = &candle_core::Device::Cpu;
         let (n, k) = (self.labels.len(), self.probabilities.len() / self.labels.len().max(1));
         let p: Vec<f32> = self.probabilities.iter().map(|p| *p as f32).collect();
@@ -148,7 +223,7 @@ impl Predictions {
 
 impl Judged {
     /// Reads the figures of a run that came to its end; `None` where there are none.
-    pub(super) fn read(path: &Path) -> Option<Judged> {
+    pub(crate) fn read(path: &Path) -> Option<Judged> {
         serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
     }
 

@@ -5,8 +5,10 @@ mod protocol;
 mod table;
 
 pub use judge::Judged;
+pub(crate) use judge::Predictions;
 pub use protocol::{Method, Protocol};
 
+use crate::report::{self, look};
 use crate::train::{self, Data};
 use crate::{Result, say};
 use candlelight_data::{
@@ -22,7 +24,6 @@ use candlelight_engine::trained::{Trained, TrainedOptions};
 use candlelight_models::ModelConfig;
 use candlelight_store::atomic::write_atomic;
 use clap::Parser;
-use judge::Predictions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,6 +59,9 @@ pub struct Run {
     test: Test,
     begun: Instant,
 }
+
+/// The worst mistakes that are kept of a run, as pictures.
+const MISTAKES: usize = 16;
 
 /// The images to judge by.
 struct Test {
@@ -330,6 +334,9 @@ impl Comparison {
             write_atomic(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
             println!("  {name:<13} {}", folder.join(name).display());
         }
+        let page = folder.join("report.html");
+        report::write(std::slice::from_ref(folder), &page)?;
+        println!("  {:<13} {}", "report.html", page.display());
         Ok(())
     }
 }
@@ -356,9 +363,16 @@ impl Run {
         let seconds = self.begun.elapsed().as_secs_f64();
         let task = trainer.task();
         let options = TrainedOptions { ema: task.config().ema.is_some(), ..TrainedOptions::default() };
-        let model = Trained::load(&checkpoint::best(&self.folder), &options, &task.params().device())?;
+        let best = checkpoint::best(&self.folder);
+        if !best.is_file() {
+            let message = "there are no best weights to judge: training ended before its first epoch did";
+            return Err(format!("{}: {message}; give more epochs, or leave out `max_steps`", self.name).into());
+        }
+        let model = Trained::load(&best, &options, &task.params().device())?;
         let images = self.images(task.config())?;
-        let said = Predictions::of(&model, &images, self.args.precision()?)?.placed(self.test.places.as_deref());
+        let said = Predictions::of(&model, &images, self.args.precision()?)?;
+        look(&self.folder, &model, &images, (&said, &self.data.decode), MISTAKES)?;
+        let said = said.placed(self.test.places.as_deref());
         said.write(&self.folder.join("predictions.safetensors"))?;
         let (parameters, trainable) = task.params().count();
         let judged = Judged {
