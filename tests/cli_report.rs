@@ -81,7 +81,18 @@ lora_r = 2
     assert!(compared.contains("95 % interval") && compared.contains("all against lora"), "{compared}");
     assert!(count(&compared, "<circle") > 0 && compared.contains("Worst mistakes"));
     // Of other programs there are the epochs, and the pictures in their folder.
-    let pretrain = ["--data_path", "data", "--model", "mae_vit_demo_patch4", "--input_size", "16", "--epochs", "1", "--batch_size", "8"];
+    let pretrain = [
+        "--data_path",
+        "data",
+        "--model",
+        "mae_vit_demo_patch4",
+        "--input_size",
+        "16",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "8",
+    ];
     ok(d, "mae_pretrain", &[&pretrain[..], &["--output_dir", "mae"]].concat());
     ok(d, "report", &["mae", "out", "compared", "--output", "all.html"]);
     let all = page(&d.join("all.html"));

@@ -137,6 +137,7 @@ fn fifty_steps_of_finetuning_are_pytorchs() {
         ("bce", LossConfig::BinaryCrossEntropy { smoothing: 0.1, threshold: Some(0.2), sum: true, pos_weight: None }),
     ] {
         let config = ClassifyConfig {
+            peft: None,
             model: small(Pool::Avg, Head::Linear),
             classes: 5,
             loss,
@@ -193,6 +194,7 @@ fn fifty_steps_of_probing_are_pytorchs_and_leave_the_backbone_alone() {
 
 fn probe_config() -> ClassifyConfig<VitConfig> {
     ClassifyConfig {
+        peft: None,
         model: small(Pool::Token, Head::Probe),
         classes: 5,
         loss: LossConfig::CrossEntropy { smoothing: 0.0 },
@@ -303,6 +305,7 @@ fn tiny(pool: Pool, head: Head) -> VitConfig {
 /// Everything that could be forgotten on resume: mixing, drop-path, averages, best, layer decay, accumulation.
 fn everything() -> ClassifyConfig<VitConfig> {
     ClassifyConfig {
+        peft: None,
         model: tiny(Pool::Avg, Head::Linear),
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
@@ -375,6 +378,7 @@ fn a_resumed_finetuning_is_the_one_that_was_never_stopped_bit_for_bit() {
 #[test]
 fn cached_features_train_the_same_head() {
     let config = || ClassifyConfig {
+        peft: None,
         model: VitConfig { dropout: 0.0, drop_path: 0.0, ..tiny(Pool::Token, Head::Probe) },
         classes: 10,
         eval_every: Some(1),

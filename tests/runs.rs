@@ -355,6 +355,7 @@ fn every_step_of_every_recipe_is_a_place_to_stop() {
     let mut equal = at_every_step(&data, pretraining_by);
     equal += at_every_step(&data, |plan| classifying_by(plan, Box::new(loader(32, 8))));
     let config = |model: ModelConfig| ClassifyConfig {
+        peft: None,
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.0 },
         class_weights: None,
@@ -574,6 +575,7 @@ fn classifying_by(plan: Plan, held_out: Box<dyn Batches>) -> Trainer<Classify<Vi
     let model =
         VitConfig { patch: 14, dim: 16, depth: 1, heads: 2, classes: 10, ..registry::vit("vit_demo_patch4").unwrap() };
     let config = ClassifyConfig {
+        peft: None,
         classes: 10,
         loss: LossConfig::CrossEntropy { smoothing: 0.1 },
         class_weights: None,

@@ -124,9 +124,9 @@ impl Trained {
         notes.extend(opened.notes.iter().map(|n| format!("{}: {n}", path.display())));
         if !options.adapters.is_empty() {
             let folders: Vec<&Path> = options.adapters.iter().map(PathBuf::as_path).collect();
-            let (tensors, lines) = peft::applied(&opened.tensors, &folders)?;
-            opened.tensors = tensors;
-            notes.extend(lines);
+            let with = peft::applied(&opened.tensors, &folders)?;
+            opened.tensors = with.tensors;
+            notes.extend(with.notes);
         }
         let recorded = grid(path)?.or(grid_beside(&opened.tensors, &config, &preparation));
         let architecture = config.architecture_mut();

@@ -87,6 +87,6 @@ mod tests {
         assert_eq!(out.data, [112, 112, 255, 255, 112, 112]);
         let rows = vec![("a: cat 0.90".to_string(), vec![image, out])];
         let s = sheet(&["gradcam"], &rows);
-        assert!(s.width > 224 && s.height > 56 && s.data.iter().any(|v| *v == 0));
+        assert!(s.width > 224 && s.height > 56 && s.data.contains(&0));
     }
 }

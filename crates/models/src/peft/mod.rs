@@ -13,6 +13,7 @@ pub use read::{Adapter, read, recorded};
 pub use write::{write, written};
 
 use crate::error::{Error, Result};
+use crate::model::Fitted;
 use crate::weights::{self, names::to_timm};
 use candle_core::Tensor;
 use candlelight_autograd::ParamStore;
@@ -28,7 +29,7 @@ pub const TENSORS: &str = "adapter_model.safetensors";
 ///
 /// # Errors
 /// When an adapter cannot be read, or is for layers that the weights do not have.
-pub fn applied(tensors: &[(String, Tensor)], adapters: &[&Path]) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+pub fn applied(tensors: &[(String, Tensor)], adapters: &[&Path]) -> Result<Fitted> {
     let (mut all, mut notes) = (to_timm(&weights::unwrapped(&weights::weights_only(tensors))?)?, vec![]);
     for path in adapters {
         let adapter = read(path)?;
@@ -44,7 +45,7 @@ pub fn applied(tensors: &[(String, Tensor)], adapters: &[&Path]) -> Result<(Vec<
         notes.push(format!("{}: adapters of {layers} layers are merged into the weights{more}", path.display()));
         notes.extend(adapter.notes.iter().map(|n| format!("{}: {n}", path.display())));
     }
-    Ok((all, notes))
+    Ok(Fitted { tensors: all, notes })
 }
 
 /// Puts a tensor in place of that of the same name. The bias of `q`, `k` or `v` takes the place of a third of the fused one.
