@@ -1,4 +1,4 @@
-"""The page on runs in a real browser: `python3 tests/browser.py` after `cargo build --examples` (needs chromium on the path).
+"""The pages on runs in a real browser: `python3 tests/browser.py` after `cargo build --examples` (needs chromium on the path).
 
 A short run is made, its report.html opened, and the page that `watch` serves while another run goes on. What counts is what the browser made
 of them: the number of charts drawn, the cards, the pictures, the settings, and that no script failed.
@@ -75,7 +75,19 @@ def main():
             other.kill()
             server.wait()
             other.wait()
-    print("the page is drawn in report.html and in watch")
+        # The page of `report`: what a trained network confuses, and its worst mistakes.
+        train = [PROGRAMS / "train", "--epochs", "1", "--output", folder, "--experiment", "t"]
+        check("the training", subprocess.run(train, cwd=folder, capture_output=True).returncode, 0)
+        report = [PROGRAMS / "report", folder / "t", "--data", ROOT / "examples/data", "--split", "test", "--mistakes", "4"]
+        check("the report", subprocess.run(report, cwd=folder, capture_output=True).returncode, 0)
+        text, complaints = opened(f"file://{folder}/t/report.html", folder, os.environ.get("SHOT_REPORT"))
+        check("complaints of the report", complaints, [])
+        matrix = re.search(r'<svg class="matrix".*?</svg>', text, re.S).group(0)
+        check("cells", matrix.count("<rect"), 100)
+        check("mistakes", (text.count("<figure"), text.count("data:image/png;base64,")), (4, 8))
+        check("classes", text.count("<tr><th>"), 1 + 10 + text.count("<tr><th>top-1"))
+        check("bins", text.count("<circle") > 3, True)
+    print("the page is drawn in report.html, in watch, and by report")
 
 
 main()
