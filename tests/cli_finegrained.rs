@@ -142,3 +142,38 @@ fn classes_that_a_fold_does_not_test_are_named() {
     assert!(text.contains("fewer images than 3 folds") && text.contains("10 (2)"), "{text}");
     assert!(text.contains("no figure speaks of them: 10"), "{text}");
 }
+
+#[test]
+fn a_grid_is_searched_and_the_test_images_do_not_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let grid = FILE.replace("trained = \"head\"", "trained = \"head\"\ngrid = { lr = [0.01, 0.1] }");
+    write(d, &grid);
+    let text = compare(d);
+    for words in [
+        "| head lr=0.01 | 2 |",
+        "| head lr=0.1 | 2 |",
+        "Of the grid of `head` the images that choose epochs choose `head lr=",
+    ] {
+        assert!(text.contains(words), "no `{words}` in: {text}");
+    }
+    let found = results(d);
+    let mean = |i: usize| {
+        let runs = found["methods"][i]["runs"].as_array().unwrap();
+        runs.iter().map(|r| r["held_out"].as_f64().unwrap()).sum::<f64>() / runs.len() as f64
+    };
+    let best = if mean(1) >= mean(2) { "head lr=0.01" } else { "head lr=0.1" };
+    assert_eq!(found["chosen"], serde_json::json!([best]));
+    // A further value is further runs.
+    write(d, &grid.replace("[0.01, 0.1]", "[0.01, 0.1, 0.2]"));
+    assert_eq!(compare(d).matches("finished before").count(), 6);
+    // Without an image to judge by there is nothing to compare.
+    for class in ["1", "2", "10"] {
+        for entry in std::fs::read_dir(d.join("data/validation").join(class)).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    let (code, text) = programs::run(d, "finegrained", &["--config", "small.toml", "--output", "empty"]);
+    assert!(code == Some(1) && text.contains("no part to test on"), "{text}");
+}

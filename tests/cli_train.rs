@@ -529,3 +529,20 @@ fn a_run_ends_when_its_patience_is_over_and_can_be_given_more() {
     refused(d, &with(&["--patience", "2", "--min_delta=-1"]), &["min_delta is -1"]);
     refused(d, &with(&["--min_delta", "1"]), &["--patience"]);
 }
+
+#[test]
+fn classes_of_unequal_size_are_balanced_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    // 12, 10 and 10 images.
+    folders(d);
+    for (how, samples) in [("balanced", 32), ("oversample", 36), ("undersample", 30)] {
+        let flags = ["--sampler", how, "--epochs", "1", "--output", "out", "--experiment", how];
+        let text = ok(d, "train", &with(&flags));
+        assert!(text.contains(&format!("{samples} images to train on")), "{how}: {text}");
+    }
+    let text =
+        ok(d, "train", &with(&["--sampler", "oversample", "--epoch_repeats", "2", "--epochs", "1", "--output", "out"]));
+    assert!(text.contains("72 images to train on"), "{text}");
+    refused(d, &with(&["--sampler", "fair"]), &["--sampler", "balanced"]);
+}

@@ -45,6 +45,9 @@ pub struct Judged {
     pub trained_on: usize,
     /// Classes without a test image: no figure speaks of them.
     pub absent: Vec<String>,
+    /// The figure of the images that chose the best epoch, such as their top-1 in percent; higher is better.
+    #[serde(default)]
+    pub held_out: Option<f64>,
     /// The number of epochs after which the weights were the best.
     pub epochs: usize,
     /// The parameters of the model.
@@ -213,6 +216,7 @@ impl Predictions {
             samples: sure.samples(),
             trained_on: 0,
             absent: absent.map(|c| classes.get(c).cloned().unwrap_or_else(|| c.to_string())).collect(),
+            held_out: None,
             epochs: 0,
             parameters: 0,
             trainable: 0,

@@ -318,7 +318,9 @@ impl Comparison {
     /// Prints the table, and writes it.
     fn report(&self) -> Result<()> {
         let methods = self.protocol.methods.iter().zip(&self.found);
-        let rows = methods.map(|(m, runs)| Row { name: m.name.clone(), runs: runs.clone() }).collect();
+        let row =
+            |(m, runs): (&Method, &Vec<Judged>)| Row { name: m.name.clone(), of: m.of.clone(), runs: runs.clone() };
+        let rows = methods.map(row).collect();
         let table = Table { rows, folds: self.protocol.folds.is_some() };
         let (text, folder) = (table.markdown(), &self.protocol.output);
         println!("\n{text}");
@@ -377,6 +379,7 @@ impl Run {
         let (parameters, trainable) = task.params().count();
         let judged = Judged {
             trained_on: self.data.train.len(),
+            held_out: trainer.best().map(|b| b.score),
             epochs: trainer.best().map_or(0, |b| b.epochs),
             parameters,
             trainable,

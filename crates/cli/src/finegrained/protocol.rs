@@ -13,6 +13,8 @@ const DEMO: &str = include_str!("demo.toml");
 
 /// The entries that are not flags of `train`.
 const OWN: [&str; 5] = ["seeds", "folds", "holdout", "output", "methods"];
+/// Entries of a method, and above all methods, that are not flags of `train` either.
+const BESIDE: [&str; 2] = ["name", "grid"];
 
 /// Flags of `train` that a comparison decides itself, and what does so.
 const DECIDED: [(&str, &str); 9] = [
@@ -27,11 +29,16 @@ const DECIDED: [(&str, &str); 9] = [
     ("style", "runs leave the files of `train`"),
 ];
 
+/// Most methods that a grid makes of one.
+const MOST: usize = 64;
+
 /// A way to train.
 #[derive(Debug, Clone)]
 pub struct Method {
     /// Its name, which its folder has too.
     pub name: String,
+    /// The method of the file that this is a point of the grid of.
+    pub of: Option<String>,
     /// The flags of `train`, with a value for each that has a default.
     pub args: train::Args,
 }
@@ -112,11 +119,40 @@ impl Protocol {
     }
 }
 
+/// Every combination of a grid's values: each flag has a list of them.
+fn points(file: &File, grid: &Value) -> Result<Vec<Map<String, Value>>> {
+    let wrong =
+        || file.at("grid", "`grid` must be a table of flags with lists of values, as in `grid = { lr = [0.01, 0.1] }`");
+    let mut all = vec![Map::new()];
+    for (flag, values) in grid.as_object().filter(|g| !g.is_empty()).ok_or_else(wrong)? {
+        let values = values.as_array().filter(|v| !v.is_empty()).ok_or_else(wrong)?;
+        let with = |point: &Map<String, Value>, value: &Value| {
+            let mut point = point.clone();
+            point.insert(flag.clone(), value.clone());
+            point
+        };
+        all = all.iter().flat_map(|point| values.iter().map(|v| with(point, v)).collect::<Vec<_>>()).collect();
+        if all.len() > MOST {
+            return Err(file
+                .at("grid", &format!("`grid` has more than {MOST} combinations: give fewer values"))
+                .into());
+        }
+    }
+    Ok(all)
+}
+
+/// A point of a grid as a part of a folder's name: `lr=0.1 lora_r=8`.
+fn shown(point: &Map<String, Value>) -> String {
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from).replace(['/', '\\', '"', ' '], "");
+    point.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(" ")
+}
+
 fn methods(file: &File, demo: bool) -> Result<Vec<Method>> {
     let command = train::Args::command().args_override_self(true);
     let flags = |entries: &Map<String, Value>| -> Result<Vec<OsString>> {
         let mut named = Map::new();
-        for (key, value) in entries.iter().filter(|(k, _)| !OWN.contains(&k.as_str()) && *k != "name") {
+        for (key, value) in entries.iter().filter(|(k, _)| !OWN.contains(&k.as_str()) && !BESIDE.contains(&k.as_str()))
+        {
             if let Some((_, instead)) = DECIDED.iter().find(|(d, _)| *d == key.replace('-', "_")) {
                 return Err(file.at(key, &format!("`{key}` is none of a comparison: {instead}")).into());
             }
@@ -138,7 +174,7 @@ fn methods(file: &File, demo: bool) -> Result<Vec<Method>> {
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
             return Err(file.at("name", &format!("a method is called `{name}`, expected the name of a folder")).into());
         }
-        if all.iter().any(|m| m.name == name) {
+        if all.iter().any(|m| m.name == name || m.of.as_ref() == Some(&name)) {
             return Err(file.at("name", &format!("two methods are called `{name}`")).into());
         }
         if let Some(own) = OWN.iter().find(|k| table.contains_key(**k)) {
@@ -146,17 +182,27 @@ fn methods(file: &File, demo: bool) -> Result<Vec<Method>> {
                 .at(own, &format!("`{own}` is the same for all methods: put it above the first one"))
                 .into());
         }
-        // What a method says counts more than what all have.
-        let mut line = vec![OsString::from("finegrained")];
-        line.extend(common.iter().cloned().chain(flags(table)?));
-        let matches = command.clone().try_get_matches_from(line).map_err(|e| format!("method `{name}`: {e}"))?;
-        let args = <train::Args as clap::FromArgMatches>::from_arg_matches(&matches)?;
-        let mut args = args.filled().map_err(|e| format!("method `{name}`: {e}"))?;
-        if args.data.demo() && !demo {
-            return Err(file.at("data", "no data: give `data`, the folder of the images").into());
+        let own = table.get("grid").or(file.entries.get("grid"));
+        let points = own.map(|g| points(file, g)).transpose()?.unwrap_or_else(|| vec![Map::new()]);
+        for point in points {
+            let name = match point.is_empty() {
+                true => name.clone(),
+                false => format!("{name} {}", shown(&point)),
+            };
+            // What a method says counts more than what all have, and a point of its grid most.
+            let mut line = vec![OsString::from("finegrained")];
+            line.extend(common.iter().cloned().chain(flags(table)?).chain(flags(&point)?));
+            let matches = command.clone().try_get_matches_from(line).map_err(|e| format!("method `{name}`: {e}"))?;
+            let args = <train::Args as clap::FromArgMatches>::from_arg_matches(&matches)?;
+            let mut args = args.filled().map_err(|e| format!("method `{name}`: {e}"))?;
+            if args.data.demo() && !demo {
+                return Err(file.at("data", "no data: give `data`, the folder of the images").into());
+            }
+            args.quiet = !all.is_empty();
+            let of =
+                (!point.is_empty()).then(|| table.get("name").and_then(Value::as_str).unwrap_or_default().to_string());
+            all.push(Method { name, of, args });
         }
-        args.quiet = !all.is_empty();
-        all.push(Method { name, args });
     }
     Ok(all)
 }
@@ -186,6 +232,41 @@ trained = "head"
 lr = 0.01
 use_fp16 = true
 "#;
+
+    #[test]
+    fn a_grid_makes_a_method_of_every_combination() {
+        let grid = format!("{BIRDS}grid = {{ lr = [0.01, 0.1], trained = [\"head\", \"last(1)\"] }}\n");
+        let p = read(&grid).unwrap();
+        let names: Vec<&str> = p.methods.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names[0], "all");
+        assert_eq!(
+            names[1..],
+            [
+                "head lr=0.01 trained=head",
+                "head lr=0.01 trained=last(1)",
+                "head lr=0.1 trained=head",
+                "head lr=0.1 trained=last(1)",
+            ]
+        );
+        let last = &p.methods[4];
+        assert_eq!((last.args.optim.lr, last.of.as_deref()), (Some(0.1), Some("head")));
+        assert_eq!(last.args.model.trained.as_ref().unwrap().to_string(), "last(1)");
+        // Above the methods it is for all that have none of their own.
+        let all = read(&format!("grid = {{ lr = [0.2, 0.3] }}\n{BIRDS}")).unwrap();
+        assert_eq!(all.methods.len(), 4);
+        let many = (0..65).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        for bad in [
+            "grid = 3",
+            "grid = {}",
+            "grid = { lr = 0.1 }",
+            "grid = { lr = [] }",
+            &format!("grid = {{ seed = [{many}] }}"),
+        ] {
+            let e = read(&format!("{BIRDS}{bad}\n")).unwrap_err().to_string();
+            assert!(e.contains("grid"), "{bad}: {e}");
+        }
+        assert!(read(&format!("{BIRDS}grid = {{ seed = [1, 2] }}\n")).unwrap_err().to_string().contains("seeds"));
+    }
 
     #[test]
     fn methods_have_the_flags_of_all_and_their_own() {

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 /// The runs of a method, in the order of seeds and folds.
 pub(super) struct Row {
     pub(super) name: String,
+    /// The method that this is a point of the grid of.
+    pub(super) of: Option<String>,
     pub(super) runs: Vec<Judged>,
 }
 
@@ -63,6 +65,23 @@ impl Table {
         all
     }
 
+    /// Of each grid the point with the best mean figure on the images that choose epochs.
+    fn chosen(&self) -> Vec<&Row> {
+        let figure = |r: &Row| {
+            let all: Option<Vec<f64>> = r.runs.iter().map(|j| j.held_out).collect();
+            all.filter(|v| !v.is_empty()).map(|v| v.iter().sum::<f64>() / v.len() as f64)
+        };
+        let mut grids: Vec<&str> = self.rows.iter().filter_map(|r| r.of.as_deref()).collect();
+        grids.dedup();
+        let best = |grid: &str| {
+            let points = self.rows.iter().filter(|r| r.of.as_deref() == Some(grid));
+            let known: Option<Vec<(f64, &Row)>> = points.map(|r| Some((figure(r)?, r))).collect();
+            // Of equal ones the first.
+            known?.into_iter().rev().max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, r)| r)
+        };
+        grids.into_iter().filter_map(best).collect()
+    }
+
     /// The table as Markdown.
     pub(super) fn markdown(&self) -> String {
         let head = ["method", "runs"].into_iter().chain(FIGURES.iter().map(|f| f.0));
@@ -85,6 +104,13 @@ impl Table {
             let seconds = row.runs.iter().map(|j| j.seconds).sum::<f64>() / row.runs.len().max(1) as f64;
             cells.push(format!("{seconds:.0}"));
             text += &format!("| {} |\n", cells.join(" | "));
+        }
+        for best in self.chosen() {
+            let of = best.of.as_deref().unwrap_or_default();
+            text += &format!(
+                "\nOf the grid of `{of}` the images that choose epochs choose `{}`; only its figures were not chosen by the test images.\n",
+                best.name
+            );
         }
         let runs = self.rows.first().map_or(0, |r| r.runs.len());
         if self.rows.len() > 1 && runs > 1 {
@@ -139,7 +165,8 @@ impl Table {
         let pairs = self.pairs().into_iter().map(|p| {
             json!({ "a": p.a.name, "b": p.b.name, "points": p.difference, "paired_t": test(p.t), "wilcoxon": test(p.w) })
         });
-        json!({ "methods": methods.collect::<Vec<_>>(), "comparisons": pairs.collect::<Vec<_>>() })
+        let chosen: Vec<&str> = self.chosen().into_iter().map(|r| r.name.as_str()).collect();
+        json!({ "methods": methods.collect::<Vec<_>>(), "comparisons": pairs.collect::<Vec<_>>(), "chosen": chosen })
     }
 }
 
@@ -162,6 +189,7 @@ mod tests {
             samples: 20,
             trained_on: 80,
             absent: vec![],
+            held_out: None,
             epochs: 3,
             parameters: 1234,
             trainable: 10,
@@ -171,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_table_has_means_intervals_and_tests() {
-        let row = |name: &str, v: &[f64]| Row { name: name.into(), runs: v.iter().map(|t| run(*t)).collect() };
+        let row =
+            |name: &str, v: &[f64]| Row { name: name.into(), of: None, runs: v.iter().map(|t| run(*t)).collect() };
         let a = row("a", &[0.812, 0.805, 0.821, 0.798, 0.816]);
         let b = row("b", &[0.801, 0.799, 0.810, 0.790, 0.803]);
         let mut table = Table { rows: vec![a, b], folds: false };

@@ -4,7 +4,9 @@ use super::defaults::{Defaults, fill};
 use crate::Result;
 use crate::data::{DataArgs, same};
 use crate::{parsed, shipped_data};
-use candlelight_data::{Collection, Dataset, Decode, Label, LabelKind, Normalize, Pipeline};
+use candlelight_data::{
+    Collection, Dataset, Decode, Label, LabelKind, Normalize, Pipeline, Resampled, Sampler, Weighted, labels,
+};
 use candlelight_models::registry;
 use candlelight_store::preparation::{CropMode, Interpolation, Origin, Preparation, Setting};
 use clap::Args;
@@ -59,6 +61,9 @@ pub struct DataFlags {
     /// How often an epoch repeats the data; 0 and 1 pass it once [default: 0]
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub epoch_repeats: Option<f64>,
+    /// Which images an epoch has, where classes are of unequal size: balanced (drawn with the same chance for each class), oversample (the small ones repeat theirs), undersample (as many of each as the smallest has) [default: each image once]
+    #[arg(long, value_parser = ["balanced", "oversample", "undersample"], value_name = "HOW", help_heading = "Data")]
+    pub sampler: Option<String>,
     /// Number of loader threads [default: the number of cores]
     #[arg(long, short = 'j', visible_alias = "num_workers", value_name = "N", help_heading = "Data")]
     pub workers: Option<usize>,
@@ -107,6 +112,20 @@ pub struct Data {
 }
 
 impl DataFlags {
+    /// The order of the images, where it is not that of each image once.
+    ///
+    /// # Errors
+    /// When samples have other labels than one class each.
+    pub(super) fn sampler(&self, data: &dyn Dataset, seed: u64) -> Result<Option<Arc<dyn Sampler>>> {
+        let Some(how) = self.sampler.as_deref() else { return Ok(None) };
+        let labels = labels(data).map_err(|e| format!("--sampler {how}: {e}"))?;
+        Ok(Some(match how {
+            "balanced" => Arc::new(Weighted::class_balanced(&labels, seed)?),
+            "oversample" => Arc::new(Resampled::over(&labels, seed)?),
+            _ => Arc::new(Resampled::under(&labels, seed)?),
+        }))
+    }
+
     /// Whether the program runs its demo.
     pub fn demo(&self) -> bool {
         self.path().is_none()

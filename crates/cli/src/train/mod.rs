@@ -292,10 +292,11 @@ impl Args {
             max_bad: flags.max_bad.unwrap_or(0.1),
             memory: flags.loader_memory.map(|mb| mb.saturating_mul(1 << 20)),
         };
-        let mut loader = match flags.passes() {
-            1 => Loader::new(data.train.clone(), training, load.clone())?,
-            passes => {
-                let once: Arc<dyn Sampler> = Arc::new(Shuffled { n: data.train.len(), seed: self.run.seed() });
+        let mut loader = match (flags.sampler(&*data.train, self.run.seed())?, flags.passes()) {
+            (None, 1) => Loader::new(data.train.clone(), training, load.clone())?,
+            (once, passes) => {
+                let (n, seed) = (data.train.len(), self.run.seed());
+                let once = once.unwrap_or_else(|| Arc::new(Shuffled { n, seed }));
                 let sampler = Arc::new(Repeated { once, passes });
                 Loader::with_sampler(data.train.clone(), sampler, training, load.clone())?
             }
