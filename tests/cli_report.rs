@@ -52,6 +52,7 @@ fn runs_of_every_kind_have_a_page() {
     let full = page(&d.join("out/a & b/report.html"));
     let wrong = count(&full, "<figure");
     assert!(full.contains("Confusion of classes") && (1..=3).contains(&wrong), "{wrong}");
+    assert!(full.contains("<th>kappa</th>") && !full.contains("<th>seconds</th>"), "judged after its training");
     // Each with what spoke for the wrong class, all of it in the file.
     assert_eq!(count(&full, "data:image/png;base64,"), 2 * wrong);
     assert_eq!(count(&full, "<rect x="), 9 + count(&plain, "<rect x="), "a cell for each pair of three classes");

@@ -190,7 +190,7 @@ impl Predictions {
     }
 
     /// The figures, without those of the training.
-    pub(super) fn judge(&self, classes: &[String]) -> Result<Judged> {
+    pub(crate) fn judge(&self, classes: &[String]) -> Result<Judged> {
         let k = self.probabilities.len() / self.labels.len().max(1);
         let p: Vec<f32> = self.probabilities.iter().map(|p| *p as f32).collect();
         let (mut counts, mut top) = (Confusion::new(k), TopK::new(k));

@@ -125,12 +125,21 @@ fn bar(mean: Option<f64>, interval: Option<(f64, f64)>) -> String {
 fn run(folder: &Path) -> Result<String> {
     let mut out = format!("<p class=\"note\">{}</p>", escaped(&folder.display().to_string()));
     let best = checkpoint::best(folder);
-    let said = if best.is_file() { checkpoint::describe(&best)? } else { None };
-    let classes = said.map_or(vec![], |d| d.classes);
-    if let Some(j) = Judged::read(&folder.join("judged.json")) {
+    let described = if best.is_file() { checkpoint::describe(&best)? } else { None };
+    let classes = described.map_or(vec![], |d| d.classes);
+    let predictions = folder.join("predictions.safetensors");
+    let said = if predictions.is_file() { Some(Predictions::read(&predictions)?) } else { None };
+    let judged = Judged::read(&folder.join("judged.json"));
+    // A run that was judged later has no record of its training.
+    let later = said.as_ref().filter(|_| judged.is_none()).map(|s| s.judge(&classes)).transpose()?;
+    if let Some(j) = judged.or(later) {
         let opt = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.4}"));
+        let (head, trained) = match j.epochs {
+            0 => (String::new(), String::new()),
+            n => ("<th>epochs</th><th>seconds</th>".into(), format!("<td>{n}</td><td>{:.0}</td>", j.seconds)),
+        };
         out += &format!(
-            "<table class=\"figures\"><tr><th>top-1</th><th>top-5</th><th>balanced</th><th>F1</th><th>kappa</th><th>AUROC</th><th>mAP</th><th>images</th><th>epochs</th><th>seconds</th></tr><tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0}</td></tr></table>",
+            "<table class=\"figures\"><tr><th>top-1</th><th>top-5</th><th>balanced</th><th>F1</th><th>kappa</th><th>AUROC</th><th>mAP</th><th>images</th>{head}</tr><tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{trained}</tr></table>",
             percent(j.top1),
             percent(j.top5),
             percent(j.balanced),
@@ -138,9 +147,7 @@ fn run(folder: &Path) -> Result<String> {
             opt(j.kappa),
             opt(j.auroc),
             opt(j.map),
-            j.samples,
-            j.epochs,
-            j.seconds
+            j.samples
         );
     }
     if let Ok(svg) = std::fs::read_to_string(folder.join("curves.svg")) {
@@ -148,9 +155,7 @@ fn run(folder: &Path) -> Result<String> {
     } else if let Some(table) = epochs(folder) {
         out += &table;
     }
-    let predictions = folder.join("predictions.safetensors");
-    if predictions.is_file() {
-        let said = Predictions::read(&predictions)?;
+    if let Some(said) = said {
         out += &figures::all(&said, &classes).map_err(|e| format!("{}: {e}", predictions.display()))?;
     }
     out += &mistakes(folder);

@@ -143,6 +143,15 @@ impl Adapter {
         for (name, from) in parts {
             let vb = vb.pp(name);
             if let Some(settings) = Settings::of(Kind::Part, &vb)? {
+                let refuse = |message: &str| Err(Error::Param { name: vb.prefix(), message: message.into() });
+                if settings.feedforward {
+                    return refuse(
+                        "its inputs are those of the whole fused layer: give that one factors of its inputs",
+                    );
+                }
+                if settings.dora && adapter.lora.iter().any(|l| l.from == 0 && l.b.dims()[0] == outputs) {
+                    return refuse("DoRA on it and on the fused layer it is a part of: name one of them");
+                }
                 adapter.add(&settings, (inputs, len, None), *from, &vb)?;
             }
         }

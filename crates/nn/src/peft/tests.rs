@@ -266,6 +266,14 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
     };
     let e = build(&Peft::Lora(LoraConfig::on("conv")), conv).unwrap_err().to_string();
     assert!(e.contains("4 groups"), "{e}");
+    let inputs = Ia3Config {
+        target_modules: Some("q".parse().unwrap()),
+        feedforward_modules: Some("q".parse().unwrap()),
+        ..Ia3Config::default()
+    };
+    assert!(build(&Peft::Ia3(inputs), attention).unwrap_err().to_string().contains("whole fused layer"));
+    let twice = Peft::Lora(LoraConfig { use_dora: true, ..LoraConfig::on("qkv,v") });
+    assert!(build(&twice, attention).unwrap_err().to_string().contains("name one of them"));
     let ia3 = Ia3Config {
         target_modules: Some("qkv".parse().unwrap()),
         feedforward_modules: Some("fc1".parse().unwrap()),
