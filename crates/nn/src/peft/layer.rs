@@ -204,11 +204,13 @@ impl Adapter {
             return Ok(());
         }
         let (r, area) = (settings.rank, kernel.unwrap_or(1).pow(2));
-        if r > inputs.min(outputs) {
+        // What one output reads: of a convolution each pixel of the kernel. No product of this shape has a higher rank.
+        let inputs_of_one = inputs * area;
+        if r > inputs_of_one.min(outputs) {
             return Err(Error::Param {
                 name: vb.prefix(),
                 message: format!(
-                    "a rank of {r} for a layer of {inputs} inputs and {outputs} outputs: expected at most the smaller width"
+                    "a rank of {r} for a layer of {inputs_of_one} inputs and {outputs} outputs: expected at most the smaller width"
                 ),
             });
         }
