@@ -3,37 +3,13 @@
 mod programs;
 
 use candle_core::{Device, Tensor, safetensors};
-use programs::{folders, ok, refused};
+use programs::{SMALL, folders, ok, refused, trained};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A small and quick run.
-const QUICK: [&str; 19] = [
-    "data",
-    "--input_size",
-    "3",
-    "16",
-    "16",
-    "-b",
-    "8",
-    "--epochs",
-    "2",
-    "--warmup_epochs",
-    "0",
-    "--cooldown_epochs",
-    "0",
-    "--lr",
-    "0.05",
-    "--scale",
-    "0.6",
-    "1",
-    "-j1",
-];
-
+/// A small run of two epochs.
 fn train(dir: &Path, name: &str, more: &[&str]) -> String {
-    let flags: Vec<&str> =
-        QUICK.iter().chain(&["--output", "out", "--experiment", name]).chain(more).copied().collect();
-    ok(dir, "train", &flags)
+    trained(dir, name, &[&["--epochs", "2", "--lr", "0.05", "--scale", "0.6", "1"], more].concat())
 }
 
 fn tensors(path: &Path) -> HashMap<String, Tensor> {
@@ -94,7 +70,9 @@ fn an_adapter_trains_alone_goes_on_and_comes_back() {
     // Stopped and continued, it is the same run.
     let half = [&lora[..], &["--max_steps", "5"]].concat();
     train(d, "half", &half);
-    let again: Vec<&str> = [&QUICK[..], &lora[..], &["--resume", "out/half"]].concat();
+    // The run's own folder: without --output.
+    let again = ["-j1", "--epochs", "2", "--lr", "0.05", "--scale", "0.6", "1"];
+    let again: Vec<&str> = [&SMALL[..11], &again, &lora[..], &["--resume", "out/half"]].concat();
     ok(d, "train", &again);
     let (a, b) = (
         candlelight::engine::checkpoint::list(&d.join("out/lora")),
@@ -149,7 +127,7 @@ fn what_makes_no_sense_is_refused() {
     let d = dir.path();
     folders(d);
     std::fs::create_dir(d.join("none")).unwrap();
-    let no = |more: &[&str], words: &[&str]| refused(d, "train", &[&QUICK[..], &VIT[..], more].concat(), words);
+    let no = |more: &[&str], words: &[&str]| refused(d, "train", &[&SMALL[..], &VIT[..], more].concat(), words);
     no(&["--lora", "q", "--lora_r", "0"], &["rank r of 0"]);
     no(&["--lora", "q", "--lora_r", "129"], &["blocks.0.attn.q", "a rank of 129 for a layer of 128 inputs"]);
     no(&["--lora", "query_key"], &["`query_key` matches no layer", "qkv, q, k, v, proj"]);
@@ -160,7 +138,7 @@ fn what_makes_no_sense_is_refused() {
     no(&["--exclude_modules", "q"], &["do nothing without --lora"]);
     no(&["--lora", "q", "--modules_to_save", "tail"], &["`tail` is no layer"]);
     no(&["--adapter", "none"], &["expected a folder with adapter_config.json"]);
-    let cnn = [&QUICK[..], &["--model", "resnext50_32x4d", "--lora", "conv2"]].concat();
+    let cnn = [&SMALL[..], &["--model", "resnext50_32x4d", "--lora", "conv2"]].concat();
     refused(d, "train", &cnn, &["layer1.0.conv2", "32 groups"]);
     train(d, "plain", &[&VIT[..], &["--epochs", "1"]].concat());
     refused(d, "export", &["out/plain/best.safetensors", "--adapter", "timm"], &["no checkpoint of a run with --lora"]);

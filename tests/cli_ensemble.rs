@@ -2,30 +2,7 @@
 
 mod programs;
 
-use programs::{folders, ok, refused};
-
-const QUICK: [&str; 20] = [
-    "data",
-    "--input_size",
-    "3",
-    "16",
-    "16",
-    "-b",
-    "8",
-    "--epochs",
-    "3",
-    "--warmup_epochs",
-    "0",
-    "--cooldown_epochs",
-    "0",
-    "--lr",
-    "0.02",
-    "-j1",
-    "--output",
-    "out",
-    "--experiment",
-    "NAME",
-];
+use programs::{folders, ok, refused, trained};
 
 #[test]
 fn members_vote_and_their_weights_have_a_mean() {
@@ -33,8 +10,7 @@ fn members_vote_and_their_weights_have_a_mean() {
     let d = dir.path();
     folders(d);
     for (name, model, seed) in [("a", "resnet20", "1"), ("b", "resnet20", "2"), ("v", "vit_mini_patch4", "1")] {
-        let flags: Vec<&str> = QUICK.iter().map(|f| if *f == "NAME" { name } else { f }).collect();
-        ok(d, "train", &[&flags[..], &["--model", model, "--seed", seed]].concat());
+        trained(d, name, &["--epochs", "3", "--lr", "0.02", "--model", model, "--seed", seed]);
     }
     let data = ["data", "--input_size", "16"];
     let run = |more: &[&str]| ok(d, "ensemble", &[&data[..], more].concat());

@@ -2,24 +2,7 @@
 
 mod programs;
 
-use programs::{folders, ok, refused, run};
-
-const QUICK: [&str; 14] = [
-    "data",
-    "--input_size",
-    "3",
-    "16",
-    "16",
-    "-b",
-    "8",
-    "--epochs",
-    "1",
-    "--warmup_epochs",
-    "0",
-    "--output",
-    "out",
-    "-j1",
-];
+use programs::{folders, ok, refused, run, trained};
 
 #[test]
 fn maps_are_drawn_counted_and_judged() {
@@ -27,7 +10,7 @@ fn maps_are_drawn_counted_and_judged() {
     let d = dir.path();
     folders(d);
     for (name, model) in [("cnn", "resnet20"), ("vit", "vit_mini_patch4")] {
-        ok(d, "train", &[&QUICK[..], &["--model", model, "--experiment", name]].concat());
+        trained(d, name, &["--epochs", "1", "--model", model]);
     }
     let source = "data/validation/10";
     let cnn = ["--weights", "out/cnn/best.safetensors", "--source", source];

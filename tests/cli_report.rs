@@ -2,7 +2,7 @@
 
 mod programs;
 
-use programs::{folders, ok, refused};
+use programs::{folders, ok, refused, trained};
 use std::path::Path;
 
 fn page(path: &Path) -> String {
@@ -13,35 +13,12 @@ fn count(text: &str, word: &str) -> usize {
     text.matches(word).count()
 }
 
-const RUN: [&str; 20] = [
-    "data",
-    "--input_size",
-    "3",
-    "16",
-    "16",
-    "-b",
-    "8",
-    "--epochs",
-    "2",
-    "--warmup_epochs",
-    "0",
-    "--cooldown_epochs",
-    "0",
-    "--lr",
-    "1e-9",
-    "-j1",
-    "--output",
-    "out",
-    "--experiment",
-    "a & b",
-];
-
 #[test]
 fn runs_of_every_kind_have_a_page() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     folders(d);
-    ok(d, "train", &[&RUN[..], &["--model", "resnet20"]].concat());
+    trained(d, "a & b", &["--epochs", "2", "--lr", "1e-9", "--model", "resnet20"]);
     // Without data there are curves and settings, with data figures and mistakes, too.
     let text = ok(d, "report", &["out/a & b", "--output", "plain.html"]);
     assert!(text.contains("plain.html: 1 run"), "{text}");

@@ -26,6 +26,30 @@ pub fn ok(dir: &Path, name: &str, args: &[&str]) -> String {
     text
 }
 
+/// The flags of a small and quick training on [`folders`].
+pub const SMALL: [&str; 14] = [
+    "data",
+    "--input_size",
+    "3",
+    "16",
+    "16",
+    "-b",
+    "8",
+    "--warmup_epochs",
+    "0",
+    "--cooldown_epochs",
+    "0",
+    "--output",
+    "out",
+    "-j1",
+];
+
+/// What `train` says of a small run of this name in the folder `out`.
+#[track_caller]
+pub fn trained(dir: &Path, name: &str, more: &[&str]) -> String {
+    ok(dir, "train", &[&SMALL[..], &["--experiment", name], more].concat())
+}
+
 /// Runs a program that must refuse, with these words.
 #[track_caller]
 pub fn refused(dir: &Path, name: &str, args: &[&str], words: &[&str]) {

@@ -128,8 +128,8 @@ impl Comparison {
             let same = |key: &str| then[key] == now[key];
             let begun: Vec<_> =
                 then["methods"].as_object().into_iter().flatten().filter(|(n, _)| begun(&folder.join(n))).collect();
-            let kept =
-                begun.iter().all(|(name, flags)| now["methods"][name].is_null() || now["methods"][name] == **flags);
+            let of_now = |name: &str| &now["methods"][name];
+            let kept = begun.iter().all(|(name, flags)| of_now(name).is_null() || same_flags(of_now(name), flags));
             if !(begun.is_empty() || same("folds") && same("holdout") && kept) {
                 let other =
                     "holds the runs of another comparison, whose file is finegrained.json: give another --output";
@@ -343,6 +343,13 @@ impl Comparison {
     }
 }
 
+/// Whether two methods have the same flags. A flag that one of them does not know, because another version wrote it, is as if it was not given.
+fn same_flags(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    let keys = [a, b].into_iter().filter_map(|v| v.as_object()).flat_map(|o| o.keys());
+    let off = |v: &serde_json::Value| v.is_null() || *v == serde_json::Value::Bool(false);
+    keys.into_iter().all(|k| a[k] == b[k] || (off(&a[k]) && off(&b[k])))
+}
+
 /// Whether a run in the folder of a method has come as far as a checkpoint.
 fn begun(method: &Path) -> bool {
     let runs = std::fs::read_dir(method).into_iter().flatten().flatten();
@@ -398,5 +405,19 @@ impl Run {
         args.quiet = true;
         let (_, images) = args.loaders(config, &data, &self.folder)?;
         images.ok_or_else(|| "there is no image to test on".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_flags;
+    use serde_json::json;
+
+    #[test]
+    fn flags_of_another_version_are_as_if_they_were_not_given() {
+        let old = json!({ "lr": 0.1, "drop": null });
+        assert!(same_flags(&old, &json!({ "lr": 0.1, "lora": null, "use_dora": false })));
+        assert!(!same_flags(&old, &json!({ "lr": 0.1, "use_dora": true })));
+        assert!(!same_flags(&old, &json!({ "lr": 0.2 })) && !same_flags(&json!({}), &old));
     }
 }
