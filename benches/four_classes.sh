@@ -10,7 +10,7 @@ for part in train test; do
     for class in cat deer dog horse; do ln -sfn "$data/$part/$class" "$out/four/$part/$class"; done
 done
 [ -e "$out/pretrain/done" ] || "$bin/mae_pretrain" --data_path "$out/four" --model mae_vit_mini_patch4 --norm_pix_loss --batch_size 128 \
-    --precision bf16 --epochs "${PRETRAIN:-24}" --warmup_epochs 2 --blr 2e-3 --output_dir "$out/pretrain" > "$out/pretrain.log" 2>&1
+    --precision "${PRECISION:-bf16}" --epochs "${PRETRAIN:-24}" --warmup_epochs 2 --blr 2e-3 --output_dir "$out/pretrain" > "$out/pretrain.log" 2>&1
 touch "$out/pretrain/done"
 mae=$(ls "$out"/pretrain/checkpoint-*.safetensors | tail -1)
 cat > "$out/four.toml" <<TOML
@@ -22,7 +22,7 @@ sched = "cosine"
 warmup_epochs = 0
 cooldown_epochs = 0
 batch_size = 64
-precision = "bf16"
+precision = "${PRECISION:-bf16}"
 input_size = [3, 32, 32]
 crop_pct = 1.0
 scale = [0.6, 1.0]
