@@ -1,7 +1,7 @@
 //! Training only a part of a model, given by a preset or by patterns of names.
 
 use crate::{Anatomy, Error, Result};
-use candlelight_autograd::{ParamStore, glob};
+use candlelight_autograd::{Entry, ParamStore, glob};
 use serde::{Deserialize, Serialize};
 
 /// The parameters that train; all others are frozen.
@@ -149,9 +149,12 @@ impl Trained {
                 biases
             }
             Trained::Norms => {
-                // Only normalisations have a scale that is a vector.
-                let scales = params.entries().into_iter().filter(|e| e.var.rank() == 1 && e.name.ends_with("weight"));
-                let norms: Vec<String> = scales.map(|e| format!("{}*", e.name.trim_end_matches("weight"))).collect();
+                // Only normalisations have a scale that is a vector; their shift has the same name in front.
+                let all = params.entries();
+                let scale = |e: &&Entry| e.var.rank() == 1 && (e.name == "weight" || e.name.ends_with(".weight"));
+                let both = |e: &Entry| ["weight", "bias"].map(|end| e.name[..e.name.len() - 6].to_string() + end);
+                let mut norms: Vec<String> = all.iter().filter(scale).flat_map(both).collect();
+                norms.retain(|n| all.iter().any(|e| e.name == *n));
                 if norms.is_empty() {
                     return Err(self.refused("no normalisation with a scale"));
                 }

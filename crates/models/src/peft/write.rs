@@ -1,7 +1,7 @@
 //! Writing adapters.
 
 use super::names::to_theirs;
-use super::{Bias, LoraConfig, Modules, Naming, Peft, SETTINGS, TENSORS, layer_of};
+use super::{Bias, LoraConfig, Modules, Naming, Peft, SETTINGS, TENSORS, layer_of, within};
 use crate::error::{Error, Result};
 use crate::weights;
 use candle_core::{DType, Device, Tensor};
@@ -39,7 +39,7 @@ pub fn written(
         let (theirs, target) = to_theirs(naming, layer)?;
         out.push((format!("base_model.model.{theirs}{}", &name[layer.len()..]), t.clone()));
         if let Peft::Ia3(c) = &config
-            && c.feedforward_modules.as_ref().map(|m| m.matches(layer, t.rank() == 2)).transpose()?.unwrap_or_default()
+            && c.multiplies_inputs(layer, t.rank() == 2)?
         {
             fed.insert(target.clone());
         }
@@ -48,7 +48,7 @@ pub fn written(
     let mut saved = BTreeSet::new();
     for (name, t) in own(&config, tensors, head).into_iter().filter(|(n, _)| layer_of(n).is_none()) {
         let (layer, last) = name.rsplit_once('.').unwrap_or((&name, ""));
-        if whole(&config, head).iter().any(|m| inside(layer, m)) {
+        if within(layer, &whole(&config, head)) {
             let (theirs, _) = to_theirs(naming, layer)?;
             saved.insert(theirs.clone());
             out.push((format!("base_model.model.{theirs}.{last}"), t.clone()));
@@ -95,11 +95,6 @@ fn whole(config: &Peft, head: &str) -> Vec<String> {
     config.modules_to_save().map_or_else(|| head.into_iter().collect(), <[_]>::to_vec)
 }
 
-/// Whether a layer is a module, named in full or by its end, or lies in one.
-fn inside(layer: &str, module: &str) -> bool {
-    layer == module || layer.ends_with(&format!(".{module}")) || layer.starts_with(&format!("{module}."))
-}
-
 /// Of the tensors of a trained model those that belong to its adapter.
 pub(super) fn own(config: &Peft, tensors: &[(String, Tensor)], head: &str) -> Vec<(String, Tensor)> {
     let (whole, layers) =
@@ -116,7 +111,7 @@ pub(super) fn own(config: &Peft, tensors: &[(String, Tensor)], head: &str) -> Ve
             Bias::All => last == "bias",
             Bias::LoraOnly => last == "bias" && adapted(),
         };
-        bias || layer_of(name).is_some() || whole.iter().any(|m| inside(layer, m))
+        bias || layer_of(name).is_some() || within(layer, &whole)
     };
     tensors.iter().filter(|(n, _)| belongs(n)).cloned().collect()
 }

@@ -123,6 +123,16 @@ pub struct Ia3Config {
     pub modules_to_save: Option<Vec<String>>,
 }
 
+impl Ia3Config {
+    /// Whether the inputs of a layer are multiplied, not its outputs; `linear` says that it is a linear one.
+    ///
+    /// # Errors
+    /// When the regular expression cannot be read.
+    pub fn multiplies_inputs(&self, layer: &str, linear: bool) -> Result<bool> {
+        Ok(self.feedforward_modules.as_ref().map(|m| m.matches(layer, linear)).transpose()?.unwrap_or_default())
+    }
+}
+
 impl Peft {
     /// The layers that get an adapter.
     pub fn targets(&self) -> Option<&Modules> {

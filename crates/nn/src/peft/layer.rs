@@ -1,6 +1,5 @@
 //! What adapters add to a linear layer or a convolution.
 
-use super::targets::within;
 use crate::{Error, Result, init};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -247,7 +246,7 @@ impl Adapter {
         }
         let dropped = self.dropped(&x, key)?;
         let seen = dropped.as_ref().unwrap_or(&x);
-        let y = if self.lora.iter().any(|l| l.magnitude.is_some()) {
+        let mut y = if self.lora.iter().any(|l| l.magnitude.is_some()) {
             self.decomposed(&x, dropped.as_ref(), base)?
         } else {
             match (self.branch(seen, base)?, base.bias, base.conv) {
@@ -256,7 +255,6 @@ impl Adapter {
                 (None, ..) => base.run(&x, base.weight, base.bias())?,
             }
         };
-        let mut y = y;
         for factors in self.ia3.iter().filter(|f| !f.inputs) {
             y = y.mul(&self.beside(flat(tape, &factors.factors)?, factors.outputs)?)?;
         }
@@ -346,9 +344,4 @@ pub(super) fn norms(weight: &Tensor, from: usize, a: &Tensor, b: &Tensor, scale:
 pub(super) fn delta(a: &Tensor, b: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
     let (a, b) = (a.detach().flatten_from(1)?, b.detach().flatten_from(1)?);
     b.matmul(&a)? * scale
-}
-
-/// Whether a name lies inside of one of some modules.
-pub(super) fn belongs(name: &str, modules: &[String]) -> bool {
-    within(name, modules)
 }

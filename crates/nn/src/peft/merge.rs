@@ -7,18 +7,18 @@ use candle_core::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
 /// Where the outputs of a layer lie: in its own weight, or in the third of a fused one.
-struct Place {
+pub(super) struct Place {
     /// The name of the layer that has the weight.
-    layer: String,
+    pub(super) layer: String,
     /// The first row.
-    from: usize,
+    pub(super) from: usize,
     rows: usize,
 }
 
-fn place(layer: &str, tensors: &HashMap<String, Tensor>) -> Result<Place> {
-    let rows = |name: &str| tensors.get(&format!("{name}.weight")).and_then(|t| t.dims().first().copied());
+/// The place of a layer, by the numbers of rows of the weights that there are.
+pub(super) fn place(layer: &str, rows: impl Fn(&str) -> Option<usize>) -> Option<Place> {
     if let Some(rows) = rows(layer) {
-        return Ok(Place { layer: layer.into(), from: 0, rows });
+        return Some(Place { layer: layer.into(), from: 0, rows });
     }
     let third = |(parent, last): (&str, &str)| {
         let place = ["q", "k", "v"].iter().position(|p| *p == last)?;
@@ -26,8 +26,27 @@ fn place(layer: &str, tensors: &HashMap<String, Tensor>) -> Result<Place> {
         let rows = rows(&fused)? / 3;
         Some(Place { layer: fused, from: place * rows, rows })
     };
-    let found = third(layer.rsplit_once('.').unwrap_or(("", layer)));
+    third(layer.rsplit_once('.').unwrap_or(("", layer)))
+}
+
+/// The weight that a layer's adapter goes to, and its place in it.
+fn goal(layer: &str, tensors: &HashMap<String, Tensor>) -> Result<(Tensor, Place)> {
+    let weight = |name: &str| tensors.get(&format!("{name}.weight"));
+    let found = place(layer, |name| weight(name)?.dims().first().copied());
+    let found = found.and_then(|to| Some((weight(&to.layer)?.clone(), to)));
     found.ok_or_else(|| Error::Param { name: layer.into(), message: "has an adapter and no weight".into() })
+}
+
+/// What LoRA adds, in the shape of the rows that it is added to.
+fn added(layer: &str, rows: &Tensor, (a, b): (&Tensor, &Tensor), scale: f64) -> Result<Tensor> {
+    let delta = delta(a, b, scale)?;
+    let want = (rows.dims()[0], rows.elem_count() / rows.dims()[0].max(1));
+    if delta.dims() != [want.0, want.1] {
+        let (a, b) = (a.dims(), b.dims());
+        let message = format!("lora_A {a:?} and lora_B {b:?} do not make its weight {:?}", rows.dims());
+        return Err(Error::Param { name: layer.into(), message });
+    }
+    Ok(delta.reshape(rows.dims())?)
 }
 
 /// A tensor whose rows from `from` on are replaced.
@@ -60,8 +79,7 @@ fn sorted(tensors: &[(String, Tensor)]) -> Result<(BTreeSet<String>, HashMap<Str
 pub fn merged(tensors: &[(String, Tensor)], config: &Peft) -> Result<Vec<(String, Tensor)>> {
     let (layers, mut by_name) = sorted(tensors)?;
     for layer in &layers {
-        let to = place(layer, &by_name)?;
-        let weight = by_name[&format!("{}.weight", to.layer)].clone();
+        let (weight, to) = goal(layer, &by_name)?;
         let own = |end: &str| by_name.get(&format!("{layer}.{end}"));
         let lacks = |what: &str| Error::Param { name: layer.clone(), message: format!("its adapter lacks {what}") };
         let rows = weight.narrow(0, to.from, to.rows)?;
@@ -72,12 +90,14 @@ pub fn merged(tensors: &[(String, Tensor)], config: &Peft) -> Result<Vec<(String
                 let b = own("lora_B.weight").ok_or_else(|| lacks("lora_B.weight"))?;
                 (lora(c, layer, (&weight, &to), (a, b), own("lora_magnitude_vector"))?, None)
             }
-            Peft::Ia3(_) => {
+            Peft::Ia3(c) => {
                 let f = own("ia3_l").ok_or_else(|| lacks("ia3_l"))?;
                 let n = f.elem_count();
-                // (1, I) multiplies inputs, (O, 1) outputs; a convolution's are told apart by their number.
-                let inputs =
-                    if f.rank() == 2 { f.dims()[0] == 1 && n != 1 } else { n == weight.dims()[1] && n != to.rows };
+                let inputs = c.multiplies_inputs(layer, weight.rank() == 2)?;
+                let want = if inputs { weight.dims()[1] } else { to.rows };
+                if n != want {
+                    return Err(fail(format!("{n} factors, expected {want}")));
+                }
                 let dims: Vec<usize> =
                     (0..weight.rank()).map(|d| if d == usize::from(inputs) { n } else { 1 }).collect();
                 let rows = rows.broadcast_mul(&f.reshape(dims)?)?;
@@ -108,7 +128,7 @@ fn lora(
 ) -> Result<Tensor> {
     let scale = c.scale(layer, a.dims()[0])?;
     let rows = weight.narrow(0, to.from, to.rows)?;
-    let sum = (&rows + delta(a, b, scale)?.reshape(rows.dims())?)?;
+    let sum = (&rows + added(layer, &rows, (a, b), scale)?)?;
     let Some(m) = magnitude else { return Ok(sum) };
     let ratio = m.flatten_all()?.div(&norms(weight, to.from, a, b, scale)?)?; // (O)
     let dims: Vec<usize> = std::iter::once(to.rows).chain(std::iter::repeat_n(1, rows.rank() - 1)).collect();
@@ -133,16 +153,15 @@ pub fn unmerged(
     let (layers, by_adapter) = sorted(adapter)?;
     let (_, mut by_name) = sorted(tensors)?;
     for layer in &layers {
-        let to = place(layer, &by_name)?;
+        let (weight, to) = goal(layer, &by_name)?;
         let own = |end: &str| {
             let name = format!("{layer}.{end}");
             let lacks = || Error::Param { name: layer.clone(), message: format!("its adapter lacks {end}") };
             by_adapter.get(&name).ok_or_else(lacks)
         };
         let (a, b) = (own("lora_A.weight")?, own("lora_B.weight")?);
-        let weight = by_name[&format!("{}.weight", to.layer)].clone();
         let rows = weight.narrow(0, to.from, to.rows)?;
-        let less = (&rows - delta(a, b, c.scale(layer, a.dims()[0])?)?.reshape(rows.dims())?)?;
+        let less = (&rows - added(layer, &rows, (a, b), c.scale(layer, a.dims()[0])?)?)?;
         by_name.insert(format!("{}.weight", to.layer), put(&weight, to.from, &less)?);
     }
     Ok(tensors.iter().map(|(n, _)| (n.clone(), by_name[n].clone())).collect())

@@ -37,7 +37,7 @@ mod train;
 pub use config::{Bias, Ia3Config, LoraConfig, Peft};
 pub use merge::{merged, unmerged};
 pub use plan::{Module, Plan};
-pub use targets::{Layers, Modules};
+pub use targets::{Layers, Modules, within};
 pub use train::train_only;
 
 pub(crate) use layer::{Adapter, Base};

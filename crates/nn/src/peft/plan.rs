@@ -99,8 +99,8 @@ impl Plan {
                 }
             }
             Peft::Ia3(c) => {
-                let fed = c.feedforward_modules.as_ref().map(|m| m.matches(name, linear)).transpose()?;
-                Settings { rank: 0, scale: 1.0, dropout: 0.0, dora: false, feedforward: fed.unwrap_or_default() }
+                let feedforward = c.multiplies_inputs(name, linear)?;
+                Settings { rank: 0, scale: 1.0, dropout: 0.0, dora: false, feedforward }
             }
         }))
     }

@@ -123,8 +123,8 @@ impl Modules {
     }
 }
 
-/// Whether a layer is one of some modules, or lies inside of one.
-pub(super) fn within(layer: &str, modules: &[String]) -> bool {
+/// Whether a layer is one of some modules, each named in full or by its last parts, or lies inside of one.
+pub fn within(layer: &str, modules: &[String]) -> bool {
     let inside =
         |at: &str, module: &str| at.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let starts = std::iter::once(0).chain(layer.match_indices('.').map(|(i, _)| i + 1));

@@ -93,6 +93,8 @@ fn every_adapter_is_its_merged_weight_on_every_layer() {
         let image = tensor(2, &[2, 5, 5, 3]);
         let conv = Conv2dConfig::new(2, 1);
         same_as_merged(&config, |vb| Conv2d::new(3, 5, 3, conv, vb.pp("fc")), |l, x| l.forward(x), &image);
+        // As many inputs as outputs: shapes do not tell which are multiplied.
+        same_as_merged(&config, |vb| Conv2d::new(3, 3, 3, conv, vb.pp("fc")), |l, x| l.forward(x), &image);
     }
     for layers in ["qkv", "q,v", "k", "q,k,v,proj", "qkv,o", "qkv,v"] {
         for (kind, config) in every_kind(layers) {
@@ -290,6 +292,13 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
     assert_eq!(params.count().0, params.count().1, "nothing is frozen after an error");
     let lost: Vec<_> = params.values().into_iter().filter(|(n, _)| n != "attn.q.lora_B.weight").collect();
     assert!(merged(&lost, &config).unwrap_err().to_string().contains("lora_B"));
+    let short = |(n, t): (String, Tensor)| {
+        let t = if n == "attn.q.lora_B.weight" { t.narrow(0, 0, 4).unwrap() } else { t };
+        (n, t)
+    };
+    let other: Vec<_> = params.values().into_iter().map(short).collect();
+    let e = merged(&other, &config).unwrap_err().to_string();
+    assert!(e.contains("attn.q") && e.contains("[4, 8]") && e.contains("[8, 8]"), "{e}");
     let lost: Vec<_> = params.values().into_iter().filter(|(n, _)| n != "attn.qkv.weight").collect();
     assert!(merged(&lost, &config).unwrap_err().to_string().contains("no weight"));
     params.set("attn.q.lora_A.weight", &(tensor(1, &[8, 8]) * f64::INFINITY).unwrap()).unwrap();

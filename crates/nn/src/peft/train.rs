@@ -1,7 +1,8 @@
 //! Training adapters alone.
 
-use super::layer::{belongs, norms};
-use super::{Bias, Peft, layer_of};
+use super::layer::norms;
+use super::merge::place;
+use super::{Bias, Peft, layer_of, within};
 use crate::{Anatomy, Error, Result};
 use candlelight_autograd::ParamStore;
 use std::collections::HashMap;
@@ -26,7 +27,7 @@ pub fn train_only(config: &Peft, params: &ParamStore, model: &Anatomy) -> Result
     };
     let of_layer = |name: &str, module: &String| {
         let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
-        belongs(layer, std::slice::from_ref(module))
+        within(layer, std::slice::from_ref(module))
     };
     if let Some(none) = whole.iter().find(|m| !names.iter().any(|n| of_layer(n, m))) {
         return Err(Error::Config(format!("modules_to_save: `{none}` is no layer of the model")));
@@ -63,15 +64,10 @@ fn set_norms(config: &Peft, params: &ParamStore) -> Result<()> {
         let of = |name: String| entries.get(&name).map(|v| v.as_tensor());
         let (a, b) = (of(format!("{layer}.lora_A.weight")), of(format!("{layer}.lora_B.weight")));
         let (Some(a), Some(b)) = (a, b) else { continue };
-        let rows = b.dims()[0];
-        let parent = layer.rsplit_once('.').map_or(String::new(), |(p, _)| format!("{p}."));
-        let part = ["q", "k", "v"].iter().position(|p| layer == format!("{parent}{p}")).unwrap_or(0);
-        let found = match of(format!("{layer}.weight")) {
-            Some(w) => Some((w, 0)),
-            None => of(format!("{parent}qkv.weight")).map(|w| (w, part * rows)),
-        };
-        let Some((weight, from)) = found else { continue };
-        let norms = norms(weight, from, a, b, c.scale(layer, a.dims()[0])?)?.reshape(var.dims())?;
+        let weight = |name: &str| of(format!("{name}.weight"));
+        let to = place(layer, |name| weight(name)?.dims().first().copied());
+        let Some((weight, to)) = to.and_then(|to| Some((weight(&to.layer)?, to))) else { continue };
+        let norms = norms(weight, to.from, a, b, c.scale(layer, a.dims()[0])?)?.reshape(var.dims())?;
         params.set(name, &norms)?;
     }
     Ok(())
