@@ -22,7 +22,11 @@ fn values(t: &Tensor) -> Vec<f32> {
 
 /// The line of `evaluate` with the accuracy, and that with the loss.
 fn judged(dir: &Path, weights: &[&str]) -> String {
-    let flags: Vec<&str> = ["data", "--input_size", "16"].iter().chain(weights).copied().collect();
+    judged_at(dir, "16", weights)
+}
+
+fn judged_at(dir: &Path, size: &str, weights: &[&str]) -> String {
+    let flags: Vec<&str> = ["data", "--input_size", size].iter().chain(weights).copied().collect();
     let text = ok(dir, "evaluate", &flags);
     text.lines().filter(|l| l.starts_with("top1") || l.starts_with("loss")).collect::<Vec<_>>().join("; ")
 }
@@ -116,6 +120,28 @@ fn every_kind_trains_on_convolutions_and_on_transformers() {
         let flags = ["--weights", "out/conv/best.safetensors", "--adapter", &format!("out/{name}/adapter")];
         assert!(!judged(d, &["--weights", &path]).is_empty() && !judged(d, &flags).is_empty());
     }
+    // What is frozen keeps its running statistics, although batches pass it in training.
+    train(d, "base", &[&cnn[..], &["--lr", "0.05"]].concat());
+    let on =
+        [&cnn[..], &["--initial_checkpoint", "out/base/best.safetensors", "--lora", "conv2", "--lora_r", "2"]].concat();
+    train(d, "on", &on);
+    let (base, best) = (tensors(&d.join("out/base/best.safetensors")), tensors(&d.join("out/on/best.safetensors")));
+    let frozen = base.iter().filter(|(n, _)| n.starts_with("model.") && !n.starts_with("model.linear"));
+    for (name, t) in frozen.filter(|(n, _)| !n.ends_with("num_batches_tracked")) {
+        assert_eq!(values(t), values(&best[name]), "{name}");
+    }
+    // A model whose own names begin with what wrappers put in front keeps its head in the folder of the adapter.
+    let yolo = ["--model", "yolov5n-cls", "--input_size", "3", "32", "32", "--epochs", "1", "--lr", "0.01"];
+    train(d, "yolo", &yolo);
+    let from = ["--initial_checkpoint", "out/yolo/best.safetensors"];
+    train(d, "yolo-lora", &[&yolo[..], &from, &["--lora", "cv1.conv", "--lora_r", "2"]].concat());
+    let whole = judged_at(d, "32", &["--weights", "out/yolo-lora/best.safetensors"]);
+    let beside = ["--weights", "out/yolo/best.safetensors", "--adapter", "out/yolo-lora/adapter"];
+    assert_eq!(judged_at(d, "32", &beside), whole);
+    assert!(
+        tensors(&d.join("out/yolo-lora/adapter/adapter_model.safetensors")).keys().any(|n| n.ends_with("linear.bias"))
+    );
+    train(d, "yolo-on", &[&yolo[..], &from, &["--adapter", "out/yolo-lora/adapter"]].concat());
     for part in ["bitfit", "norms"] {
         train(d, part, &["--model", "vit_mini_patch4", "--epochs", "1", "--trained", part]);
     }

@@ -221,11 +221,11 @@ impl Args {
     /// What the mean of some members' weights says of a part of the data, or of the one that is judged.
     fn soup(&self, members: &[Member], of: &[usize], part: Option<&String>) -> Result<Said> {
         let first = &members[of[0]].model;
-        let names: Vec<(String, Tensor)> = first.params.values();
-        for i in of {
-            let theirs = members[*i].model.params.values();
+        let all: Vec<Vec<(String, Tensor)>> = of.iter().map(|i| members[*i].model.params.values()).collect();
+        let names = &all[0];
+        for (i, theirs) in of.iter().zip(&all) {
             let same = theirs.len() == names.len()
-                && theirs.iter().zip(&names).all(|(a, b)| a.0 == b.0 && a.1.dims() == b.1.dims());
+                && theirs.iter().zip(names).all(|(a, b)| a.0 == b.0 && a.1.dims() == b.1.dims());
             if !same {
                 let (a, b) = (&members[of[0]].name, &members[*i].name);
                 return Err(
@@ -236,8 +236,8 @@ impl Args {
         let mut mean = vec![];
         for (at, (name, t)) in names.iter().enumerate() {
             let mut sum = t.zeros_like()?.to_dtype(DType::F64)?;
-            for i in of {
-                sum = (sum + members[*i].model.params.values()[at].1.to_dtype(DType::F64)?)?;
+            for theirs in &all {
+                sum = (sum + theirs[at].1.to_dtype(DType::F64)?)?;
             }
             mean.push((name.clone(), (sum / of.len() as f64)?.to_dtype(DType::F32)?));
         }

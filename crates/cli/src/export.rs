@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     to: Option<Family>,
     /// Write the adapter of a run with --lora or --ia3 alone, as a folder for peft, under the names of own, timm, torchvision, huggingface (transformers 5) or huggingface4
-    #[arg(long, value_name = "LIBRARY", conflicts_with_all = ["to", "part", "format", "describe"])]
+    #[arg(long, value_name = "LIBRARY", conflicts_with_all = ["to", "part", "format", "describe", "weights_set"])]
     adapter: Option<Naming>,
     /// Of a pretraining checkpoint the part to write [default: encoder]
     #[arg(long, value_enum)]
@@ -175,14 +175,12 @@ impl Args {
             return Ok(None);
         };
         let source = crate::weights::located(name)?;
-        let Some(config) = peft::recorded(&source)? else {
+        let Some(adapter) = peft::of_checkpoint(&source, self.use_ema)? else {
             return Err(format!("{}: no checkpoint of a run with --lora, --ia3 or --adapter", source.display()).into());
         };
-        let options = weights::Options { set: self.weights_set.clone(), ema: self.use_ema };
-        let tensors = weights::open_apart(&source, &options)?.tensors;
         let usual = || source.with_file_name(format!("adapter-{}", format!("{naming:?}").to_lowercase()));
         let folder = self.output.clone().unwrap_or_else(usual);
-        peft::write(&folder, &config, &tensors, "", naming)?;
+        peft::write(&folder, &adapter.config, &adapter.tensors, "", naming)?;
         if naming == Naming::Torchvision {
             tracing::info!(
                 "peft up to version 0.21.2 adds what was learnt for out_proj twice (huggingface/peft, pull request 3774); later ones are right"

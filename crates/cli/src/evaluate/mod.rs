@@ -143,8 +143,6 @@ pub struct Judged {
     pub data: Collection,
     /// Loads its images in order, seen through every view.
     pub loader: Loader,
-    /// The number of views.
-    pub views: usize,
 }
 
 /// What a model says of images.
@@ -220,28 +218,10 @@ impl On {
         };
         // Each image is decoded once and seen through every view.
         let views = views(&pipeline, self.tta.as_deref());
-        let (count, decode) = (views.len(), self.reading.decode(trained.config.channels())?);
+        let decode = self.reading.decode(trained.config.channels())?;
         let loader = Loader::new(labelled, pipeline, load)?.decoding(decode).on_bad(OnBad::Skip).viewing(views)?;
         tracing::info!("loading: {}", loader.plan());
-        Ok(Judged { data, loader, views: count })
-    }
-
-    /// The logits of a batch, their mean over the views of each image.
-    fn logits(&self, trained: &Trained, batch: &mut Batch, views: usize, at: &Loader) -> Result<Vec<f32>> {
-        let images = batch::images(batch, &at.pipeline().normalize, &trained.params.device())?;
-        let mut sum = vec![];
-        for view in 0..views {
-            let tape = Tape::off().with_precision(self.precision);
-            let x = tape.constant(&images.narrow(0, view * batch.labels.len(), batch.labels.len())?);
-            let model = &trained.model;
-            let logits = if self.test_pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
-            let logits = logits.values()?;
-            if sum.is_empty() {
-                sum = vec![0.0; logits.len()];
-            }
-            sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / views as f32);
-        }
-        Ok(sum)
+        Ok(Judged { data, loader })
     }
 
     /// What a model says of all images.
@@ -249,17 +229,44 @@ impl On {
     /// # Errors
     /// When the model fails, or too many images cannot be read.
     pub fn said(&self, trained: &Trained, judged: &Judged) -> Result<Said> {
-        let mut all = Said { logits: vec![], labels: vec![], places: vec![] };
-        let mut shown = Progress::new("images", judged.loader.samples());
-        for batch in judged.loader.epoch(0, 0) {
-            let mut batch = batch?;
-            all.logits.extend(self.logits(trained, &mut batch, judged.views, &judged.loader)?);
-            all.labels.extend(&batch.labels);
-            all.places.extend(&batch.indices);
-            shown.at(all.labels.len(), "");
-        }
-        Ok(all)
+        said(trained, &judged.loader, (self.precision, self.test_pool))
     }
+}
+
+/// The logits of a batch, their mean over the views of each image; with `pool` by test-time pooling.
+fn logits(
+    trained: &Trained,
+    batch: &mut Batch,
+    (precision, pool): (Precision, bool),
+    images: &Loader,
+) -> Result<Vec<f32>> {
+    let images = batch::images(batch, &images.pipeline().normalize, &trained.params.device())?;
+    let (n, views, mut sum) = (batch.labels.len(), batch.views.max(1), vec![]);
+    for view in 0..views {
+        let x = Tape::off().with_precision(precision).constant(&images.narrow(0, view * n, n)?);
+        let model = &trained.model;
+        let logits = if pool { model.forward_test_pool(&x)? } else { model.forward(&x, None)? };
+        let logits = logits.values()?;
+        if sum.is_empty() {
+            sum = vec![0.0; logits.len()];
+        }
+        sum.iter_mut().zip(&logits).for_each(|(s, l)| *s += l / views as f32);
+    }
+    Ok(sum)
+}
+
+/// What a model says of the images of a loader, in this precision, and with or without test-time pooling.
+pub(crate) fn said(trained: &Trained, images: &Loader, how: (Precision, bool)) -> Result<Said> {
+    let mut all = Said { logits: vec![], labels: vec![], places: vec![] };
+    let mut shown = Progress::new("images", images.samples());
+    for batch in images.epoch(0, 0) {
+        let mut batch = batch?;
+        all.logits.extend(logits(trained, &mut batch, how, images)?);
+        all.labels.extend(&batch.labels);
+        all.places.extend(&batch.indices);
+        shown.at(all.labels.len(), "");
+    }
+    Ok(all)
 }
 
 impl Args {
@@ -269,7 +276,7 @@ impl Args {
     /// # Errors
     /// When the model fails, or too many images cannot be read.
     pub fn evaluate(&self, trained: &Trained, judged: &Judged) -> Result<(Metrics, Option<RealLabels>)> {
-        let Judged { loader, views, .. } = judged;
+        let loader = &judged.loader;
         let mut metrics = Metrics::new(trained.config.classes());
         let mut real = self.real_labels.as_deref().map(RealLabels::read).transpose()?;
         let classes = trained.config.classes();
@@ -282,7 +289,7 @@ impl Args {
             let mut batch = batch?;
             table.waited += waited.elapsed();
             let begun = Instant::now();
-            let mut sum = self.on.logits(trained, &mut batch, *views, loader)?;
+            let mut sum = logits(trained, &mut batch, (self.on.precision, self.on.test_pool), loader)?;
             table.computed += begun.elapsed();
             let begun = Instant::now();
             for (row, index) in sum.chunks_exact_mut(classes).zip(&batch.indices) {

@@ -1,11 +1,10 @@
 //! What a trained model says of the test images, and what that is worth.
 
 use crate::Result;
-use crate::evaluate::Said;
+use crate::evaluate::{Said, said};
 use candle_core::Tensor;
-use candlelight_autograd::{Precision, Tape};
+use candlelight_autograd::Precision;
 use candlelight_data::Loader;
-use candlelight_engine::batch;
 use candlelight_engine::trained::Trained;
 use candlelight_metrics::{Average, Calibration, Confusion, Ranking, TopK, softmax};
 use candlelight_store::atomic::write_atomic;
@@ -144,26 +143,13 @@ impl Predictions {
 
     /// Runs a model over images.
     pub(super) fn of(model: &Trained, images: &Loader, precision: Precision) -> Result<Predictions> {
-        let (classes, device) = (model.config.classes(), model.params.device());
-        let mut all = Predictions::default();
-        for batch in images.epoch(0, 0) {
-            let mut batch = batch?;
-            let pixels = batch::images(&mut batch, &images.pipeline().normalize, &device)?;
-            let logits = model.model.forward(&Tape::off().with_precision(precision).constant(&pixels), None)?;
-            let logits = logits.values()?;
-            if logits.iter().any(|v| v.is_nan()) {
-                return Err("the logits are not numbers: training went wrong, see the losses in log.txt".into());
-            }
-            // As in every evaluation, the mean of the logits over the views of each image.
-            let (n, views) = (batch.labels.len() * classes, batch.views.max(1));
-            let mean = |i: usize| (0..views).map(|v| logits[v * n + i]).sum::<f32>() / views as f32;
-            all.probabilities.extend(softmax(&(0..n).map(mean).collect::<Vec<_>>(), classes, 1.0));
-            all.labels.extend(&batch.labels);
-            all.indices.extend(batch.indices.iter().map(|i| *i as u64));
+        let said = said(model, images, (precision, false))?;
+        if said.logits.iter().any(|v| v.is_nan()) {
+            return Err("the logits are not numbers: training went wrong, see the losses in log.txt".into());
         }
-        match all.labels.is_empty() {
+        match said.labels.is_empty() {
             true => Err("there is no image to test on".into()),
-            false => Ok(all),
+            false => Ok(said.into()),
         }
     }
 

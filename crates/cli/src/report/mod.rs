@@ -12,6 +12,7 @@ use crate::evaluate::On;
 use crate::finegrained::Predictions;
 use candlelight_engine::checkpoint;
 use candlelight_engine::trained::{Trained, TrainedOptions};
+use candlelight_models::weights;
 use candlelight_store::atomic::write_atomic;
 use clap::Parser;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ pub struct Args {
     /// The number of mistakes that are shown of each run
     #[arg(long, default_value_t = 16, value_name = "N")]
     mistakes: usize,
+    /// Device: cpu or cuda:N [default: cuda:0 when built with the feature `cuda`, else cpu]
+    #[arg(long, requires = "data")]
+    device: Option<String>,
     /// The file to write [default: report.html in the first folder]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -82,6 +86,7 @@ impl Args {
     pub fn run(&self) -> Result<(PathBuf, usize)> {
         if let Some(data) = &self.data {
             let on = On::over(data, self.split.as_deref())?;
+            let device = crate::device(self.device.as_deref())?;
             let mut found = vec![];
             self.folders.iter().for_each(|f| runs(f, 2, &mut found));
             for folder in found.iter().filter(|f| !f.join("judged.json").is_file()) {
@@ -90,7 +95,10 @@ impl Args {
                     tracing::warn!("{}: no best weights to judge", folder.display());
                     continue;
                 }
-                let model = Trained::load(&best, &TrainedOptions::default(), &candle_core::Device::Cpu)?;
+                // Where a run kept an average of its weights, that is what was the best.
+                let ema = weights::list(&best)?.iter().flat_map(|l| &l.tensors).any(|t| t.name.starts_with("ema."));
+                let options = TrainedOptions { ema, ..TrainedOptions::default() };
+                let model = Trained::load(&best, &options, &device)?;
                 let judged = on.data(&model, false)?;
                 let said: Predictions = on.said(&model, &judged)?.into();
                 said.write(&folder.join("predictions.safetensors"))?;

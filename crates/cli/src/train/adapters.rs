@@ -3,7 +3,6 @@
 use crate::Result;
 use candlelight_engine::checkpoint;
 use candlelight_models::peft::{self, Adapter, Bias, Ia3Config, Layers, LoraConfig, Modules, Naming, Peft};
-use candlelight_models::weights;
 use candlelight_store::locate;
 use clap::Args;
 use serde::Serialize;
@@ -111,9 +110,8 @@ pub(super) fn keep(dir: &Path, averaged: bool) -> Result<Option<std::path::PathB
     let best = checkpoint::best(dir);
     let source = if best.is_file() { Some(best) } else { checkpoint::list(dir).pop() };
     let Some(source) = source else { return Ok(None) };
-    let Some(config) = peft::recorded(&source)? else { return Ok(None) };
-    let options = weights::Options { set: None, ema: averaged };
+    let Some(adapter) = peft::of_checkpoint(&source, averaged)? else { return Ok(None) };
     let folder = dir.join("adapter");
-    peft::write(&folder, &config, &weights::open_apart(&source, &options)?.tensors, "", Naming::Own)?;
+    peft::write(&folder, &adapter.config, &adapter.tensors, "", Naming::Own)?;
     Ok(Some(folder))
 }

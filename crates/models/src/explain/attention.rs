@@ -4,7 +4,6 @@ use super::{Explain, Map, Method, asked, found, spatial};
 use crate::error::{Error, Result};
 use crate::model::{Attends, Classifier};
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::softmax_last_dim;
 use candlelight_autograd::{ParamStore, Tape, Taps, Value};
 
 /// How the heads of an attention become one.
@@ -69,7 +68,7 @@ fn split(qkv: &Value, heads: usize) -> Result<(Tensor, Tensor)> {
     let part = |i: usize| t.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous(); // (B, H, N, head)
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (head as f64).sqrt())?;
-    Ok((softmax_last_dim(&scores)?, v))
+    Ok((Tape::off().constant(&scores).softmax(-1)?.tensor().clone(), v))
 }
 
 /// What reaches each token of the last block from each token of the first one, (B, N, N): the product of the attentions (B, N, N), each with

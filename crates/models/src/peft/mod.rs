@@ -9,7 +9,7 @@ mod write;
 
 pub use candlelight_nn::peft::*;
 pub use names::Naming;
-pub use read::{Adapter, read, recorded};
+pub use read::{Adapter, of_checkpoint, read, recorded};
 pub use write::{write, written};
 
 use crate::error::{Error, Result};
@@ -34,6 +34,10 @@ pub fn applied(tensors: &[(String, Tensor)], adapters: &[&Path]) -> Result<Fitte
     for path in adapters {
         let adapter = read(path)?;
         let fail = |message: String| Error::File { path: path.to_path_buf(), message };
+        let own = |tensors: &[(String, Tensor)]| tensors.iter().all(|(n, _)| n.starts_with(read::OWN));
+        if own(&adapter.tensors) && !own(&all) {
+            all.iter_mut().for_each(|(n, _)| n.insert_str(0, read::OWN));
+        }
         let (low, whole): (Vec<_>, Vec<_>) = adapter.tensors.iter().cloned().partition(|(n, _)| layer_of(n).is_some());
         for (name, t) in &whole {
             overlay(&mut all, name, t)?;
@@ -71,17 +75,14 @@ pub(crate) fn overlay(all: &mut Vec<(String, Tensor)>, name: &str, t: &Tensor) -
 /// When the model has no place for one of its tensors.
 pub fn load(params: &ParamStore, adapter: &Adapter) -> Result<()> {
     let mut all = params.values();
+    let known: Vec<String> = all.iter().map(|(n, _)| n.clone()).collect();
     for (name, t) in &adapter.tensors {
         overlay(&mut all, name, t)?;
     }
-    let known: Vec<String> = params.values().into_iter().map(|(n, _)| n).collect();
     if let Some((other, _)) = all.iter().find(|(n, _)| !known.contains(n)) {
         return Err(Error::Mismatch(format!("{other} of the adapter has no place in the model")));
     }
-    let ours: Vec<&str> = adapter.tensors.iter().map(|(n, _)| n.as_str()).collect();
-    let changed =
-        |name: &str| ours.contains(&name) || (name.ends_with(".qkv.bias") && ours.iter().any(|n| n.ends_with(".bias")));
-    for (name, t) in all.iter().filter(|(n, _)| changed(n)) {
+    for (name, t) in &all {
         params.set(name, &t.copy()?)?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::names::{family, to_ours};
 use super::{ENDINGS, Modules, Peft, SETTINGS, TENSORS, layer_of};
 use crate::error::{Error, Result};
 use crate::weights::{self, names::Family};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candlelight_store::tensors::TensorFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,17 +35,20 @@ const UNKNOWN: [(&str, &[&str]); 11] = [
     ("use_bdlora", &["false", "null"]),
 ];
 
+/// What peft puts in front of every name.
+const OUTER: &str = "base_model.model.";
+/// What the names of YOLOv5's layers begin with.
+pub(super) const OWN: &str = "model.";
+
 /// Reads the folder of an adapter, or its file of settings or tensors, or the adapter in a checkpoint of ours.
 ///
 /// # Errors
 /// When a file is missing or damaged, the kind of adapter is none of those here, or its settings mean another function.
 pub fn read(path: &Path) -> Result<Adapter> {
     if path.is_file()
-        && let Some(config) = recorded(path)?
+        && let Some(adapter) = of_checkpoint(path, false)?
     {
-        let weights = weights::open_apart(path, &weights::Options::default())?;
-        let tensors = super::write::own(&config, &weights.tensors, "");
-        return Ok(Adapter { config, tensors, notes: weights.notes });
+        return Ok(adapter);
     }
     let folder =
         if path.is_dir() { path } else { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) };
@@ -77,7 +80,12 @@ pub fn read(path: &Path) -> Result<Adapter> {
     let file = [TENSORS, "adapter_model.bin"].iter().map(|n| folder.join(n)).find(|p| p.is_file());
     let file =
         file.ok_or_else(|| Error::File { path: folder.into(), message: format!("an adapter without {TENSORS}") })?;
-    let raw = weights::open(&file, &weights::Options::default())?.tensors;
+    let mut raw = weights::open(&file, &weights::Options::default())?.tensors;
+    // What readers remove in front of names is a part of those of YOLOv5's layers.
+    let listed = weights::list(&file)?;
+    if listed.iter().flat_map(|l| &l.tensors).all(|t| t.name.starts_with(&format!("{OUTER}{OWN}"))) {
+        raw.iter_mut().filter(|(n, _)| !n.starts_with(OWN)).for_each(|(n, _)| n.insert_str(0, OWN));
+    }
     let wrong = |message: String| Error::File { path: file.clone(), message };
     // Of a layer that trained as a whole, peft may save the original beside the copy that trained.
     let kept = raw.into_iter().filter(|(n, _)| !n.contains(".original_module."));
@@ -147,7 +155,7 @@ fn doubles(version: &str) -> bool {
 
 /// A name without what peft puts around it: `base_model.model.` in front, the name of the adapter behind `lora_A`.
 fn plain(name: &str) -> String {
-    let name = name.strip_prefix("base_model.").map_or(name, |n| n.strip_prefix("model.").unwrap_or(n));
+    let name = name.strip_prefix(OUTER).unwrap_or(name);
     let mut name = name.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".");
     for (inner, end) in [(".lora_A.", ENDINGS[0]), (".lora_B.", ENDINGS[1])] {
         if let Some((layer, rest)) = name.split_once(inner)
@@ -206,6 +214,26 @@ fn settle(config: &mut Peft, layers: &BTreeMap<String, String>, tensors: &[(Stri
         }
     }
     Ok(())
+}
+
+/// The adapter in a checkpoint of ours, under the very names of its model, with what trained as a whole beside it; with `averaged` from the moving
+/// average of the weights. `None` where it has none, or is another file.
+///
+/// # Errors
+/// When the file cannot be read, or its record is damaged.
+pub fn of_checkpoint(path: &Path, averaged: bool) -> Result<Option<Adapter>> {
+    let Some(config) = recorded(path)? else { return Ok(None) };
+    let fail = |message: String| Error::File { path: path.into(), message };
+    let all = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| fail(e.to_string()))?;
+    let all: Vec<(String, Tensor)> = all.into_iter().collect();
+    // Other readers remove what wrappers put in front of names, with which those of some models begin.
+    let model = if averaged { weights::averaged(&all) } else { weights::weights_only(&all) };
+    let mut tensors = super::write::own(&config, &model, "");
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    if tensors.is_empty() {
+        return Err(fail("no moving average of the weights in it".into()));
+    }
+    Ok(Some(Adapter { config, tensors, notes: vec![] }))
 }
 
 /// The settings of the adapters in a checkpoint of ours; `None` where it has none, or is another file.
