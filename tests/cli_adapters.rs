@@ -167,6 +167,9 @@ fn what_makes_no_sense_is_refused() {
     let cnn = [&SMALL[..], &["--model", "resnext50_32x4d", "--lora", "conv2"]].concat();
     refused(d, "train", &cnn, &["layer1.0.conv2", "32 groups"]);
     train(d, "plain", &[&VIT[..], &["--epochs", "1"]].concat());
+    train(d, "low", &[&VIT[..], &["--epochs", "1", "--lora", "q"]].concat());
+    let alone = ["data", "--model", "vit_mini_patch4", "--weights", "out/low/adapter/adapter_model.safetensors"];
+    refused(d, "evaluate", &alone, &["without the weights that it stands beside", "--adapter"]);
     refused(d, "export", &["out/plain/best.safetensors", "--adapter", "timm"], &["no checkpoint of a run with --lora"]);
     refused(
         d,

@@ -80,7 +80,7 @@ pub fn read(path: &Path) -> Result<Adapter> {
     let file = [TENSORS, "adapter_model.bin"].iter().map(|n| folder.join(n)).find(|p| p.is_file());
     let file =
         file.ok_or_else(|| Error::File { path: folder.into(), message: format!("an adapter without {TENSORS}") })?;
-    let mut raw = weights::open(&file, &weights::Options::default())?.tensors;
+    let mut raw = weights::open_apart(&file, &weights::Options::default())?.tensors;
     // What readers remove in front of names is a part of those of YOLOv5's layers.
     let listed = weights::list(&file)?;
     if listed.iter().flat_map(|l| &l.tensors).all(|t| t.name.starts_with(&format!("{OUTER}{OWN}"))) {

@@ -55,14 +55,28 @@ impl Weights {
 pub fn open(path: &Path, options: &Options) -> Result<Weights> {
     let mut weights = open_apart(path, options)?;
     let adapted: HashSet<&str> = weights.tensors.iter().filter_map(|(n, _)| crate::peft::layer_of(n)).collect();
-    if !adapted.is_empty()
-        && let Some(config) = crate::peft::recorded(path)?
-    {
-        let layers = adapted.len();
-        weights.tensors = crate::peft::merged(&weights.tensors, &config)?;
-        weights.notes.push(format!("the adapters of {layers} layers are merged into the weights"));
+    if adapted.is_empty() {
+        return Ok(weights);
     }
-    Ok(weights)
+    let layers = adapted.len();
+    match crate::peft::recorded(path)? {
+        Some(config) => {
+            weights.tensors = crate::peft::merged(&weights.tensors, &config)?;
+            weights.notes.push(format!("the adapters of {layers} layers are merged into the weights"));
+            Ok(weights)
+        }
+        None if adapted.iter().all(|l| alone(l, &weights.tensors)) => {
+            let message = "an adapter without the weights that it stands beside: give those, and its folder as an adapter (--adapter)";
+            Err(Error::File { path: path.into(), message: message.into() })
+        }
+        None => Ok(weights),
+    }
+}
+
+/// Whether nothing but adapters lies beside a layer, neither its own weight nor a fused one.
+fn alone(layer: &str, tensors: &[(String, Tensor)]) -> bool {
+    let beside = layer.rsplit_once('.').map_or("", |(parent, _)| parent);
+    !tensors.iter().any(|(n, _)| n.starts_with(beside) && crate::peft::layer_of(n).is_none())
 }
 
 /// The same with adapters apart from the weights, as they are in the file.
