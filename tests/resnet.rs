@@ -11,7 +11,7 @@ use candlelight::models::weights;
 use candlelight::models::{BatchNorm, BatchNormConfig, ModelConfig};
 use candlelight::optim::{Group, Optimizer, Rule, SgdConfig};
 use candlelight::prelude::*;
-use goldens::{Golden, close, golden, values};
+use goldens::{Golden, close, filled, golden, values};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -326,20 +326,6 @@ fn blocks_are_dropped_in_the_last_stages_while_training_only() {
     let (a, b, again) =
         (run(&config, Some(Key::new(1))), run(&config, Some(Key::new(2))), run(&config, Some(Key::new(1))));
     assert!(a == again && a != b && a != run(&basic, Some(Key::new(1))));
-}
-
-/// The golden's `filled`: values that depend on the name and the place alone.
-fn filled(name: &str, shape: &[usize], std: f64) -> Tensor {
-    let n = shape.iter().product::<usize>() as u64;
-    let start = crc32fast::hash(name.as_bytes());
-    let value = |i: u64| {
-        let mut x = (i.wrapping_mul(2_654_435_761) as u32).wrapping_add(start);
-        for (shift, factor) in [(16, 0x85eb_ca6b_u32), (13, 0xc2b2_ae35), (16, 1)] {
-            x = (x ^ (x >> shift)).wrapping_mul(factor);
-        }
-        ((f64::from(x) / 4_294_967_296.0 - 0.5) * std * 12f64.sqrt()) as f32
-    };
-    tensor_from((0..n).map(value).collect(), shape).unwrap()
 }
 
 #[test]

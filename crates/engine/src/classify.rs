@@ -1,6 +1,6 @@
 //! Supervised training of a classifier: finetuning, linear probing, or training from scratch.
 
-use crate::criterion::{viewed, views_averaged};
+use crate::criterion::{repeated, views_averaged};
 use crate::error::{Error, Result};
 pub use crate::loss::LossConfig;
 use crate::metrics::{Metrics, Scores};
@@ -11,9 +11,9 @@ use crate::verdict::{Metric, Targets, Verdict};
 use candle_core::Tensor;
 use candlelight_autograd::{Key, ParamStore, Precision, Tape, Value};
 use candlelight_data::{Batch, Loader, Mix, Pipeline, UNLABELLED};
-use candlelight_models::Classifier;
 use candlelight_models::freeze::Trained;
 use candlelight_models::peft::{Peft, train_only};
+use candlelight_models::{Answers, Classifier};
 use candlelight_nn::penalty::Penalty;
 use candlelight_optim::{Ema, EmaConfig, Group, LayerDecay, Optimizer, OptimizerConfig, Rule, mae_rules};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -321,8 +321,7 @@ where
     }
 
     fn unclipped(&self) -> Vec<String> {
-        let head = self.model.anatomy().head;
-        if head.is_empty() { vec![] } else { vec![format!("{head}*")] }
+        self.model.anatomy().heads().map(|head| format!("{head}*")).collect()
     }
 
     fn ema(&self) -> Result<Option<Ema>> {
@@ -368,9 +367,22 @@ where
                 return Err(Error::Config("a sample has no class: training a classifier needs one for each".into()));
             }
         }
-        let logits = self.model.forward(&tape.constant(images), Some(&key))?;
-        let all = (batch.views > 1 && !matches!(self.config.loss, LossConfig::Jsd { .. })).then(|| viewed(batch));
-        let mut loss = self.config.criterion(&logits, all.as_ref().unwrap_or(batch), images.device())?;
+        let Answers { logits, further, scores } = self.model.answers(&tape.constant(images), &key)?;
+        let jsd = matches!(self.config.loss, LossConfig::Jsd { .. });
+        if jsd && !further.is_empty() {
+            let message = "the loss jsd compares views of an image: a model that judges parts of them needs another";
+            return Err(Error::Config(message.into()));
+        }
+        let all = (batch.views > 1 && !jsd).then(|| repeated(batch, batch.views));
+        let batch = all.as_ref().unwrap_or(batch);
+        let mut loss = self.config.criterion(&logits, batch, images.device())?;
+        for answers in &further {
+            let truth = repeated(batch, answers.dim(0)? / logits.dim(0)?.max(1));
+            loss = loss.add(&self.config.criterion(answers, &truth, images.device())?)?;
+        }
+        if let (Some(scores), Some(of)) = (&scores, further.last()) {
+            loss = loss.add(&self.config.ranked(scores, of, batch)?)?;
+        }
         if let (Some(teacher), Some(config)) = (&self.teacher, &self.config.distill) {
             loss = teacher.teach(config, images, &logits, &loss, tape.precision())?;
         }

@@ -49,6 +49,30 @@ impl<M> ClassifyConfig<M> {
         })
     }
 
+    /// The loss of scores (B, N) that should rank a model's answers (N B, K) by their cross-entropies.
+    pub(crate) fn ranked(&self, scores: &Value, answers: &Value, batch: &Batch) -> Result<Value> {
+        let (b, n) = scores.dims2()?;
+        let k = self.classes;
+        let targets = match &batch.targets {
+            Some(t) => t.clone(),
+            None => loss::one_hot(&batch.labels, k, 0.0)?,
+        };
+        let logs = answers.detach().log_softmax(-1)?.values()?;
+        if targets.len() != b * k || logs.len() != n * b * k {
+            return Err(Error::Config(format!(
+                "{} target values and {} of answers for {b} images",
+                targets.len(),
+                logs.len()
+            )));
+        }
+        let entropy = |image: usize, part: usize| -> f32 {
+            let log = &logs[(part * b + image) * k..][..k];
+            -targets[image * k..][..k].iter().zip(log).filter(|(t, _)| **t != 0.0).map(|(t, l)| t * l).sum::<f32>()
+        };
+        let losses: Vec<f32> = (0..b).flat_map(|image| (0..n).map(move |part| entropy(image, part))).collect();
+        Ok(loss::ranking(scores, &losses)?)
+    }
+
     /// The targets (B, K): those of the batch where it has any, else its labels, smoothed.
     fn targets(&self, batch: &Batch, smoothing: f32, threshold: Option<f32>, device: &Device) -> Result<Tensor> {
         let k = self.classes;
@@ -77,10 +101,10 @@ pub(crate) fn views_averaged(logits: &Value, views: usize) -> Result<Value> {
     Ok(sum.affine(1.0 / views as f64, 0.0)?)
 }
 
-/// The labels and targets of all views of a batch, whose pixels were taken out.
-pub(crate) fn viewed(batch: &Batch) -> Batch {
+/// A batch, whose pixels were taken out, with its labels and targets so many times: for all views of its images, or for parts of them.
+pub(crate) fn repeated(batch: &Batch, times: usize) -> Batch {
     let mut all = batch.clone();
-    all.labels = batch.labels.repeat(batch.views);
-    all.targets = batch.targets.as_ref().map(|t| t.repeat(batch.views));
+    all.labels = batch.labels.repeat(times);
+    all.targets = batch.targets.as_ref().map(|t| t.repeat(times));
     all
 }

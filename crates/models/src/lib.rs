@@ -8,6 +8,7 @@ mod error;
 pub mod explain;
 pub mod mae;
 mod model;
+pub mod ntsnet;
 pub mod peft;
 pub mod posemb;
 pub mod prune;
@@ -24,9 +25,10 @@ pub use candlelight_nn::{Anatomy, BatchNorm, BatchNormConfig, freeze};
 pub use error::{Error, Result};
 pub use mae::{Mae, MaeConfig, Mask};
 pub use model::{
-    Architecture, Attends, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, ModelSettings, Pooling,
-    Published, Variant,
+    Answers, Architecture, Attends, Classifier, FeatureExtractor, Fitted, Frozen, Loaded, Model, ModelSettings,
+    Pooling, Published, Trunk, Variant,
 };
+pub use ntsnet::{NtsNet, NtsNetConfig};
 pub use registry::ModelConfig;
 pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{Vit, VitConfig};

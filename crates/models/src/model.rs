@@ -239,6 +239,33 @@ impl ModelSettings<'_> {
     }
 }
 
+/// A network that others build upon: it gives a map of an image beside its features.
+pub trait Trunk: Classifier {
+    /// The number of pixels between two places of the map.
+    fn stride(&self) -> usize;
+
+    /// The channels of the map, and the length of the features.
+    fn widths(&self) -> (usize, usize);
+
+    /// images (B, C, H, W) -> the map (B, h, w, channels), and the features (B, D) of [`Classifier::features`].
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn mapped(&self, images: &Value, key: Option<&Key>) -> Result<(Value, Value)>;
+}
+
+/// What a model gives in a step of training. Most give logits alone.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// The logits (B, classes) by which images are classified.
+    pub logits: Value,
+    /// Further logits (n B, classes): row i B + b is the i-th answer for image b. The loss of each is added to that of `logits`.
+    pub further: Vec<Value>,
+    /// Scores (B, n) that should rank the answers in the last of `further` by their cross-entropies; see
+    /// [`ranking`](candlelight_nn::loss::ranking).
+    pub scores: Option<Value>,
+}
+
 /// A model that classifies images.
 ///
 /// Its parameters are whatever it took from the `VarBuilder` of a `ParamStore`; forward runs on the tape of `images`.
@@ -248,6 +275,19 @@ pub trait Classifier: Model + Send {
     /// # Errors
     /// When the images do not fit.
     fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value>;
+
+    /// What a step of training compares with the labels; for most models their logits alone.
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    fn answers(&self, images: &Value, key: &Key) -> Result<Answers> {
+        Ok(Answers { logits: self.forward(images, Some(key))?, further: vec![], scores: None })
+    }
+
+    /// The model as one that others build upon; `None` where it gives no map.
+    fn trunk(&self) -> Option<&dyn Trunk> {
+        None
+    }
 
     /// images (B, C, H, W) -> the features (B, D) that [`Classifier::classify`] reads.
     ///
@@ -309,6 +349,14 @@ impl<C: Classifier + ?Sized> Model for Box<C> {
 impl<C: Classifier + ?Sized> Classifier for Box<C> {
     fn forward(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         (**self).forward(images, key)
+    }
+
+    fn answers(&self, images: &Value, key: &Key) -> Result<Answers> {
+        (**self).answers(images, key)
+    }
+
+    fn trunk(&self) -> Option<&dyn Trunk> {
+        (**self).trunk()
     }
 
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {

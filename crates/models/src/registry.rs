@@ -4,6 +4,7 @@ use crate::adapt::Fitting;
 use crate::error::{Error, Result};
 use crate::mae::{self, MaeConfig};
 use crate::model::{Architecture, Classifier, Loaded, Published, Variant};
+use crate::ntsnet::NtsNetConfig;
 use crate::resnet::{self, ResNetConfig};
 use crate::vit::{self, VitConfig};
 use crate::yolov5::YoloConfig;
@@ -98,6 +99,8 @@ architectures! {
     ResNet(ResNetConfig) => crate::resnet::variants(),
     /// A YOLOv5 classifier.
     Yolo(YoloConfig) => crate::yolov5::variants(),
+    /// A network that looks for informative parts, on another network.
+    NtsNet(NtsNetConfig) => crate::ntsnet::variants(),
 }
 
 impl ModelConfig {
@@ -172,8 +175,8 @@ impl ModelConfig {
     ) -> Result<(Box<dyn Classifier>, Vec<String>)> {
         if adapters.modules_to_save().is_none() {
             let dry = self.build(VarBuilder::zeros(DType::F32, &Device::Cpu))?;
-            let head = dry.anatomy().head.trim_end_matches('.').to_string();
-            adapters.set_modules_to_save(Some(head).filter(|h| !h.is_empty()).into_iter().collect());
+            let heads = dry.anatomy();
+            adapters.set_modules_to_save(heads.heads().map(|h| h.trim_end_matches('.').to_string()).collect());
         }
         let plan = Plan::new(adapters)?;
         let model = self.build(plan.builder(params.builder(key)))?;
@@ -296,6 +299,7 @@ mod tests {
         vit::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
         resnet::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
         crate::yolov5::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
+        crate::ntsnet::variants().iter().for_each(|v| v.config.check().unwrap_or_else(|e| panic!("{}: {e}", v.name)));
     }
 
     #[test]

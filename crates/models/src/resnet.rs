@@ -5,7 +5,7 @@
 //! Shapes: B images of H x W pixels; inside the network channels are last.
 
 use crate::error::{Error, Result};
-use crate::model::{Classifier, Model, Published, Variant};
+use crate::model::{Classifier, Model, Published, Trunk, Variant};
 use candle_core::{Module, Tensor};
 use candle_nn::VarBuilder;
 use candlelight_autograd::ops::{Conv2dConfig, GlobalPool, Pool2dConfig, Then};
@@ -630,7 +630,7 @@ impl ResNet {
     /// When the images are smaller than those trained on, or there is no head.
     pub fn forward_test_pool(&self, images: &Value) -> Result<Value> {
         let Some(head) = &self.head else { return Err(Error::Config("the model has no head".into())) };
-        let down = if self.config.stem == Stem::Large { 32 } else { 4 };
+        let down = self.stride();
         let window = (self.config.image.0.div_ceil(down), self.config.image.1.div_ceil(down));
         let x = self.forward_features(images, None)?;
         let pool = Pool2dConfig { kernel: window, stride: (1, 1), padding: (0, 0), ceil: false };
@@ -644,8 +644,12 @@ impl Classifier for ResNet {
         ResNet::forward(self, images, key)
     }
 
+    fn trunk(&self) -> Option<&dyn Trunk> {
+        Some(self)
+    }
+
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
-        Ok(ops::global_pool2d(&self.forward_features(images, key)?, self.config.pool)?)
+        Ok(self.mapped(images, key)?.1)
     }
 
     fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
@@ -654,6 +658,24 @@ impl Classifier for ResNet {
             Some(head) => Ok(head.forward(&x)?),
             None => Ok(x),
         }
+    }
+}
+
+impl Trunk for ResNet {
+    fn stride(&self) -> usize {
+        let halved = self.stages.len() - 1 + if self.config.stem == Stem::Large { 2 } else { 0 };
+        1 << halved
+    }
+
+    fn widths(&self) -> (usize, usize) {
+        let map = self.config.features();
+        (map, self.config.pool.width(map))
+    }
+
+    fn mapped(&self, images: &Value, key: Option<&Key>) -> Result<(Value, Value)> {
+        let map = self.forward_features(images, key)?;
+        let pooled = ops::global_pool2d(&map, self.config.pool)?;
+        Ok((map, pooled))
     }
 }
 

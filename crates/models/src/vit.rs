@@ -3,7 +3,7 @@
 //! Shapes: B samples, N tokens (patches and the class token), D width, H heads.
 
 use crate::error::{Error, Result};
-use crate::model::{Attends, Classifier, FeatureExtractor, Model, Published, Variant, token_memory};
+use crate::model::{Attends, Classifier, FeatureExtractor, Model, Published, Trunk, Variant, token_memory};
 use crate::posemb::{Interpolation, resample};
 use candle_core::{Module, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -427,12 +427,34 @@ impl Classifier for Vit {
         Vit::forward(self, images, key)
     }
 
+    fn trunk(&self) -> Option<&dyn Trunk> {
+        Some(self)
+    }
+
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         self.pool(&self.forward_features(images, key)?)
     }
 
     fn classify(&self, features: &Value, key: Option<&Key>) -> Result<Value> {
         Vit::classify(self, features, key)
+    }
+}
+
+impl Trunk for Vit {
+    fn stride(&self) -> usize {
+        self.config.patch
+    }
+
+    fn widths(&self) -> (usize, usize) {
+        (self.config.dim, self.config.dim)
+    }
+
+    fn mapped(&self, images: &Value, key: Option<&Key>) -> Result<(Value, Value)> {
+        let x = self.forward_features(images, key)?; // (B, 1 + L, D)
+        let grid = self.config.grid();
+        let (b, _, d) = x.dims3()?;
+        let map = ops::drop_tokens(&x, 1)?.reshape((b, grid.height / grid.patch, grid.width / grid.patch, d))?;
+        Ok((map, self.pool(&x)?))
     }
 }
 
@@ -460,6 +482,7 @@ impl Model for Vit {
             layers: std::iter::once(first).chain(layers).chain([vec!["*".into()]]).collect(),
             final_norm: "norm.*".into(),
             no_decay: ["cls_token", "pos_embed"].map(String::from).to_vec(),
+            ..Anatomy::default()
         }
     }
 

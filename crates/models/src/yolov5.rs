@@ -5,7 +5,7 @@
 //! Shapes: B images of H x W pixels; inside the network channels are last.
 
 use crate::error::{Error, Result};
-use crate::model::{Classifier, Model, Published, Variant};
+use crate::model::{Classifier, Model, Published, Trunk, Variant};
 use candle_nn::VarBuilder;
 use candlelight_autograd::ops::{Conv2dConfig, GlobalPool, Pool2dConfig};
 use candlelight_autograd::{Key, ParamStore, Value, ops};
@@ -366,6 +366,10 @@ impl Classifier for Yolo {
         Yolo::forward(self, images, key)
     }
 
+    fn trunk(&self) -> Option<&dyn Trunk> {
+        Some(self)
+    }
+
     fn features(&self, images: &Value, key: Option<&Key>) -> Result<Value> {
         Ok(ops::global_pool2d(&self.forward_features(images, key)?, self.config.pool)?)
     }
@@ -376,6 +380,23 @@ impl Classifier for Yolo {
             Some(linear) => Ok(linear.forward(&x)?),
             None => Ok(x),
         }
+    }
+}
+
+impl Trunk for Yolo {
+    fn stride(&self) -> usize {
+        32
+    }
+
+    fn widths(&self) -> (usize, usize) {
+        let hidden = self.config.all_widths().hidden;
+        (hidden, self.config.pool.width(hidden))
+    }
+
+    fn mapped(&self, images: &Value, key: Option<&Key>) -> Result<(Value, Value)> {
+        let map = self.forward_features(images, key)?;
+        let pooled = ops::global_pool2d(&map, self.config.pool)?;
+        Ok((map, pooled))
     }
 }
 

@@ -8,6 +8,8 @@ use candlelight_autograd::glob;
 pub struct Anatomy {
     /// The prefix of the names of the classifying layer's parameters, such as `head.` or `fc.`. Empty where there is no such layer.
     pub head: String,
+    /// Prefixes of what trains together with the head, such as further classifying layers that only training needs.
+    pub beside_head: Vec<String>,
     /// The name of the weight that reads the channels of images, such as `conv1.weight`. Empty where there is none.
     pub stem: String,
     /// One pattern per block for its attention, such as `blocks.0.attn.*`, from the input to the output.
@@ -25,9 +27,14 @@ pub struct Anatomy {
 }
 
 impl Anatomy {
-    /// Whether a parameter belongs to the head.
+    /// Whether a parameter belongs to the head, or trains together with it.
     pub fn in_head(&self, name: &str) -> bool {
-        !self.head.is_empty() && name.starts_with(&self.head)
+        self.heads().any(|head| name.starts_with(head))
+    }
+
+    /// The prefixes of the head and of what trains together with it.
+    pub fn heads(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.head).chain(&self.beside_head).map(String::as_str).filter(|h| !h.is_empty())
     }
 
     /// The layer that a parameter belongs to, by its place in [`Anatomy::layers`], counted from 0.

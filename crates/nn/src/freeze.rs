@@ -115,7 +115,7 @@ impl Trained {
 
     /// Patterns of the parameters that train, or of [`Trained::Frozen`] those that do not.
     fn patterns(&self, params: &ParamStore, model: &Anatomy) -> Result<Vec<String>> {
-        let head = format!("{}*", model.head);
+        let heads = model.heads().map(|h| format!("{h}*"));
         let parts = match self {
             Trained::Matching(patterns) => return Ok(patterns.clone()),
             Trained::Frozen(names) => {
@@ -169,7 +169,7 @@ impl Trained {
         if model.head.is_empty() {
             return Err(Error::Config(format!("{self}: the model has no head to train")));
         }
-        Ok(parts.into_iter().chain([head]).collect())
+        Ok(parts.into_iter().chain(heads).collect())
     }
 
     /// Freezes every parameter of a model except these. Presets also train the head, whatever the model calls it. With [`Trained::Frozen`] what

@@ -2,7 +2,7 @@
 //!
 //! Logits are (B, K). Targets are constants of the same shape: 1 for the right classes and 0 for the others, or anything between.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candlelight_autograd::{Error, Result, Value};
 use serde::{Deserialize, Serialize};
 
@@ -248,6 +248,26 @@ pub fn distillation(logits: &Value, teacher: &Tensor, temperature: f64) -> Resul
     let (theirs, ours) = (teacher.log_softmax(-1)?, logits.affine(1.0 / temperature, 0.0)?.log_softmax(-1)?);
     let divergence = theirs.exp()?.mul(&theirs.sub(&ours)?)?.sum_all()?;
     divergence.affine(temperature * temperature / logits.dim(0)?.max(1) as f64, 0.0)
+}
+
+/// The loss of scores (B, N) that should rank the parts of each image as their losses (B, N) do, the part with the smallest loss first: for each
+/// two parts the hinge `max(0, 1 - s_i + s_j)`, where part j has the larger loss; the sum over pairs, and the mean over images (Z. Yang et
+/// al., "Learning to Navigate for Fine-grained Classification", arXiv 1809.00287).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn ranking(scores: &Value, losses: &[f32]) -> Result<Value> {
+    let (b, n) = scores.dims2()?;
+    if losses.len() != b * n {
+        let message = format!("{} losses of {b} x {n} scores", losses.len());
+        return Err(Error::Shape { op: "ranking", message });
+    }
+    let larger = losses
+        .chunks_exact(n.max(1))
+        .flat_map(|l| l.iter().flat_map(|i| l.iter().map(move |j| f32::from(u8::from(j > i)))));
+    let larger = Tensor::from_vec(larger.collect::<Vec<_>>(), (b, n, n), &Device::Cpu)?.to_device(scores.device())?;
+    let pairs = scores.unsqueeze(1)?.sub(&scores.unsqueeze(2)?)?.affine(1.0, 1.0)?.relu()?; // (B, i, j)
+    pairs.mul(&scores.tape().constant(&larger))?.sum_all()?.affine(1.0 / b.max(1) as f64, 0.0)
 }
 
 /// The mean of the squared differences.

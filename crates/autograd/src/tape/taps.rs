@@ -9,6 +9,8 @@ pub(super) struct Kept {
     wanted: Vec<String>,
     found: Vec<Option<Value>>,
     seen: Vec<String>,
+    /// Whether values are not offered at present.
+    paused: bool,
 }
 
 /// Inner values that are wanted of a forward pass. A model names some of its values with [`Value::tap`]; those of these names are kept.
@@ -34,7 +36,7 @@ impl Taps {
     pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         let wanted: Vec<String> = names.into_iter().map(Into::into).collect();
         let found = vec![None; wanted.len()];
-        Taps(Rc::new(RefCell::new(Kept { wanted, found, seen: vec![] })))
+        Taps(Rc::new(RefCell::new(Kept { wanted, found, ..Kept::default() })))
     }
 
     /// A value of the last forward pass; `None` where no value has this name, or it is not among the wanted ones.
@@ -61,6 +63,17 @@ impl Tape {
     pub fn with_taps(self, taps: &Taps) -> Self {
         self.but(|how| how.taps = Some(taps.weak()))
     }
+
+    /// Runs `f`, whose values are not offered to taps: for a part of a model that runs a second time, and whose values would take the places of
+    /// the first.
+    pub fn unnamed<T>(&self, f: impl FnOnce() -> T) -> T {
+        let taps = self.0.how.taps.as_ref().and_then(Weak::upgrade);
+        let pause = |on: bool| taps.as_ref().map(|kept| std::mem::replace(&mut kept.borrow_mut().paused, on));
+        let before = pause(true);
+        let result = f();
+        pause(before.unwrap_or(false));
+        result
+    }
 }
 
 impl Value {
@@ -68,7 +81,11 @@ impl Value {
     #[must_use]
     pub fn tap(&self, name: impl FnOnce() -> String) -> Value {
         let Some(kept) = self.tape.0.how.taps.as_ref().and_then(Weak::upgrade) else { return self.clone() };
-        let (name, mut kept) = (name(), kept.borrow_mut());
+        let mut kept = kept.borrow_mut();
+        if kept.paused {
+            return self.clone();
+        }
+        let name = name();
         let at = kept.wanted.iter().position(|n| *n == name);
         kept.seen.push(name);
         let Some(at) = at else { return self.clone() };
@@ -101,6 +118,12 @@ mod tests {
         let g = tape.gradients(&y, &[&a, &b]).unwrap();
         assert_eq!(g[0].to_vec1::<f32>().unwrap(), [12.0, 24.0]);
         assert_eq!(g[1].to_vec1::<f32>().unwrap(), [3.0, 3.0]);
+        // What runs unnamed leaves them alone.
+        let taps = Taps::of(["a"]);
+        let tape = Tape::off().with_taps(&taps);
+        let named = |v: &Value| v.scale(5.0).unwrap().tap(|| "a".into());
+        named(&tape.unnamed(|| named(&tape.unnamed(|| named(&tape.constant(&x))))));
+        assert_eq!((taps.get("a").unwrap().values().unwrap(), taps.seen().len()), (vec![125.0, 250.0], 1));
         // Without anybody who wants them, values are what they were, and a tape without parameters records nothing.
         let tape = Tape::new(&ParamStore::new());
         run(&tape);

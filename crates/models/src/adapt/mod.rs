@@ -1,5 +1,6 @@
 //! Fits weights of other libraries to a model. What all architectures share is here; the rest is in one file per architecture.
 
+mod ntsnet;
 mod places;
 mod resnet;
 mod vit;

@@ -67,6 +67,7 @@ pub fn pytorch(config: &ModelConfig, weights: &str) -> Result<String> {
         ModelConfig::ResNet(c) if c.pool != GlobalPool::Avg => return fail("another pool than the mean"),
         ModelConfig::Yolo(c) if c.pool != GlobalPool::Avg => return fail("another pool than the mean"),
         ModelConfig::Vit(c) if c.head == Head::Probe => return fail("a probe"),
+        ModelConfig::NtsNet(_) => return fail("parts (NTS-Net)"),
         ModelConfig::ResNet(_) => (NORM, include_str!("resnet.py")),
         ModelConfig::Yolo(_) => (NORM, include_str!("yolov5.py")),
         ModelConfig::Vit(_) => ("", include_str!("vit.py")),

@@ -20,10 +20,9 @@ pub fn train_only(config: &Peft, params: &ParamStore, model: &Anatomy) -> Result
             "the model has no adapters: build it with the builder of their Plan, then train them".into(),
         ));
     }
-    let head = model.head.trim_end_matches('.').to_string();
-    let whole = match config.modules_to_save() {
+    let whole: Vec<String> = match config.modules_to_save() {
         Some(modules) => modules.to_vec(),
-        None => Some(head).filter(|h| !h.is_empty()).into_iter().collect(),
+        None => model.heads().map(|h| h.trim_end_matches('.').to_string()).collect(),
     };
     let of_layer = |name: &str, module: &String| {
         let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
