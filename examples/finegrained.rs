@@ -6,7 +6,6 @@
 //! cargo run --release --example finegrained -- --config birds.toml
 //! ```
 
-use candlelight::engine::classify::Classify;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::train::Trainer;
 use candlelight::prelude::*;
@@ -22,21 +21,18 @@ fn train(run: &Run, signals: &Signals) -> Result<Option<Judged>> {
     let mut config = args.config(args.model()?, data)?;
     let model = config.model.clone();
     let folder = RunFolder::open(&run.folder, true)?;
-    let (loader, held_out) = args.loaders(&config, data, &run.folder)?;
+    let loaders = args.loaders(&config, data, &run.folder)?;
 
     let params = ParamStore::on(&device);
     let net = args.model.build(&mut config, &params, Key::new(plan.seed).child("init"))?;
-    let mut task = Classify::new(config, params, net)?;
-    if let Some(held_out) = held_out {
-        task = task.evaluating(held_out, plan.precision);
-    }
+    let (batches, mut task) = args.task(config, (params, net), data, &loaders, &run.folder, signals)?;
     if let Some(teacher) = args.model.teacher(model.image(), &data.normalize, &device)? {
         task = task.taught_by(teacher);
     }
     common::count(task.params(), &device);
 
     let mut trainer = Trainer::new(plan.check()?, task)?;
-    let outcome = args.session(&loader, &folder, signals)?.run(&mut trainer)?;
+    let outcome = args.session(&*batches, &folder, signals)?.run(&mut trainer)?;
     run.judge(&outcome, &trainer)
 }
 

@@ -6,7 +6,6 @@
 //! cargo run --release --example train -- --resume output/train/NAME -c output/train/NAME/args.yaml
 //! ```
 
-use candlelight::engine::classify::Classify;
 use candlelight::engine::signals::Signals;
 use candlelight::engine::train::Trainer;
 use candlelight::prelude::*;
@@ -26,22 +25,19 @@ fn run(args: &Args) -> Result<ExitCode> {
     let data = args.data.open(model.channels(), args.model.weights()?.as_deref(), folder.path())?;
     let mut config = args.config(model, &data)?;
     model = config.model.clone();
-    let (loader, held_out) = args.loaders(&config, &data, folder.path())?;
+    let loaders = args.loaders(&config, &data, folder.path())?;
 
     let params = ParamStore::on(&device);
     let net = args.model.build(&mut config, &params, Key::new(plan.seed).child("init"))?;
-    let mut task = Classify::new(config, params, net)?;
-    if let Some(held_out) = held_out {
-        task = task.evaluating(held_out, plan.precision);
-    }
+    let (batches, mut task) = args.task(config, (params, net), &data, &loaders, folder.path(), &signals)?;
     if let Some(teacher) = args.model.teacher(model.image(), &data.normalize, &device)? {
         task = task.taught_by(teacher);
     }
     common::count(task.params(), &device);
 
     let mut trainer = Trainer::new(plan.check()?, task)?;
-    let outcome = args.session(&loader, &folder, &signals)?.run(&mut trainer)?;
-    Ok(args.run.finish(&outcome, &trainer, &folder, &loader))
+    let outcome = args.session(&*batches, &folder, &signals)?.run(&mut trainer)?;
+    Ok(args.run.finish(&outcome, &trainer, &folder, &loaders.0))
 }
 
 fn main() -> ExitCode {

@@ -35,6 +35,10 @@ const QUICK: &[&str] = &[
     "1",
 ];
 
+/// The same without a random crop.
+const PLAIN: [&str; 12] =
+    ["data", "--model", "resnet20", "--input_size", "3", "16", "16", "-b", "8", "--epochs", "3", "--lr=0.05"];
+
 fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
     QUICK.iter().chain(more).copied().collect()
 }
@@ -507,6 +511,98 @@ fn layers_are_left_as_they_are() {
     refused(d, &with(&["--freeze", "layer9"]), &["`layer9` matches no parameter"]);
     refused(d, &with(&["--freeze", "11"]), &["every parameter is frozen"]);
     refused(d, &with(&["--freeze", "1", "--trained", "head"]), &["cannot be used with"]);
+}
+
+#[test]
+fn layers_thaw_one_after_the_other_and_a_stopped_run_goes_on_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let flags = |name, more: &[&'static str]| {
+        [&with(&["--output", "out", "--experiment", name, "--trained", "gradual(2)", "--opt", "adamw"])[..], more]
+            .concat()
+    };
+    let text = ok(d, "train", &flags("whole", &["--epochs", "5"]));
+    assert!(text.contains("epoch 2: last(1) trains") && text.contains("epoch 4: last(2) trains"), "{text}");
+    // Stopped inside of a stage, at its end, and one batch behind.
+    let one = read(&d.join("out/whole/log.txt")).lines().count();
+    assert_eq!(one, 5);
+    for (name, steps) in [("inside", "3"), ("end", "8"), ("behind", "9")] {
+        let steps: &'static str = steps;
+        let text = ok(d, "train", &flags(name, &["--epochs", "5", "--max_steps", steps]));
+        assert!(text.contains("finished"), "{text}");
+        ok(d, "train", &flags(name, &["--epochs", "5", "--resume", "auto"]));
+        assert_eq!(weights(&d.join("out/whole")), weights(&d.join("out").join(name)), "{name}");
+    }
+    // At first the head alone moves.
+    ok(d, "train", &flags("two", &["--epochs", "2"]));
+    ok(
+        d,
+        "train",
+        &with(&["--output", "out", "--experiment", "head", "--trained", "head", "--opt", "adamw", "--epochs", "2"]),
+    );
+    assert_eq!(weights(&d.join("out/two")), weights(&d.join("out/head")));
+    refused(d, &with(&["--trained", "gradual(0)"]), &["a number of epochs from 1"]);
+}
+
+#[test]
+fn a_head_is_trained_on_features_that_are_computed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let flags = |name, more: &[&'static str]| {
+        let all = ["--output", "out", "--experiment", name, "--trained", "head", "--transforms", "Resize(16)"];
+        [&PLAIN[..], &all, more].concat()
+    };
+    // Without augmentation and with running statistics, features are what the images give in every epoch.
+    let text = ok(d, "train", &flags("cached", &["--cache_features"]));
+    assert!(text.contains("computed once"), "{text}");
+    ok(d, "train", &flags("images", &[]));
+    for (a, b) in weights(&d.join("out/cached")).iter().flatten().zip(weights(&d.join("out/images")).iter().flatten()) {
+        assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
+    }
+    let text = ok(d, "train", &flags("cached", &["--cache_features", "--resume", "auto"]));
+    assert!(text.contains("nothing left to train") && text.contains("train features from"), "{text}");
+    let text = ok(d, "evaluate", &["data", "--weights", "out/cached/best.safetensors"]);
+    assert!(text.contains("top1"), "{text}");
+    refused(d, &with(&["--cache_features"]), &["needs --trained head"]);
+    refused(
+        d,
+        &with(&["--cache_features", "--trained", "head", "--mixup", "0.2"]),
+        &["needs the images in every epoch"],
+    );
+    let listed = |calls: &[&'static str]| [&PLAIN[..], &["--transforms"], calls].concat();
+    refused(d, &listed(&["Rotate(3)"]), &["no transform is called `Rotate`"]);
+    refused(d, &listed(&["Resize(16)", "--aa", "v0"]), &["cannot be used with"]);
+    refused(d, &listed(&["Resize(16)", "CenterCrop(9)"]), &["9", "16"]);
+}
+
+#[test]
+fn a_network_that_looks_for_parts_is_trained_judged_and_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    folders(d);
+    let at = |name: &'static str| ["--model", "ntsnet_resnet20", "--output", "out", "--experiment", name];
+    let text = ok(d, "train", &with(&[&at("parts")[..], &["--epochs", "1"]].concat()));
+    assert!(text.contains("after 1 epochs"), "{text}");
+    let best = "out/parts/best.safetensors";
+    let text = ok(d, "evaluate", &["data", "--weights", best]);
+    assert!(text.contains("top1"), "{text}");
+    let text = ok(d, "explain", &["--weights", best, "--source", "data/validation/1", "--method", "gradcam"]);
+    assert!(text.contains("Results saved"), "{text}");
+    let text = ok(d, "inspect", &[best, "--model", "ntsnet_resnet20"]);
+    assert!(text.contains("it fits ntsnet_resnet20"), "{text}");
+    // Weights of a trunk begin a network of parts.
+    ok(d, "train", &with(&["--model", "resnet20", "--output", "out", "--experiment", "trunk", "--epochs", "1"]));
+    let start = ["--epochs", "1", "--initial_checkpoint", "out/trunk/best.safetensors"];
+    let text = ok(d, "train", &with(&[&at("from")[..], &start].concat()));
+    assert!(text.contains("weights of the trunk alone"), "{text}");
+    refused(d, &with(&[&at("jsd")[..], &["--jsd", "--aug_splits", "3", "--aa", "v0"]].concat()), &["parts"]);
+    refused(
+        d,
+        &with(&[&at("start")[..], &["--initial_checkpoint", "data/train/1/0.png"]].concat()),
+        &["data/train/1/0.png"],
+    );
 }
 
 #[test]

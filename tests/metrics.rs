@@ -3,7 +3,9 @@
 mod goldens;
 
 use candlelight::metrics::stats::{RunStats, paired_t, wilcoxon};
-use candlelight::metrics::{Absent, Average, Calibration, Confusion, Ranking, Temperature, TopK, Vote, softmax, vote};
+use candlelight::metrics::{
+    Absent, Average, Calibration, Confusion, MultiLabel, Ranking, Temperature, TopK, Vote, softmax, vote,
+};
 use goldens::golden;
 use std::collections::BTreeMap;
 
@@ -77,6 +79,7 @@ impl Case {
         let mut ranks = Ranking::new(k);
         let mut likely = Ranking::new(k);
         let mut several = Ranking::new(k);
+        let mut decided = MultiLabel::new(k, 0.5);
         let mut sure = Calibration::new(k, 15);
         let p = softmax(&self.scores, k, 1.0);
         let single: Vec<f32> = p.iter().map(|p| *p as f32).collect();
@@ -94,6 +97,9 @@ impl Case {
                 all.merge(&one).unwrap();
             }
             several.add(scores, &self.targets[rows(&r)]).unwrap();
+            let mut one = MultiLabel::new(k, 0.5);
+            one.add(scores, &self.targets[rows(&r)]).unwrap();
+            decided.merge(&one).unwrap();
             let mut one = Calibration::new(k, 15);
             one.add(&p[rows(&r)], labels).unwrap();
             sure.merge(&one).unwrap();
@@ -134,6 +140,23 @@ impl Case {
         put("many_ap_macro", several.average_precision(Average::Macro.with(zero)));
         put("many_ap_micro", several.average_precision(Average::Micro));
         put("many_ap_weighted", several.average_precision(Average::Weighted));
+        for (average, names) in [
+            (Average::Macro, ["many_precision_macro", "many_recall_macro", "many_f1_macro"]),
+            (Average::Weighted, ["many_precision_weighted", "many_recall_weighted", "many_f1_weighted"]),
+            (Average::Micro, ["many_precision_micro", "many_recall_micro", "many_f1_micro"]),
+        ] {
+            put(names[0], decided.precision(average.with(zero)));
+            put(names[1], decided.recall(average.with(zero)));
+            put(names[2], decided.f1(average.with(zero)));
+        }
+        let of_samples = decided.of_samples().unwrap();
+        put("many_precision_samples", Some(of_samples[0]));
+        put("many_recall_samples", Some(of_samples[1]));
+        put("many_f1_samples", Some(of_samples[2]));
+        put("many_f2_macro", decided.f_beta(2.0, Average::Macro.with(zero)));
+        put("many_f1_torchmetrics", decided.f1(Average::Macro.with(zero)));
+        put("many_exact", decided.exact());
+        put("many_hamming", decided.hamming());
         put("many_map_torchmetrics", several.average_precision(Average::Macro.with(zero)));
         put("log_loss", sure.log_loss());
         put("brier", sure.brier());

@@ -409,7 +409,7 @@ fn memory_does_not_grow_with_steps() {
         for batch in data.epoch(epoch, 0) {
             trainer.step(batch.unwrap(), Batches::normalize(&data), data.steps()).unwrap();
         }
-        trainer.end_epoch();
+        trainer.end_epoch().unwrap();
         if epoch == steps / 60 {
             begin = resident();
         }
@@ -701,7 +701,7 @@ fn steps_need_no_folder() {
             losses.push(trainer.step(batch.unwrap(), Batches::normalize(&data), data.steps()).unwrap());
         }
         if epoch == 0 {
-            trainer.end_epoch();
+            trainer.end_epoch().unwrap();
         }
     }
     assert_eq!((losses[7].epoch, losses[7].step, losses.iter().all(|l| l.boundary)), (1, 2, true));

@@ -489,7 +489,7 @@ fn fifty_steps_of_a_recipe_are_timms() {
                     rates.push(report.lr as f32);
                 }
             }
-            trainer.end_epoch();
+            trainer.end_epoch().unwrap();
         }
         close(&format!("{name}: rates"), &rates, &values(&g[&format!("{name}.rates")]), 1e-6, 0.0);
         close(&format!("{name}: losses"), &losses, &values(&g[&format!("{name}.losses")]), 1e-4, 1e-5);

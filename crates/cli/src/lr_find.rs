@@ -130,7 +130,7 @@ impl Args {
                     return Ok(found);
                 }
             }
-            trainer.end_epoch();
+            trainer.end_epoch()?;
         }
         Ok(found)
     }

@@ -96,6 +96,8 @@ pub struct Classify<M> {
     evaluation: Option<Pipeline>,
     teacher: Option<Teacher>,
     verdict: Option<Verdict>,
+    /// What trains at present, where it differs between epochs.
+    stage: Option<Trained>,
 }
 
 impl<M> std::fmt::Debug for Classify<M> {
@@ -157,7 +159,8 @@ impl<M> Classify<M> {
         }
         let precision = Precision::F32;
         let (held_out, evaluation, teacher, verdict) = (None, None, None, None);
-        Ok(Classify { config, params, model, precision, held_out, evaluation, teacher, verdict })
+        let stage = config.trained.as_ref().map(|t| t.at(0, &model.anatomy()));
+        Ok(Classify { config, params, model, precision, held_out, evaluation, teacher, verdict, stage })
     }
 
     /// The same task with images to evaluate on, and the precision of the evaluation.
@@ -318,6 +321,19 @@ where
             }
         };
         Ok(Optimizer::new(self.config.optimizer.clone(), &rules, &self.params)?)
+    }
+
+    fn enter(&mut self, epoch: usize) -> Result<bool> {
+        let Some(trained) = &self.config.trained else { return Ok(false) };
+        let parts = self.model.anatomy();
+        let now = trained.at(epoch, &parts);
+        if self.stage.as_ref() == Some(&now) {
+            return Ok(false);
+        }
+        now.apply(&self.params, &parts)?;
+        tracing::info!("epoch {epoch}: {now} trains, {} parameters", self.params.count().1);
+        self.stage = Some(now);
+        Ok(true)
     }
 
     fn unclipped(&self) -> Vec<String> {

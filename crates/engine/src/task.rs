@@ -69,6 +69,16 @@ pub trait Task {
         self.loss(tape, images, batch, seed, at)
     }
 
+    /// Freezes what does not train in an epoch, counted from 0. Returns whether other parameters train than before; the optimizers then start
+    /// anew. By default the same parameters train in every epoch.
+    ///
+    /// # Errors
+    /// When parameters are not there.
+    fn enter(&mut self, epoch: usize) -> Result<bool> {
+        let _ = epoch;
+        Ok(false)
+    }
+
     /// Patterns of the names of parameters whose gradients adaptive clipping leaves alone: those of the head.
     fn unclipped(&self) -> Vec<String> {
         vec![]

@@ -6,6 +6,7 @@ mod average;
 mod calibration;
 mod confusion;
 mod ensemble;
+mod multilabel;
 mod ranking;
 pub mod stats;
 mod topk;
@@ -14,6 +15,7 @@ pub use average::{Absent, Average, Averaging};
 pub use calibration::{Bin, Calibration, Temperature, softmax};
 pub use confusion::{Confusion, OfClass};
 pub use ensemble::{Vote, disagreement, vote};
+pub use multilabel::MultiLabel;
 pub use ranking::Ranking;
 pub use topk::TopK;
 

@@ -193,6 +193,8 @@ pub struct ModelSettings<'a> {
     pub classes: &'a mut usize,
     /// The rate of dropout.
     pub dropout: &'a mut f32,
+    /// The rate of dropout on attention probabilities; `None` for an architecture without attention.
+    pub attn_dropout: Option<&'a mut f32>,
     /// The rate of stochastic depth; `None` for an architecture without it.
     pub drop_path: Option<&'a mut f32>,
     /// The rate of DropBlock; `None` for an architecture without it.

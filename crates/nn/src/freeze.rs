@@ -22,6 +22,9 @@ pub enum Trained {
     Norms,
     /// `last(n)`: the last n layers, and the head. The normalisation before the head belongs to it.
     Last(usize),
+    /// `gradual(n)`: at first the head alone, and after every n epochs one more of the layers before it, until all train (J. Howard and S. Ruder,
+    /// arXiv 1801.06146). [`Trained::at`] says what trains in an epoch.
+    Gradual(usize),
     /// `freeze(...)`: everything but these layers, as YOLOv5's `--freeze`. One number n stands for the first n layers, several for the layers of
     /// these numbers, counted from 0; names stand for the parameters under them.
     Frozen(Vec<String>),
@@ -50,9 +53,13 @@ impl std::str::FromStr for Trained {
             "norms" => return Ok(Trained::Norms),
             _ => {}
         }
-        for (word, of) in [("attn_last", Trained::AttnLast as fn(usize) -> Trained), ("last", Trained::Last)] {
+        for (word, of, what) in [
+            ("attn_last", Trained::AttnLast as fn(usize) -> Trained, "layers"),
+            ("last", Trained::Last, "layers"),
+            ("gradual", Trained::Gradual, "epochs"),
+        ] {
             if let Some(list) = within(s, word) {
-                let expected = || Error::Config(format!("`{s}`: expected a number of layers from 1, as in {word}(1)"));
+                let expected = || Error::Config(format!("`{s}`: expected a number of {what} from 1, as in {word}(1)"));
                 return number(&list).map(of).ok_or_else(expected);
             }
         }
@@ -61,7 +68,7 @@ impl std::str::FromStr for Trained {
             frozen.clone().or_else(|| within(s, "partial")).unwrap_or_else(|| s.split(',').map(str::trim).collect());
         if names.iter().any(|n| n.is_empty() || n.contains(['(', ')'])) {
             return Err(Error::Config(format!(
-                "`{s}`: expected head, layer4_fc, last(N), attn_only, attn_last(N), bitfit, norms, freeze(...), or names separated by commas"
+                "`{s}`: expected head, layer4_fc, last(N), attn_only, attn_last(N), bitfit, norms, gradual(N), freeze(...), or names separated by commas"
             )));
         }
         let names = names.into_iter().map(String::from).collect();
@@ -86,6 +93,7 @@ impl std::fmt::Display for Trained {
             Trained::Norms => f.write_str("norms"),
             Trained::AttnLast(n) => write!(f, "attn_last({n})"),
             Trained::Last(n) => write!(f, "last({n})"),
+            Trained::Gradual(n) => write!(f, "gradual({n})"),
             Trained::Frozen(p) => write!(f, "freeze({})", p.join(",")),
             Trained::Matching(p) => f.write_str(&p.join(",")),
         }
@@ -135,7 +143,8 @@ impl Trained {
                 };
                 return self.layers(&(first..depth).collect::<Vec<_>>(), params, model);
             }
-            Trained::Head => vec![],
+            Trained::Gradual(_) if model.layers.is_empty() => return Err(self.refused("no list of its layers")),
+            Trained::Head | Trained::Gradual(_) => vec![],
             Trained::Layer4Fc if model.last_stage.is_empty() => return Err(self.refused("no stages")),
             Trained::Layer4Fc => vec![model.last_stage.clone()],
             Trained::AttnOnly if model.attention.is_empty() => return Err(self.refused("no attention")),
@@ -172,7 +181,19 @@ impl Trained {
         Ok(parts.into_iter().chain(heads).collect())
     }
 
-    /// Freezes every parameter of a model except these. Presets also train the head, whatever the model calls it. With [`Trained::Frozen`] what
+    /// What trains in an epoch, counted from 0. Only [`Trained::Gradual`] differs between epochs.
+    #[must_use]
+    pub fn at(&self, epoch: usize, model: &Anatomy) -> Trained {
+        match self {
+            Trained::Gradual(n) => match (epoch / (*n).max(1)).min(model.layers.len().saturating_sub(1)) {
+                0 => Trained::Head,
+                layers => Trained::Last(layers),
+            },
+            other => other.clone(),
+        }
+    }
+
+    /// Freezes every parameter of a model except these. Of [`Trained::Gradual`] those of the first epoch train. Presets also train the head, whatever the model calls it. With [`Trained::Frozen`] what
     /// is not named stays as it is.
     ///
     /// # Errors
@@ -206,9 +227,19 @@ mod tests {
 
     #[test]
     fn names_come_back_and_what_makes_no_sense_is_refused() {
-        for bad in
-            ["", "attn_last(x)", "attn_last(0)", "last(0)", "last(1,2)", "a,,b", "freeze()", "freez(3)", "partial(a"]
-        {
+        for bad in [
+            "",
+            "attn_last(x)",
+            "attn_last(0)",
+            "last(0)",
+            "gradual(0)",
+            "gradual(a)",
+            "last(1,2)",
+            "a,,b",
+            "freeze()",
+            "freez(3)",
+            "partial(a",
+        ] {
             assert!(bad.parse::<Trained>().is_err(), "{bad}");
         }
         assert_eq!("partial(layer4, fc)".parse::<Trained>().unwrap().to_string(), "layer4,fc");
@@ -220,6 +251,7 @@ mod tests {
             "bitfit",
             "norms",
             "last(2)",
+            "gradual(3)",
             "freeze(10)",
             "freeze(a,b)",
             "a.*,b",
@@ -252,6 +284,16 @@ mod tests {
             let trained: Vec<String> = params.entries().into_iter().filter(|e| e.trainable).map(|e| e.name).collect();
             assert_eq!(trained.join(" "), want, "{what}");
         }
+        let gradual: Trained = "gradual(2)".parse().unwrap();
+        let stages: Vec<String> = (0..11).map(|e| gradual.at(e, &model).to_string()).collect();
+        assert_eq!(
+            stages.join(" "),
+            "head head last(1) last(1) last(2) last(2) last(3) last(3) last(4) last(4) last(4)"
+        );
+        gradual.apply(&params, &model).unwrap();
+        assert_eq!(params.entries().into_iter().filter(|e| e.trainable).count(), 1);
+        assert!(gradual.apply(&params, &Anatomy { head: "head.".into(), ..Anatomy::default() }).is_err());
+        assert_eq!(Trained::Head.at(7, &model), Trained::Head);
         for bad in ["last(5)", "freeze(6)", "freeze(0,5)", "freeze(conv1)", "blocks.2"] {
             params.unfreeze("*");
             let e = bad.parse::<Trained>().unwrap().apply(&params, &model).unwrap_err().to_string();

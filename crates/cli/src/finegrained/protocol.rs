@@ -64,9 +64,22 @@ fn called(name: &str, value: &Value) -> Option<(&'static str, Value)> {
         "use_fp16" => ("precision", if value == &Value::Bool(true) { "bf16".into() } else { Value::Null }),
         "MODEL_METHOD" | "MODEL_NAME" => ("model", value.clone()),
         "MODEL_PRETRAINED" | "PRE_TRAINED" => ("pretrained", value.clone()),
+        "DATA_PATH" => ("data", value.clone()),
+        "BATCH_SIZE" => ("batch_size", value.clone()),
+        "EPOCHS" | "num_epochs" => ("epochs", value.clone()),
+        "LR" | "learning_rate" => ("lr", value.clone()),
+        "image_size" | "IMAGE_SIZE" => ("img_size", value.clone()),
+        "optimizer" => ("opt", lower(value)),
+        "scheduler" => ("sched", lower(value)),
+        "label_smoothing" => ("smoothing", value.clone()),
         "dropout" => ("drop", value.clone()),
         _ => return None,
     })
+}
+
+/// Names of optimizers and schedules in any spelling, such as `AdamW`.
+fn lower(value: &Value) -> Value {
+    value.as_str().map_or_else(|| value.clone(), |s| s.to_lowercase().into())
 }
 
 fn whole(file: &File, key: &str, value: &Value, least: u64) -> Result<u64> {
@@ -282,6 +295,40 @@ use_fp16 = true
         assert_eq!(p.resolved()["methods"]["head"]["trained"], "head");
         assert_eq!(read(&BIRDS.replace("[3, 5]", "2")).unwrap().seeds, [0, 1]);
         assert_eq!(Protocol::read(None).unwrap().methods.len(), 2);
+    }
+
+    #[test]
+    fn the_names_of_courseworks_are_those_of_flags() {
+        let text = r#"
+DATA_PATH = "birds"
+MODEL_METHOD = "vit_tiny_patch16"
+BATCH_SIZE = 8
+EPOCHS = 3
+LR = 0.02
+image_size = 448
+optimizer = "SGD"
+dropout = 0.1
+attention_dropout = 0.2
+l1_reg = 1e-5
+lp_reg = 1e-4
+transforms = ["Resize(480)", "RandomCrop(448)", "RandomRotation(15)", "GaussianNoise(0.02)"]
+[[methods]]
+name = "all"
+MODEL_PRETRAINED = false
+"#;
+        let p = read(text).unwrap();
+        let a = &p.methods[0].args;
+        assert_eq!((a.data.batch_size, a.optim.epochs, a.optim.lr), (Some(8), Some(3), Some(0.02)));
+        assert_eq!((a.data.img_size, a.model.drop, a.model.attn_drop), (Some(448), Some(0.1), Some(0.2)));
+        assert_eq!((a.loss.l1_reg, a.loss.lp_reg, a.model.name()), (Some(1e-5), Some(1e-4), "vit_tiny_patch16"));
+        assert_eq!(a.augment.transforms.as_ref().map(Vec::len), Some(4));
+        // What is listed is kept as it was written, and read again.
+        let yaml = yaml_serde::to_string(a).unwrap();
+        assert!(yaml.contains("- RandomRotation(15)") && !yaml.contains("hflip: 0.5"), "{yaml}");
+        let e = read(&text.replace("RandomRotation(15)", "RandomRotate(15)")).unwrap_err().to_string();
+        assert!(e.contains("no transform is called `RandomRotate`"), "{e}");
+        let e = read(&format!("hflip = 0.3\n{text}")).unwrap_err().to_string();
+        assert!(e.contains("transforms"), "{e}");
     }
 
     #[test]

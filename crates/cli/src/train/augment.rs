@@ -17,6 +17,9 @@ pub struct AugmentFlags {
     /// Only resize and crop the centre
     #[arg(long, help_heading = "Augmentation")]
     pub no_aug: bool,
+    /// Exactly these transforms, in this order, by torchvision's names, such as 'Resize(256)' 'RandomCrop(224)' 'RandomRotation(15)', instead of crop, flips, jitter and --aa; erasing and mixing come behind them
+    #[arg(long, num_args = 1.., value_parser = call, action = clap::ArgAction::Set, conflicts_with_all = ["no_aug", "crop_padding", "scale", "ratio", "hflip", "vflip", "color_jitter", "aa", "aug_splits", "train_interpolation"], value_name = "CALL", help_heading = "Augmentation")]
+    pub transforms: Option<Vec<String>>,
     /// Crop at a random place behind a black border of so many pixels, as for CIFAR, instead of a random size and place
     #[arg(long, value_name = "PIXELS", help_heading = "Augmentation")]
     pub crop_padding: Option<usize>,
@@ -84,16 +87,25 @@ fn pair(values: &Option<Vec<f64>>, default: (f64, f64)) -> (f64, f64) {
     values.as_deref().map_or(default, |v| (v[0], v[1]))
 }
 
+/// The text of a transform, checked.
+fn call(text: &str) -> std::result::Result<String, String> {
+    text.parse::<Transform>().map(|_| text.into()).map_err(|e| e.to_string())
+}
+
 impl AugmentFlags {
     pub(super) fn fill(&mut self, d: &Defaults) {
-        if self.crop_padding.is_none() {
+        if self.crop_padding.is_none() && self.transforms.is_none() {
             fill(&mut self.scale, vec![d.scale.0, d.scale.1]);
             fill(&mut self.ratio, vec![3.0 / 4.0, 4.0 / 3.0]);
         }
-        fill(&mut self.hflip, 0.5);
-        fill(&mut self.vflip, 0.0);
-        fill(&mut self.color_jitter, vec![d.color_jitter]);
-        fill(&mut self.aug_splits, 0);
+        // Whoever lists transforms has no others.
+        if self.transforms.is_none() {
+            fill(&mut self.hflip, 0.5);
+            fill(&mut self.vflip, 0.0);
+            fill(&mut self.color_jitter, vec![d.color_jitter]);
+            fill(&mut self.aug_splits, 0);
+            fill(&mut self.train_interpolation, d.train_interpolation.into());
+        }
         fill(&mut self.reprob, 0.0);
         if self.remode.is_none() {
             self.remode = parsed(d.remode).ok();
@@ -105,7 +117,6 @@ impl AugmentFlags {
         fill(&mut self.mixup_switch_prob, 0.5);
         fill(&mut self.mixup_mode, MixMode::Batch);
         fill(&mut self.mixup_off_epoch, 0);
-        fill(&mut self.train_interpolation, d.train_interpolation.into());
     }
 
     /// The views of each image.
@@ -229,6 +240,10 @@ impl AugmentFlags {
             };
             return Ok(Pipeline::new(vec![resize, Transform::CenterCrop { size }], normalize.clone()));
         }
+        if let Some(calls) = &self.transforms {
+            let steps = calls.iter().map(|c| c.parse()).collect::<candlelight_data::Result<Vec<Transform>>>()?;
+            return self.erased(Pipeline::new(steps, normalize.clone()));
+        }
         let (scale, ratio) = (pair(&self.scale, (0.08, 1.0)), pair(&self.ratio, (3.0 / 4.0, 4.0 / 3.0)));
         let mut steps = match self.crop_padding {
             Some(padding) => {
@@ -257,11 +272,16 @@ impl AugmentFlags {
             steps.push(Transform::ColorJitter { brightness: at(0), contrast: at(1), saturation: at(2), hue, p: 1.0 });
         }
         let mut pipeline = Pipeline::new(steps, normalize.clone());
+        let count = self.splits();
+        pipeline.splits = (count > 1).then_some(Splits { count, shared, erase_clean: !self.resplit });
+        self.erased(pipeline)
+    }
+
+    /// The pipeline with random erasing at its end.
+    fn erased(&self, mut pipeline: Pipeline) -> Result<Pipeline> {
         let reprob = self.reprob.unwrap_or_default();
         let (mode, count) = (self.remode.unwrap_or(EraseMode::Const), self.recount.unwrap_or(1));
         pipeline.erase = (reprob != 0.0).then(|| RandomErasing { mode, count, ..RandomErasing::new(reprob) });
-        let count = self.splits();
-        pipeline.splits = (count > 1).then_some(Splits { count, shared, erase_clean: !self.resplit });
         pipeline.check()?;
         Ok(pipeline)
     }

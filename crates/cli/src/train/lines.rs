@@ -2,8 +2,7 @@
 
 use crate::Result;
 use crate::chart::{self, Line};
-use candlelight_data::Loader;
-use candlelight_engine::task::Findings;
+use candlelight_engine::task::{Batches, Findings};
 use candlelight_engine::train::{Observer, StepReport};
 use candlelight_store::atomic::write_atomic;
 use serde_json::Value;
@@ -13,7 +12,7 @@ use std::time::Instant;
 
 /// Logs a line every so many batches, with the fields of timm's.
 pub(super) struct Lines<'a> {
-    loader: &'a Loader,
+    batches: &'a dyn Batches,
     every: usize,
     last: Instant,
     waited: u64,
@@ -31,9 +30,9 @@ struct Epoch {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(loader: &'a Loader, every: usize) -> Self {
-        let waited = loader.stats().wait.load(Ordering::Relaxed);
-        Lines { loader, every: every.max(1), last: Instant::now(), waited, epoch: Epoch::default() }
+    pub(super) fn new(batches: &'a dyn Batches, every: usize) -> Self {
+        let waited = batches.stats().wait.load(Ordering::Relaxed);
+        Lines { batches, every: every.max(1), last: Instant::now(), waited, epoch: Epoch::default() }
     }
 }
 
@@ -61,7 +60,7 @@ impl Observer for Lines<'_> {
     }
 
     fn step(&mut self, step: &StepReport, _at: f64) -> candlelight_engine::Result<()> {
-        let (now, waited) = (Instant::now(), self.loader.stats().wait.load(Ordering::Relaxed));
+        let (now, waited) = (Instant::now(), self.batches.stats().wait.load(Ordering::Relaxed));
         let (seconds, data) =
             ((now - self.last).as_secs_f64().max(1e-9), waited.saturating_sub(self.waited) as f64 / 1e9);
         (self.last, self.waited) = (now, waited);
@@ -75,11 +74,11 @@ impl Observer for Lines<'_> {
         if step.loss.is_finite() {
             e.loss += f64::from(step.loss);
         }
-        let steps = self.loader.steps();
+        let steps = self.batches.steps();
         if (step.step - 1) % self.every != 0 && step.step != steps {
             return Ok(());
         }
-        let (n, batch) = (e.batches as f64, self.loader.batch_size() as f64);
+        let (n, batch) = (e.batches as f64, self.batches.batch_size().unwrap_or(0) as f64);
         tracing::info!(
             "Train: {} [{:>4}/{steps} ({:>3.0}%)]  Loss: {} ({})  Time: {seconds:.3}s, {:>7.2}/s  ({:.3}s, {:>7.2}/s)  LR: {}  Data: {data:.3} ({:.3})",
             step.epoch,
@@ -98,7 +97,7 @@ impl Observer for Lines<'_> {
 
     fn report(&mut self, _: &Findings, _line: Option<&Value>) -> candlelight_engine::Result<()> {
         // The time of an evaluation is none of the next step's.
-        (self.last, self.waited) = (Instant::now(), self.loader.stats().wait.load(Ordering::Relaxed));
+        (self.last, self.waited) = (Instant::now(), self.batches.stats().wait.load(Ordering::Relaxed));
         self.epoch = Epoch::default();
         Ok(())
     }

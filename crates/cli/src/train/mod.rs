@@ -4,6 +4,7 @@ mod adapters;
 mod augment;
 mod data;
 mod defaults;
+mod features;
 mod images;
 mod lines;
 mod loss;
@@ -23,10 +24,11 @@ pub use run::RunFlags;
 
 use crate::Result;
 use candlelight_autograd::Precision;
-use candlelight_data::{Label, Loader, LoaderConfig, OnBad, Sampler, Shuffled};
+use candlelight_data::{Label, Loader, LoaderConfig, OnBad, Pipeline, Sampler, Shuffled};
 use candlelight_engine::Metric;
 use candlelight_engine::classify::{ClassifyConfig, LossConfig};
 use candlelight_engine::signals::Signals;
+use candlelight_engine::task::Batches;
 use candlelight_engine::train::{Plan, Session};
 use candlelight_models::ModelConfig;
 use candlelight_store::RunFolder;
@@ -260,6 +262,31 @@ impl Args {
         }
     }
 
+    /// How an evaluation prepares images.
+    fn evaluation(&self, model: &ModelConfig, data: &Data) -> Result<Pipeline> {
+        let (size, flags) = (model.image(), &self.data);
+        let given = flags.crop_pct.is_some() || flags.crop_mode.is_some() || flags.interpolation.is_some();
+        match self.run.style {
+            Some(_) if !given => Ok(candlelight_engine::trained::yolov5(size, data.normalize.clone())),
+            _ => flags.evaluation(self.model.name(), size, &data.normalize),
+        }
+    }
+
+    /// How images of this size are loaded for training.
+    fn loading(&self, size: (usize, usize)) -> LoaderConfig {
+        let flags = &self.data;
+        LoaderConfig {
+            batch_size: flags.batch_size.unwrap_or(32),
+            size,
+            seed: self.run.seed(),
+            shuffle: true,
+            drop_last: true,
+            workers: flags.threads(),
+            max_bad: flags.max_bad.unwrap_or(0.1),
+            memory: flags.loader_memory.map(|mb| mb.saturating_mul(1 << 20)),
+        }
+    }
+
     /// The images to train on and those to judge by, as the configuration wants them. What is judged by is never replaced: unreadable images
     /// are left out, and counted.
     ///
@@ -272,26 +299,13 @@ impl Args {
         folder: &Path,
     ) -> Result<(Loader, Option<Loader>)> {
         let (size, flags) = (config.model.image(), &self.data);
-        let given = flags.crop_pct.is_some() || flags.crop_mode.is_some() || flags.interpolation.is_some();
-        let evaluation = match self.run.style {
-            Some(_) if !given => candlelight_engine::trained::yolov5(size, data.normalize.clone()),
-            _ => flags.evaluation(self.model.name(), size, &data.normalize)?,
-        };
+        let evaluation = self.evaluation(&config.model, data)?;
         let training = self.augment.pipeline(size, &data.normalize, &evaluation)?;
         for (name, pipeline) in [("training", &training), ("evaluation", &evaluation)].iter().filter(|_| !self.quiet) {
             tracing::info!("{name}: {}", pipeline.to_string().trim_end().replace('\n', ", "));
         }
-        let batch_size = flags.batch_size.unwrap_or(32);
-        let load = LoaderConfig {
-            batch_size,
-            size,
-            seed: self.run.seed(),
-            shuffle: true,
-            drop_last: true,
-            workers: flags.threads(),
-            max_bad: flags.max_bad.unwrap_or(0.1),
-            memory: flags.loader_memory.map(|mb| mb.saturating_mul(1 << 20)),
-        };
+        let load = self.loading(size);
+        let batch_size = load.batch_size;
         let mut loader = match (flags.sampler(&*data.train, self.run.seed())?, flags.passes()) {
             (None, 1) => Loader::new(data.train.clone(), training, load.clone())?,
             (once, passes) => {
@@ -347,8 +361,13 @@ impl Args {
     ///
     /// # Errors
     /// When the flags cannot be written as YAML.
-    pub fn session<'a>(&self, loader: &'a Loader, folder: &'a RunFolder, signals: &Signals) -> Result<Session<'a>> {
-        Ok(self.run.session(loader, folder, signals, yaml_serde::to_string(self)?))
+    pub fn session<'a>(
+        &self,
+        batches: &'a dyn Batches,
+        folder: &'a RunFolder,
+        signals: &Signals,
+    ) -> Result<Session<'a>> {
+        Ok(self.run.session(batches, folder, signals, yaml_serde::to_string(self)?))
     }
 }
 

@@ -43,9 +43,12 @@ pub struct ModelFlags {
     /// Of YOLOv5's layers how many are taken, the new head included: 10, or 11 to keep the pooling pyramid of a detector [default: 10]
     #[arg(long, value_name = "LAYERS", help_heading = "Model")]
     pub cutoff: Option<usize>,
-    /// Train only a part: head, layer4_fc, last(N) for the last N layers and the head, attn_only, attn_last(N), bitfit, norms, freeze(...), or names separated by commas
+    /// Train only a part: head, layer4_fc, last(N) for the last N layers and the head, attn_only, attn_last(N), bitfit, norms, gradual(N) for one more layer every N epochs, freeze(...), or names separated by commas
     #[arg(long, value_name = "PART", help_heading = "Model")]
     pub trained: Option<freeze::Trained>,
+    /// Compute what the frozen network before the head makes of the images once, and train the head on that; needs --trained head
+    #[arg(long, help_heading = "Model")]
+    pub cache_features: bool,
     /// Train all but the first N layers, or all but layers of these numbers or names, as YOLOv5's --freeze
     #[arg(long, value_name = "LAYERS", num_args = 1.., value_delimiter = ',', conflicts_with = "trained", action = clap::ArgAction::Set, help_heading = "Model")]
     #[serde(skip)]
@@ -53,6 +56,9 @@ pub struct ModelFlags {
     /// Rate of dropout, in [0, 1) [default: 0]
     #[arg(long, value_name = "RATE", help_heading = "Model")]
     pub drop: Option<f32>,
+    /// Rate of dropout on attention probabilities, in [0, 1), for transformers [default: 0]
+    #[arg(long, visible_alias = "attention_dropout", value_name = "RATE", help_heading = "Model")]
+    pub attn_drop: Option<f32>,
     /// Rate of stochastic depth, in [0, 1) [default: 0]
     #[arg(long, visible_alias = "drop_connect", value_name = "RATE", help_heading = "Model")]
     pub drop_path: Option<f32>,
@@ -136,21 +142,29 @@ impl ModelFlags {
         }
         let settings = architecture.settings();
         let mut settings = settings.ok_or_else(|| format!("{name}: its configuration cannot be changed"))?;
-        for (flag, rate) in [("drop", self.drop), ("drop_path", self.drop_path), ("drop_block", self.drop_block)] {
+        let (attn, path, block) = (self.attn_drop, self.drop_path, self.drop_block);
+        for (flag, rate) in [("drop", self.drop), ("attn_drop", attn), ("drop_path", path), ("drop_block", block)] {
             if let Some(r) = rate.filter(|r| !(0.0..1.0).contains(r)) {
                 return Err(format!("--{flag} {r}: expected a rate in [0, 1)").into());
             }
         }
         *settings.channels = channels.unwrap_or(*settings.channels);
         *settings.dropout = self.drop.unwrap_or(*settings.dropout);
-        match (self.drop_path, &mut settings.drop_path) {
+        match (attn, &mut settings.attn_dropout) {
+            (Some(rate), Some(dropout)) => **dropout = rate,
+            (Some(rate), None) if rate > 0.0 => {
+                return Err(format!("--attn_drop {rate}: {name} has no attention; transformers have").into());
+            }
+            _ => {}
+        }
+        match (path, &mut settings.drop_path) {
             (Some(rate), Some(path)) => **path = rate,
             (Some(rate), None) if rate > 0.0 => {
                 return Err(format!("--drop_path {rate}: {name} has no stochastic depth").into());
             }
             _ => {}
         }
-        match (self.drop_block, &mut settings.drop_block) {
+        match (block, &mut settings.drop_block) {
             (Some(rate), Some(block)) => **block = rate,
             (Some(rate), None) if rate > 0.0 => {
                 return Err(format!("--drop_block {rate}: {name} has no DropBlock; residual networks have").into());

@@ -10,6 +10,7 @@ use candle_core::Device;
 use candlelight_data::Loader;
 use candlelight_engine::classify::Classify;
 use candlelight_engine::signals::Signals;
+use candlelight_engine::task::Batches;
 use candlelight_engine::train::{EarlyStopping, Outcome, Resume, Session, Trainer};
 use candlelight_engine::{Metric, checkpoint};
 use candlelight_models::ModelConfig;
@@ -192,14 +193,14 @@ impl RunFlags {
     /// The run of a trainer in its folder, with all that watches it; `args` becomes its args.yaml.
     pub(crate) fn session<'a>(
         &self,
-        loader: &'a Loader,
+        batches: &'a dyn Batches,
         folder: &'a RunFolder,
         signals: &Signals,
         args: String,
     ) -> Session<'a> {
-        let lines = Lines::new(loader, self.log_interval.unwrap_or(50));
+        let lines = Lines::new(batches, self.log_interval.unwrap_or(50));
         let mut session =
-            Session::new(loader, folder).resume(self.from()).signals(signals).events(folder.path()).observe(lines);
+            Session::new(batches, folder).resume(self.from()).signals(signals).events(folder.path()).observe(lines);
         if self.style.is_some() {
             session = session.observe(yolov5::Files::new(folder.path(), &args));
         }

@@ -69,7 +69,7 @@ impl Session<'_> {
             if trainer.position.done(steps) >= step {
                 return Err(Error::Config(format!("step {step} has no batch: all of its samples were left out")));
             }
-            trainer.end_epoch();
+            trainer.end_epoch()?;
         }
     }
 }

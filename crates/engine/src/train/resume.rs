@@ -68,6 +68,7 @@ impl<T: Task> Trainer<T> {
             self.position.begin_epoch(epoch);
             self.position.forget_after(epoch);
             self.begin();
+            self.enter()?;
         }
         let c = &self.plan;
         if steps < c.accum_iter {

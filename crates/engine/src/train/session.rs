@@ -423,8 +423,8 @@ impl<T: Task> Running<'_, '_, T> {
             }),
             _ => {}
         }
-        if whole {
-            self.trainer.end_epoch();
+        if whole && let Err(e) = self.trainer.end_epoch() {
+            return Err(self.broken("the epoch", e));
         }
         // A report inside an epoch does not count for the best weights: the uninterrupted run would not have made it.
         if whole {

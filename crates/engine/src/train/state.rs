@@ -116,6 +116,8 @@ impl<T: Task> Trainer<T> {
             );
         }
         self.settle();
+        // The optimizer's state is that of the parameters that trained then.
+        self.enter_as(c.record.position.epoch.min(c.record.plan.epochs.saturating_sub(1)))?;
         let (updates, anew_at) = (c.record.position.updates, c.record.position.anew_at);
         let without = c.names("optim.").is_empty();
         // Shapes first: after an error nothing is changed.
@@ -180,7 +182,7 @@ impl<T: Task> Trainer<T> {
             self.position.scaler.filter(|_| optimizer && self.plan.loss_scale.is_some()).or_else(start);
         self.classes = c.record.classes.clone();
         self.begin();
-        Ok(())
+        self.enter()
     }
 }
 

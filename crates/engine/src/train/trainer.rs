@@ -122,6 +122,13 @@ impl<T: Task> std::fmt::Debug for Trainer<T> {
     }
 }
 
+/// The optimizer and the gradients of each part of a task.
+fn learners<T: Task>(task: &T) -> Result<Vec<Learner>> {
+    let learner =
+        |(i, p): (usize, &Part)| Ok(Learner { optimizer: task.part_optimizer(i)?, grads: Gradients::new(p.params) });
+    task.parts().iter().enumerate().map(learner).collect()
+}
+
 impl<T: Task> Trainer<T> {
     /// A trainer at the start of a run. Parameters must be frozen before this call, because the optimizer takes those that train now.
     ///
@@ -148,10 +155,7 @@ impl<T: Task> Trainer<T> {
                 "loss_scale: the losses of a task of several parts are not scaled; leave it out".into(),
             ));
         }
-        let learner = |(i, p): (usize, &Part)| {
-            Ok(Learner { optimizer: task.part_optimizer(i)?, grads: Gradients::new(p.params) })
-        };
-        let learners = parts.iter().enumerate().map(learner).collect::<Result<_>>()?;
+        let learners = learners(&task)?;
         let mut position = Position::default();
         position.scaler = plan.loss_scale.map(|s| s.start());
         Ok(Trainer {
@@ -318,9 +322,32 @@ impl<T: Task> Trainer<T> {
     }
 
     /// Ends the epoch: the next step is the first of the next one.
-    pub fn end_epoch(&mut self) {
+    ///
+    /// # Errors
+    /// Those of [`Task::enter`].
+    pub fn end_epoch(&mut self) -> Result<()> {
         self.position.next_epoch();
         self.begin();
+        self.enter()
+    }
+
+    /// Enters the epoch of the position: where other parameters train than before, the optimizers start anew.
+    pub(super) fn enter(&mut self) -> Result<()> {
+        if self.position.epoch < self.plan.epochs && self.enter_as(self.position.epoch)? {
+            self.position.anew_at = self.position.updates;
+            self.begin();
+        }
+        Ok(())
+    }
+
+    /// Lets those parameters train that train in an epoch, with new optimizers where they are others than before.
+    pub(super) fn enter_as(&mut self, epoch: usize) -> Result<bool> {
+        let others = self.task.enter(epoch)?;
+        if others {
+            self.settle();
+            self.learners = learners(&self.task)?;
+        }
+        Ok(others)
     }
 
     /// Forgets the batches since the last update: the weights are those of that update, so the position is that of it, too.

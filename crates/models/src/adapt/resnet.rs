@@ -48,6 +48,7 @@ impl Architecture for ResNetConfig {
             channels: &mut self.channels,
             classes: &mut self.classes,
             dropout: &mut self.dropout,
+            attn_dropout: None,
             drop_path: Some(&mut self.drop_path),
             drop_block: Some(&mut self.drop_block),
             pool: Pooling::Map(&mut self.pool),

@@ -36,6 +36,7 @@ impl Architecture for VitConfig {
             channels: &mut self.channels,
             classes: &mut self.classes,
             dropout: &mut self.dropout,
+            attn_dropout: Some(&mut self.attn_dropout),
             drop_path: Some(&mut self.drop_path),
             drop_block: None,
             pool: Pooling::Tokens(&mut self.pool),

@@ -37,6 +37,7 @@ impl Architecture for YoloConfig {
             channels: &mut self.channels,
             classes: &mut self.classes,
             dropout: &mut self.dropout,
+            attn_dropout: None,
             drop_path: None,
             drop_block: None,
             pool: Pooling::Map(&mut self.pool),

@@ -3,6 +3,7 @@
 mod color;
 mod crop;
 mod geometric;
+mod named;
 
 use crate::augment::leveled::PolicyHints;
 use crate::augment::policy::Policy;
