@@ -33,6 +33,10 @@ fn runs_of_every_kind_have_a_page() {
     // Each with what spoke for the wrong class, all of it in the file.
     assert_eq!(count(&full, "data:image/png;base64,"), 2 * wrong);
     assert_eq!(count(&full, "<rect x="), 9 + count(&plain, "<rect x="), "a cell for each pair of three classes");
+    for name in ["confusion.svg", "reliability.svg"] {
+        let svg = page(&d.join("out/a & b").join(name));
+        assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"), "{name}: {svg}");
+    }
     assert!(!full.contains("src=\"http") && !full.contains("<script"), "the page needs nothing else");
     // A comparison writes its page itself.
     let toml = r#"

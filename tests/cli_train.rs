@@ -597,6 +597,12 @@ fn a_network_that_looks_for_parts_is_trained_judged_and_explained() {
     let start = ["--epochs", "1", "--initial_checkpoint", "out/trunk/best.safetensors"];
     let text = ok(d, "train", &with(&[&at("from")[..], &start].concat()));
     assert!(text.contains("weights of the trunk alone"), "{text}");
+    programs::refused(
+        d,
+        "prune",
+        &["data", "--model", "ntsnet_resnet20", "--weights", best, "--target_macs", "0.5"],
+        &["an NTS-Net is not pruned"],
+    );
     refused(d, &with(&[&at("jsd")[..], &["--jsd", "--aug_splits", "3", "--aa", "v0"]].concat()), &["parts"]);
     refused(
         d,

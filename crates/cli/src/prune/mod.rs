@@ -66,6 +66,12 @@ impl Net {
     /// # Errors
     /// When they are not its weights.
     pub fn new(config: &ModelConfig, tensors: Option<&Pruned>, device: &Device) -> Result<Self> {
+        if let ModelConfig::NtsNet(_) = config {
+            return Err(
+                "an NTS-Net is not pruned: its layers have no widths of their own; prune a network without parts"
+                    .into(),
+            );
+        }
         let params = ParamStore::on(device);
         let model = config.build(params.builder(Key::new(0)))?;
         if let Some(pruned) = tensors {

@@ -5,6 +5,7 @@ use super::look::{FOLDER, Mistake};
 use crate::Result;
 use crate::finegrained::{Judged, Predictions};
 use candlelight_engine::checkpoint;
+use candlelight_store::atomic::write_atomic;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ fn picture(path: &Path, about: &str) -> Option<String> {
     Some(format!("<img src=\"data:image/png;base64,{data}\" alt=\"{}\">", escaped(about)))
 }
 
-/// The page on runs.
+/// The page on runs. The figures of a run's predictions are also written as pictures into its folder.
 pub(super) fn page(folders: &[PathBuf], runs: &[PathBuf]) -> Result<String> {
     let names: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
     let title = escaped(&names.join(", "));
@@ -156,7 +157,11 @@ fn run(folder: &Path) -> Result<String> {
         out += &table;
     }
     if let Some(said) = said {
-        out += &figures::all(&said, &classes).map_err(|e| format!("{}: {e}", predictions.display()))?;
+        let wrong = |e| format!("{}: {e}", predictions.display());
+        out += &figures::all(&said, &classes).map_err(wrong)?;
+        for (name, svg) in figures::pictures(&said, &classes).map_err(wrong)? {
+            write_atomic(&folder.join(name), |f| f.write_all(svg.as_bytes()))?;
+        }
     }
     out += &mistakes(folder);
     for (file, title) in pictures(folder) {
