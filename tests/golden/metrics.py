@@ -109,7 +109,7 @@ def of(case):
         out[f"many_recall_{average}"] = sk.recall_score(many, claimed, average=average, **kinds)
         out[f"many_f1_{average}"] = sk.f1_score(many, claimed, average=average, **kinds)
     out["many_f2_macro"] = sk.fbeta_score(many, claimed, beta=2, average="macro", **kinds)
-    out["many_f1_torchmetrics"] = tm.multilabel_f1_score(t(s.astype(np.float32)), t(many), k, threshold=0.5).item()
+    out["many_f1_torchmetrics"] = tm.multilabel_f1_score(t(claimed), t(many), k).item()
     out["many_exact"], out["many_hamming"] = sk.accuracy_score(many, claimed), sk.hamming_loss(many, claimed)
     out["many_map_torchmetrics"] = tm.multilabel_average_precision(t(s.astype(np.float32)), t(many), k).item()
 
