@@ -58,6 +58,12 @@ initial_checkpoint = "$weights"
 lr = 0.02
 
 [[methods]]
+name = "resnet20 parts"
+model = "ntsnet_resnet20"
+initial_checkpoint = "$weights"
+lr = 0.01
+
+[[methods]]
 name = "ViT head"
 model = "vit_mini_patch4"
 initial_checkpoint = "$mae"
