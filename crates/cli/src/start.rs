@@ -46,6 +46,12 @@ pub fn start<P: clap::Parser>(run: impl FnOnce(&P) -> Result<ExitCode>) -> ExitC
     log();
     match parse::<P>().and_then(|args| run(&args)) {
         Ok(code) => code,
+        Err(e) if matches!(e.downcast_ref(), Some(candlelight_engine::Error::Interrupted)) => {
+            println!(
+                "stopped by a signal, before there was anything to save; what was computed so far is in its files"
+            );
+            ExitCode::from(130)
+        }
         Err(e) => {
             let code = fail(e.as_ref());
             for flag in flags_of(&e.to_string(), &P::command()) {

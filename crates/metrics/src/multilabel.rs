@@ -138,9 +138,12 @@ impl MultiLabel {
                 wanted: sum(|c| c.wanted),
             }));
         }
-        // Weighted means of classes that no sample has are 0, as scikit-learn's.
+        if by.average == Average::Weighted && self.classes.iter().all(|c| c.wanted == 0) {
+            // As scikit-learn has it: there is nothing to weigh by.
+            return Some(0.0);
+        }
         let figure = |c: &Decisions| ((c.wanted + c.claimed > 0).then(|| of(*c)), c.wanted);
-        by.of(self.classes.iter().map(figure)).or(Some(0.0))
+        by.of(self.classes.iter().map(figure))
     }
 
     /// The precision of all classes; `None` without samples. A class that was never claimed has the precision 0.
@@ -184,6 +187,7 @@ mod tests {
         // The third class is nowhere.
         assert_eq!(m.recall(Average::Macro), Some(0.5));
         assert_eq!(m.recall(Average::Macro.with(Absent::Zero)), Some(1.0 / 3.0));
+        assert_eq!(m.recall(Average::Macro.with(Absent::Undefined)), None);
         assert_eq!(m.of_samples(), Some([0.25, 0.5, (2.0 / 3.0) / 2.0]));
     }
 

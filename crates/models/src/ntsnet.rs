@@ -275,7 +275,9 @@ impl Model for NtsNet {
         let t = self.trunk.anatomy();
         let mut layers: Vec<Vec<String>> = t.layers.iter().map(|l| all(l)).collect();
         let own = ["concat_net.", "partcls_net.", "proposal_net."].map(String::from);
-        layers.push(own.iter().map(|n| format!("{n}*")).collect());
+        // The trunk's own head, its last layer, belongs to what is new.
+        let last = layers.pop().unwrap_or_default();
+        layers.push(own.iter().map(|n| format!("{n}*")).chain(last).collect());
         Anatomy {
             head: own[0].clone(),
             beside_head: own[1..].iter().cloned().chain(t.heads().map(|h| format!("{TRUNK}.{h}"))).collect(),

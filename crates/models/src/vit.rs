@@ -629,6 +629,7 @@ mod tests {
         };
         assert_eq!(trained("head"), head);
         assert_eq!(trained("attn_last(1)"), 3_131_368);
+        assert_eq!(trained("attn_last(1)") - head + 768 * 200 + 200, 2_516_168);
         // All twelve blocks of ViT-B: 28,348,416.
         assert_eq!((trained("attn_only") - head) * 6, 28_348_416);
         assert_eq!(trained("blocks.1.*,cls_token"), 7_087_872 + 768);

@@ -46,6 +46,9 @@ fn everything_trains_and_each_part_belongs_to_its_image() {
     for head in ["concat_net.weight", "partcls_net.bias", "proposal_net.down1.weight", "pretrained_model.fc.weight"] {
         assert!(parts.in_head(head), "{head}");
     }
+    let (head, stage) = ("pretrained_model.fc.bias", "pretrained_model.layer4.1.conv1.weight");
+    assert_eq!(parts.layer_of(head), Some(parts.layers.len() - 1));
+    assert_eq!(parts.layer_of(stage), Some(parts.layers.len() - 2));
     assert!(!parts.in_head("pretrained_model.layer4.0.conv1.weight") && parts.stem == "pretrained_model.conv1.weight");
     assert!(model.memory(8, 1000, 1000).unwrap() > model.trunk.memory(8, 1000, 1000).unwrap());
     // Images are judged one by one, whatever the batch.

@@ -21,6 +21,9 @@ fn parts_of_a_fused_layer_are_counted_as_in_the_literature() {
     assert_eq!(12 * (count(&b16(1000), r(8, "qkv")) - head(1000)) + head(1000), 1_063_912);
     let none = LoraConfig { modules_to_save: Some(vec![]), ..r(8, "qkv,attn.proj") };
     assert_eq!(12 * count(&b16(1000), none), 442_368);
+    // On every linear layer, the classifier too: 8 x (768 + 101) of these are its.
+    let all = LoraConfig { modules_to_save: Some(vec![]), ..r(8, "q,k,v,o,fc1,fc2,head") };
+    assert_eq!(12 * (count(&b16(101), all) - 6_952) + 6_952, 1_334_056);
     let r50 = registry::entry("resnet50").unwrap().config;
     let convs = LoraConfig { target_modules: Some(r"layer4\..*conv\d".parse().unwrap()), ..LoraConfig::default() };
     assert_eq!(count(&r50, convs.clone()), 2_286_568);

@@ -152,6 +152,18 @@ fn the_model_knows_its_parts() {
 }
 
 #[test]
+fn the_last_stage_and_the_head_have_the_published_numbers_of_parameters() {
+    for (classes, want) in [(1000, 17_013_736), (200, 15_374_536)] {
+        let params = ParamStore::new();
+        let config = ResNetConfig { classes, ..registry::resnet("resnet50").unwrap() };
+        let model = ResNet::new(&config, params.builder(Key::new(0))).unwrap();
+        let part: candlelight_nn::freeze::Trained = "partial(layer4,fc)".parse().unwrap();
+        part.apply(&params, &model.anatomy()).unwrap();
+        assert_eq!(params.count().1, want);
+    }
+}
+
+#[test]
 fn configurations_that_do_not_fit_are_refused() {
     let text = |c: ResNetConfig| c.check().unwrap_err().to_string();
     let base = small(Block::Bottleneck);

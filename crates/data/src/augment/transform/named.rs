@@ -92,7 +92,12 @@ impl<'a> Call<'a> {
         Ok(match text.parse::<f64>() {
             Ok(v) if v.is_finite() => Given::Numbers(vec![v]),
             _ if text == "None" => Given::None,
-            _ => Given::Word(text.trim_matches(['"', '\'']).rsplit('.').next().unwrap_or_default().to_lowercase()),
+            _ => {
+                // A module in front, as in InterpolationMode.BICUBIC, says nothing; rand-m9-mstd0.5 has none.
+                let module = |m: &str| m.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+                let word = text.rsplit_once('.').filter(|(m, _)| module(m)).map_or(text, |(_, word)| word);
+                Given::Word(word.trim_matches(['"', '\'']).to_lowercase())
+            }
         })
     }
 
@@ -322,7 +327,11 @@ mod tests {
         ] {
             assert_eq!(read(text), want, "{text}");
         }
-        assert!(matches!(read("AutoAugment('rand-m9-mstd0.5-inc1')"), Transform::Policy { .. }));
+        for policy in
+            ["AutoAugment('rand-m9-mstd0.5-inc1')", "AutoAugment(policy=rand-m9-mstd0.5-inc1)", "AutoAugment(v0)"]
+        {
+            assert!(matches!(read(policy), Transform::Policy { .. }), "{policy}");
+        }
         let Transform::RandomAffine { degrees, translate, scale, shear, .. } =
             read("RandomAffine(0, translate=(0.1, 0.2), scale=(0.9, 1.1), shear=5)")
         else {
