@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod shared;
+
+pub use shared::Shared;
+
 use std::time::Duration;
 
 /// The errors of communication between processes.
@@ -39,6 +43,17 @@ pub trait Comm: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// When a process is lost.
     fn all_reduce(&self, values: &mut [f64]) -> Result<()>;
+
+    /// The same for numbers of single precision. Where a group does not add them itself, they are added in double precision.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
+        let mut sums: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        self.all_reduce(&mut sums)?;
+        values.iter_mut().zip(sums).for_each(|(v, sum)| *v = sum as f32);
+        Ok(())
+    }
 
     /// Gathers the bytes of every process, in the order of their numbers; each may give another number of bytes.
     ///
