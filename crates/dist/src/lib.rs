@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+pub mod launch;
 mod shared;
+mod spawn;
 
 pub use shared::Shared;
+pub use spawn::{Event, Spawn};
 
 use std::time::Duration;
 
