@@ -185,7 +185,10 @@ fn child() {
         "die" => std::process::abort(),
         "panic" => panic!("on purpose"),
         "leave" => {}
-        "stop" => _ = Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status(),
+        "stop" => {
+            Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status().unwrap();
+            std::thread::sleep(Duration::from_secs(50));
+        }
         "hang" => std::thread::sleep(Duration::from_secs(30)),
         "slow" => {
             c.deadline(Duration::from_secs(30));
@@ -230,10 +233,10 @@ fn a_member_that_is_lost_is_named_within_seconds() {
         );
         assert!(taken < Duration::from_secs(10), "{act}: {taken:?}");
     }
-    let (result, _) = failing("stop", PATIENCE);
-    assert!(result.unwrap_err().to_string().contains("no sign of life"));
-    let (result, _) = failing("hang", PATIENCE);
-    assert!(result.unwrap_err().to_string().contains("hangs"));
+    for (act, words) in [("stop", "no sign of life"), ("hang", "hangs")] {
+        let e = failing(act, PATIENCE).0.unwrap_err().to_string();
+        assert!(e.contains(words), "{act}: {e}");
+    }
 }
 
 #[test]

@@ -165,14 +165,16 @@ impl Shared {
                 "process {rank} of {world} is there twice: process {other} has this number already"
             )));
         }
-        memory.word(record(PID)).store(std::process::id(), Ordering::Release);
+        let until = life::now().saturating_add(patience.as_millis() as u64);
+        memory.long(record(UNTIL)).store(until, Ordering::Release);
         memory.long(record(LAST_BEAT)).store(life::now(), Ordering::Release);
+        // Whoever sees the process's number sees the rest, too.
+        memory.word(record(PID)).store(std::process::id(), Ordering::Release);
         let beating = Arc::new(AtomicBool::new(true));
         let heart = beat(memory.clone(), record(LAST_BEAT), beating.clone());
         let heart = Some(heart.map_err(|e| Error::Config(format!("no thread for signs of life: {e}")))?);
         let calls = Mutex::default();
         let group = Shared { memory, rank, world, patience, calls, beating, heart };
-        group.extend(patience);
         let mut calls = group.calls()?;
         // Those that come late have as long as those that came first.
         let late = begun + patience.as_millis() as u64;
@@ -220,7 +222,7 @@ impl Shared {
                 Some(format!("it has not come within {}", seconds(self.patience.as_millis() as u64 + now - since)))
             }
             LEFT => Some(format!("process {pid} ended, and others still wait for it")),
-            // Between its state and its number.
+            // It is joining at this moment.
             _ if pid == 0 => None,
             _ if life::ended(pid) => Some(format!("process {pid} has died")),
             _ => {
