@@ -85,9 +85,10 @@ impl Place {
             // Without a name of the job its processes still have the same parent.
             if all.is_empty() { format!("parent-{}", parent()) } else { all.join("-").chars().map(plain).collect() }
         };
-        // In a shell that salloc opened, Slurm's variables describe the shell.
-        let shell =
-            of("SLURM_JOB_NAME").is_some_and(|n| n == "bash" || n == "interactive") && of("SLURM_STEP_ID").is_none();
+        // In a batch script or a shell of salloc Slurm's variables describe the job; only srun starts processes. Its own steps for scripts and shells have
+        // numbers from 0xfffffff0 on.
+        let step = number("SLURM_STEP_ID").ok().flatten().or(number("SLURM_STEPID").ok().flatten());
+        let shell = step.is_none_or(|s| s >= 0xffff_fff0);
         let found = [
             (Launcher::Torchrun, &["RANK"][..], &["WORLD_SIZE"][..]),
             (Launcher::OpenMpi, &["OMPI_COMM_WORLD_RANK"], &["OMPI_COMM_WORLD_SIZE"]),
@@ -110,6 +111,10 @@ impl Place {
                     by.name()
                 )));
             };
+            // Slurm's PMI says nothing of machines, Slurm itself does.
+            if by == Launcher::Pmi && of("MPI_LOCALRANKID").is_none() && of("SLURM_PROCID").is_some() {
+                continue;
+            }
             if rank >= world {
                 return Err(Error::Config(format!(
                     "{} says that this is process {rank} of {world}, counted from 0",
@@ -216,7 +221,15 @@ mod tests {
         let pmix = format!("PMIX_RANK=8 {slurm}");
         assert_eq!(found(&pmix).5, Launcher::Slurm);
         // Nothing, one process, or a shell of salloc.
-        for none in ["", "RANK=0 WORLD_SIZE=1", "SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_JOB_NAME=bash", "PMIX_RANK=0"] {
+        let pmi2 = format!("PMI_RANK=8 PMI_SIZE=11 {slurm}");
+        assert_eq!((found(&pmi2).3, found(&pmi2).5), (3, Launcher::Slurm));
+        for none in [
+            "",
+            "RANK=0 WORLD_SIZE=1",
+            "SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_JOB_NAME=script.sh",
+            "SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_STEP_ID=4294967290",
+            "PMIX_RANK=0",
+        ] {
             assert_eq!(place(none).unwrap(), None, "{none}");
         }
     }
@@ -228,7 +241,10 @@ mod tests {
             ("RANK=one WORLD_SIZE=4", "RANK is `one`"),
             ("RANK=0", "not WORLD_SIZE"),
             ("RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=1", "process 1 of 1 on its machine"),
-            ("SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_TASKS_PER_NODE=2(y3)", "expected such as 4(x2),3"),
+            (
+                "SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_ID=0 SLURM_STEP_TASKS_PER_NODE=2(y3)",
+                "expected such as 4(x2),3",
+            ),
         ] {
             let e = place(text).unwrap_err().to_string();
             assert!(e.contains(words), "{text}: {e}");

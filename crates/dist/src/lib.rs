@@ -70,7 +70,8 @@ pub trait Comm: std::fmt::Debug + Send + Sync {
     /// When there is no such process, or one is lost.
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()>;
 
-    /// Sends bytes to another process.
+    /// Sends bytes to another process. It may wait until the other receives them, so two that send to each other before they receive may wait
+    /// for each other.
     ///
     /// # Errors
     /// When there is no such process, or it is lost.

@@ -11,7 +11,7 @@ pub struct Spawn {
     pub world: usize,
     /// How often all are started again after one of them failed.
     pub max_restarts: usize,
-    /// How long the others may take to end by themselves when one has ended: they save, and say why they end. Then they are ended.
+    /// How long the others may take to end by themselves when one has ended: they save, and say why they end. Then they are ended. After a signal they have ten times as long.
     pub grace: Duration,
 }
 
@@ -127,6 +127,9 @@ impl Spawn {
             command.env("WORLD_SIZE", self.world.to_string()).env("LOCAL_WORLD_SIZE", self.world.to_string());
             command.env("TORCHELASTIC_RUN_ID", format!("nproc-{}", std::process::id()));
             command.env("TORCHELASTIC_RESTART_COUNT", times.to_string()).env_remove("MASTER_PORT");
+            // A terminal signals its whole group, and a second signal would end a process before it has saved: only this process signals them.
+            #[cfg(unix)]
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
             let program = command.get_program().to_string_lossy().into_owned();
             let child = command.spawn().map_err(|e| Error::Config(format!("{program}: cannot be started: {e}")))?;
             running.children.push((child, None));
@@ -152,6 +155,8 @@ impl Spawn {
             }
             if let (Some(number), false) = (caught(), passed) {
                 passed = true;
+                // Saving takes longer than ending.
+                ends.get_or_insert(Instant::now() + 10 * self.grace);
                 running.alive().for_each(|(_, child)| signal(child, number));
             }
             if ends.is_some_and(|at| Instant::now() >= at) {

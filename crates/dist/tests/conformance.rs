@@ -247,3 +247,54 @@ fn a_deadline_lets_a_member_be_slow() {
     c.barrier().unwrap();
     assert!(other.wait().unwrap().success());
 }
+
+#[test]
+fn members_that_wait_for_each_other_are_told_so() {
+    // A large message waits until it is taken out; both send first.
+    let name = name("circle");
+    std::thread::scope(|s| {
+        let both = |rank: usize| {
+            let name = &name;
+            s.spawn(move || {
+                let c = Shared::join(name, rank, 2, Duration::from_secs(1)).unwrap();
+                let sent = c.send(1 - rank, &[7; 200_000]);
+                sent.and_then(|()| c.receive(1 - rank).map(|_| ())).unwrap_err().to_string()
+            })
+        };
+        let found = [both(0), both(1)].map(|t| t.join().unwrap());
+        assert!(found.iter().any(|e| e.contains("waits for others that wait for it")), "{found:?}");
+    });
+    let name = self::name("crossed");
+    let found = {
+        std::thread::scope(|s| {
+            let receive = s.spawn(|| {
+                let c = Shared::join(&name, 0, 2, Duration::from_secs(1)).unwrap();
+                c.receive(1).unwrap_err().to_string()
+            });
+            let gate = s.spawn(|| {
+                let c = Shared::join(&name, 1, 2, Duration::from_secs(1)).unwrap();
+                c.barrier().unwrap_err().to_string()
+            });
+            [receive.join().unwrap(), gate.join().unwrap()]
+        })
+    };
+    assert!(found.iter().any(|e| e.contains("waits for others that wait for it")), "{found:?}");
+}
+
+#[test]
+fn a_name_can_be_used_again_at_once() {
+    let name = name("again");
+    std::thread::scope(|s| {
+        for rank in 0..3 {
+            let name = &name;
+            s.spawn(move || {
+                for _ in 0..20 {
+                    let c = Shared::join(name, rank, 3, PATIENCE).unwrap();
+                    let mut sum = [1.0];
+                    c.all_reduce(&mut sum).unwrap();
+                    assert_eq!(sum, [3.0]);
+                }
+            });
+        }
+    });
+}

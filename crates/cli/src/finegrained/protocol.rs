@@ -311,7 +311,7 @@ dropout = 0.1
 attention_dropout = 0.2
 l1_reg = 1e-5
 lp_reg = 1e-4
-transforms = ["Resize(480)", "RandomCrop(448)", "RandomRotation(15)", "GaussianNoise(0.02)"]
+transforms = ["Resize(480)", "RandomCrop(448)", "RandomRotation(15)", "GaussianNoise(sigma=0.02)"]
 [[methods]]
 name = "all"
 MODEL_PRETRAINED = false

@@ -62,10 +62,11 @@ impl Args {
         let in_order = Loader::new(data.train.clone(), evaluation.clone(), load)?;
         let in_order = in_order.decoding(data.decode).on_bad(OnBad::Skip);
         let trunk = net.trunk().ok_or("--cache_features: this model cannot be split into features and head")?;
-        let prepared = serde_json::to_string(&evaluation)?;
+        let (prepared, model) = (serde_json::to_string(&evaluation)?, serde_json::to_string(&config.model)?);
         // Images in shards have no names of their own, so the folder is part of what features are made from.
         let place = data.collection.path().canonicalize()?;
-        let made_from = format!("{} {prepared} {place:?}", fingerprint(&params, &net.anatomy())?);
+        let backbone = fingerprint(&params, &net.anatomy())?;
+        let made_from = format!("{backbone} {model} {prepared} {:?} {place:?}", data.decode);
         let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
             let path = folder.join(format!("features-{part}.safetensors"));
             let made_from = format!("{made_from} {part} {}", identity(images)?);

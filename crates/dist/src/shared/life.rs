@@ -36,6 +36,12 @@ pub(super) fn ended(pid: u32) -> bool {
     }
 }
 
+/// When a process began, in a unit of the system; 0 where that is not known.
+pub(super) fn born(pid: u32) -> u64 {
+    let field = |text: String| text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok();
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(field).unwrap_or(0)
+}
+
 #[cfg(unix)]
 fn zombie(pid: u32) -> bool {
     // The name in parentheses may hold anything.

@@ -27,6 +27,12 @@ const BEAT: Duration = Duration::from_millis(200);
 /// makes others wait for it.
 const STILL: Duration = Duration::from_secs(8);
 
+/// How long a wait lasts before the others are looked at.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// A wait of so long was none: this process was stopped meanwhile, as by Ctrl-Z or a scheduler that suspends whole jobs.
+const STOPPED: Duration = Duration::from_secs(1);
+
 /// Most processes of a group.
 const MOST: usize = 256;
 
@@ -34,6 +40,7 @@ const MOST: usize = 256;
 const HEADER: usize = 4096;
 const WORLD: usize = 8;
 const OWNER: usize = 12;
+const OWNER_BORN: usize = 16;
 const ARRIVED: usize = 64;
 const GENERATION: usize = 128;
 const RECORD: usize = 256;
@@ -43,6 +50,7 @@ const STATE: usize = 4;
 const LAST_BEAT: usize = 8;
 const UNTIL: usize = 16;
 const REACHED: usize = 24;
+const WAITS: usize = 28;
 const CALL: usize = 64;
 // Places in a mail.
 const FULL: usize = 0;
@@ -98,6 +106,10 @@ struct Calls {
     made: u32,
     /// Why nothing can be called any more.
     broken: Option<Error>,
+    /// Milliseconds for which this process was stopped, and with it perhaps all: they are nobody's silence.
+    slack: u64,
+    /// Until then others may still be waking up.
+    waking: u64,
 }
 
 /// Where everything is in the file of a group.
@@ -179,11 +191,12 @@ impl Shared {
         // Those that come late have as long as those that came first.
         let late = begun + patience.as_millis() as u64;
         let met = group.meet(&mut calls, Kind::Barrier, (0, 0), Some(late));
-        drop(calls);
         if rank == 0 {
             let _ = std::fs::remove_file(&path);
         }
-        met?;
+        // Nobody goes on, and perhaps to another group of this name, before the file is away.
+        met.and_then(|_| group.meet(&mut calls, Kind::Barrier, (0, 0), None))?;
+        drop(calls);
         Ok(group)
     }
 
@@ -211,7 +224,7 @@ impl Shared {
     }
 
     /// Why another process will not do what others wait for.
-    fn fault(&self, rank: usize, late: Option<u64>) -> Option<String> {
+    fn fault(&self, rank: usize, late: Option<u64>, slack: u64) -> Option<String> {
         let word = |what| self.memory.word(self.record(rank, what)).load(Ordering::Acquire);
         let long = |what| self.memory.long(self.record(rank, what)).load(Ordering::Acquire);
         let (pid, now) = (word(PID), life::now());
@@ -233,52 +246,115 @@ impl Shared {
                         seconds(still)
                     ));
                 }
-                let over = now.saturating_sub(long(UNTIL));
+                let over = now.saturating_sub(long(UNTIL).saturating_add(slack));
                 let allowed = seconds(self.patience.as_millis() as u64);
                 (over > 0).then(|| format!("process {pid} hangs: it has done nothing for the group for longer than it may ({allowed}, or what its deadline said)"))
             }
         }
     }
 
-    /// Waits until a word is as it should be; `owes` says which processes can make it so.
+    /// Whether this process waits for others that wait for it. Those that do not wait do something, and may do it for long.
+    fn in_a_circle(&self) -> bool {
+        let word = |rank, what| self.memory.word(self.record(rank, what)).load(Ordering::Acquire);
+        let waits = |rank: usize| -> Vec<usize> {
+            match word(rank, WAITS) as usize {
+                0 => vec![],
+                one if one <= self.world => vec![one - 1],
+                _ => (0..self.world).filter(|r| word(*r, REACHED) != word(rank, REACHED)).collect(),
+            }
+        };
+        let (mut seen, mut next) = (vec![false; self.world], waits(self.rank));
+        while let Some(rank) = next.pop() {
+            if rank == self.rank {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[rank], true) {
+                next.extend(waits(rank));
+            }
+        }
+        false
+    }
+
+    /// Waits until a word is as it should be; `whom` is the process that can make it so, or nothing where all that have not reached the gate can.
     fn wait(
         &self,
         calls: &mut Calls,
         word: &AtomicU32,
         done: impl Fn(u32) -> bool,
-        owes: impl Fn(usize) -> bool,
+        whom: Option<usize>,
         late: Option<u64>,
     ) -> Result<()> {
         if life::spin(word, &done) {
             return Ok(());
         }
+        let waits = self.memory.word(self.record(self.rank, WAITS));
+        waits.store(whom.unwrap_or(self.world) as u32 + 1, Ordering::Release);
+        let result = self.doze(calls, word, done, whom, late);
+        waits.store(0, Ordering::Release);
+        if let Err(e) = &result {
+            calls.broken = Some(e.clone());
+        }
+        result
+    }
+
+    fn doze(
+        &self,
+        calls: &mut Calls,
+        word: &AtomicU32,
+        done: impl Fn(u32) -> bool,
+        whom: Option<usize>,
+        late: Option<u64>,
+    ) -> Result<()> {
+        let reached = |r: usize| self.memory.word(self.record(r, REACHED)).load(Ordering::Acquire);
+        let begun = life::now();
+        let mut seen = begun;
         loop {
             let value = word.load(Ordering::Acquire);
             if done(value) {
                 return Ok(());
             }
-            life::doze(word, value, Duration::from_millis(50));
+            life::doze(word, value, ROUND);
             if done(word.load(Ordering::Acquire)) {
                 return Ok(());
             }
             // Waiting is no silence.
             self.extend(self.patience);
-            let others = (0..self.world).filter(|r| *r != self.rank && owes(*r));
-            for rank in others {
-                let Some(message) = self.fault(rank, late) else { continue };
+            let now = life::now();
+            let gap = now.saturating_sub(seen);
+            seen = now;
+            if gap > STOPPED.as_millis() as u64 {
+                calls.slack += gap;
+                calls.waking = now + STILL.as_millis() as u64;
+            }
+            if now < calls.waking {
+                continue;
+            }
+            let owes = |r: usize| whom.map_or_else(|| reached(r) != reached(self.rank), |w| w == r);
+            let others: Vec<usize> = (0..self.world).filter(|r| *r != self.rank).collect();
+            // One that reached the gate may still end before it has opened it.
+            let all = !others.iter().any(|r| owes(*r));
+            for rank in others.into_iter().filter(|r| all || owes(*r)) {
+                let Some(message) = self.fault(rank, late, calls.slack) else { continue };
                 // It may have done its part before it ended.
                 if done(word.load(Ordering::Acquire)) {
                     return Ok(());
                 }
-                let lost = Error::Lost { rank, world: self.world, message };
-                calls.broken = Some(lost.clone());
-                return Err(lost);
+                return Err(Error::Lost { rank, world: self.world, message });
+            }
+            let long = u128::from(now - begun) > self.patience.as_millis();
+            // What it waits for may have come while the others were looked at.
+            if long && self.in_a_circle() && !done(word.load(Ordering::Acquire)) {
+                return Err(Error::Config(format!(
+                    "process {} waits for others that wait for it: sends and receives, or calls of the group, are not in the same order everywhere",
+                    self.rank
+                )));
             }
         }
     }
 
     /// Waits until all have come here.
     fn gate(&self, calls: &mut Calls, late: Option<u64>) -> Result<()> {
+        self.extend(self.patience);
         let generation = self.memory.word(GENERATION);
         let next = generation.load(Ordering::Acquire).wrapping_add(1);
         self.memory.word(self.record(self.rank, REACHED)).store(next, Ordering::Release);
@@ -289,8 +365,7 @@ impl Shared {
             life::wake(generation);
             return Ok(());
         }
-        let owes = |r: usize| self.memory.word(self.record(r, REACHED)).load(Ordering::Acquire) != next;
-        self.wait(calls, generation, |g| g == next, owes, late)
+        self.wait(calls, generation, |g| g == next, None, late)
     }
 
     /// Begins a call of the whole group: says what it is, and learns what the others say. Returns the length that each has given.
@@ -362,27 +437,37 @@ impl Shared {
     }
 }
 
-/// Makes the file of a group. That of a group whose maker has ended is nobody's.
+/// Whether the process that made a file lives. Numbers of processes are given again, so its start counts, too.
+fn owned(memory: &Memory) -> bool {
+    let (pid, born) = (memory.word(OWNER).load(Ordering::Acquire), memory.long(OWNER_BORN).load(Ordering::Acquire));
+    !life::ended(pid) && life::born(pid) == born
+}
+
+/// Makes the file of a group. It gets its name once it is whole. That of a group whose maker has ended is nobody's.
 fn make(path: &Path, places: Places) -> Result<Memory> {
-    let memory = match Memory::create(path, places.len()) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            let owner =
-                Memory::open(path).ok().filter(|m| m.len() >= HEADER).map(|m| m.word(OWNER).load(Ordering::Acquire));
-            if let Some(pid) = owner.filter(|pid| *pid != 0 && !life::ended(*pid)) {
-                return Err(Error::Config(format!(
-                    "{}: the name is taken by a group that process {pid} is making: choose another one, such as by another MASTER_PORT",
-                    path.display()
-                )));
-            }
-            std::fs::remove_file(path).map_err(|e| failed(path, "cannot be removed", &e))?;
-            Memory::create(path, places.len())
-        }
-        made => made,
-    };
-    let memory = memory.map_err(|e| failed(path, "the group's memory cannot be made", &e))?;
+    let (name, pid) = (path.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
+    let begun = path.with_file_name(format!(".{name}-{pid}-{:?}", std::thread::current().id()));
+    let memory = Memory::create(&begun, places.len());
+    let memory = memory.map_err(|e| failed(&begun, "the group's memory cannot be made", &e))?;
     memory.word(WORLD).store(places.world as u32, Ordering::Relaxed);
-    memory.word(OWNER).store(std::process::id(), Ordering::Relaxed);
+    memory.word(OWNER).store(pid, Ordering::Relaxed);
+    memory.long(OWNER_BORN).store(life::born(pid), Ordering::Relaxed);
     memory.long(0).store(MAGIC, Ordering::Release);
+    let mut named = std::fs::hard_link(&begun, path);
+    if named.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists) {
+        if let Some(other) = Memory::open(path).ok().filter(|m| m.len() >= HEADER && owned(m)) {
+            let owner = other.word(OWNER).load(Ordering::Acquire);
+            let _ = std::fs::remove_file(&begun);
+            return Err(Error::Config(format!(
+                "{}: the name is taken by a group that process {owner} is making: choose another one, such as by another MASTER_PORT",
+                path.display()
+            )));
+        }
+        let _ = std::fs::remove_file(path);
+        named = std::fs::hard_link(&begun, path);
+    }
+    let _ = std::fs::remove_file(&begun);
+    named.map_err(|e| failed(path, "the group's memory cannot be named", &e))?;
     Ok(memory)
 }
 
@@ -393,7 +478,7 @@ fn find(path: &Path, (rank, world): (usize, usize), patience: Duration) -> Resul
         if let Ok(memory) = Memory::open(path)
             && memory.len() >= HEADER
             && memory.long(0).load(Ordering::Acquire) == MAGIC
-            && !life::ended(memory.word(OWNER).load(Ordering::Acquire))
+            && owned(&memory)
         {
             let theirs = memory.word(WORLD).load(Ordering::Acquire) as usize;
             if theirs != world || memory.len() != (Places { world }).len() {
@@ -498,7 +583,7 @@ impl Comm for Shared {
         let parts = bytes.chunks(MAIL).chain(bytes.is_empty().then_some(bytes));
         for part in parts {
             self.extend(self.patience);
-            self.wait(&mut calls, full, |f| f == 0, |r| r == to, None)?;
+            self.wait(&mut calls, full, |f| f == 0, Some(to), None)?;
             self.memory.long(mail + TOTAL).store(bytes.len() as u64, Ordering::Relaxed);
             self.memory.write(mail + MAIL_HEADER, part);
             full.store(1, Ordering::Release);
@@ -515,7 +600,7 @@ impl Comm for Shared {
         let mut bytes = vec![];
         loop {
             self.extend(self.patience);
-            self.wait(&mut calls, full, |f| f == 1, |r| r == from, None)?;
+            self.wait(&mut calls, full, |f| f == 1, Some(from), None)?;
             let total = self.memory.long(mail + TOTAL).load(Ordering::Relaxed) as usize;
             let begin = bytes.len();
             bytes.resize((begin + MAIL).min(total), 0);

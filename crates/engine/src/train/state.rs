@@ -116,8 +116,6 @@ impl<T: Task> Trainer<T> {
             );
         }
         self.settle();
-        // The optimizer's state is that of the parameters that trained then.
-        self.enter_as(c.record.position.epoch.min(c.record.plan.epochs.saturating_sub(1)))?;
         let (updates, anew_at) = (c.record.position.updates, c.record.position.anew_at);
         let without = c.names("optim.").is_empty();
         // Shapes first: after an error nothing is changed.
@@ -138,6 +136,8 @@ impl<T: Task> Trainer<T> {
         if self.ema.is_some() && c.names("ema.").is_empty() {
             return Err(fail("no averaged weights: the checkpoint was trained without an EMA".into()));
         }
+        // The optimizer's state is that of the parameters that trained then.
+        self.enter_as(c.record.position.epoch.min(c.record.plan.epochs.saturating_sub(1)))?;
         // Gradient descent without momentum has no state, so a missing state is only an error where the optimizer needs one.
         let learners = if optimizer { &mut self.learners[..] } else { &mut [] };
         for (part, learner) in self.task.parts().iter().zip(learners) {

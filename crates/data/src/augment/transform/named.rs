@@ -40,6 +40,9 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("RandomErasing", "erasing has settings of its own (reprob, remode, recount): leave it out"),
 ];
 
+/// The place of an argument that is given by its name alone: torchvision has another one, or none, in its place.
+const NAMED: usize = usize::MAX;
+
 /// An argument.
 #[derive(Debug, Clone, PartialEq)]
 enum Given {
@@ -180,7 +183,7 @@ impl<'a> Call<'a> {
             return Err(self.wrong(&format!("no argument is called `{name}`, or it is given twice")));
         }
         if self.by_place.iter().any(Option::is_some) {
-            return Err(self.wrong("too many arguments"));
+            return Err(self.wrong("too many arguments, or one that is given by its name here"));
         }
         transform.check().map_err(|e| self.wrong(&e.to_string()))?;
         Ok(transform)
@@ -232,7 +235,7 @@ impl FromStr for Transform {
                 if padding.fract() != 0.0 || !(0.0..=65536.0).contains(&padding) {
                     return Err(c.wrong(&format!("padding {padding} is no number of pixels")));
                 }
-                let (fill, mode) = (c.fill(2)?, c.word(3, "padding_mode", PadMode::Constant)?);
+                let (fill, mode) = (c.fill(3)?, c.word(4, "padding_mode", PadMode::Constant)?);
                 Transform::RandomCrop { size, padding: padding as usize, mode, fill }
             }
             "RandomResizedCrop" => Transform::RandomResizedCrop {
@@ -246,7 +249,7 @@ impl FromStr for Transform {
             "RandomRotation" => Transform::RandomRotation {
                 degrees: c.pair(0, "degrees", (f64::NAN, f64::NAN), symmetric)?,
                 filter: c.filter(1, Filter::Nearest)?,
-                fill: c.fill(2)?,
+                fill: c.fill(4)?,
             },
             "RandomAffine" => Transform::RandomAffine {
                 degrees: c.pair(0, "degrees", (f64::NAN, f64::NAN), symmetric)?,
@@ -267,14 +270,17 @@ impl FromStr for Transform {
                 contrast: c.number(1, "contrast", 0.0)?,
                 saturation: c.number(2, "saturation", 0.0)?,
                 hue: c.number(3, "hue", 0.0)?,
-                p: c.number(4, "p", 1.0)?,
+                p: c.number(NAMED, "p", 1.0)?,
             },
             "Grayscale" => Transform::Grayscale { p: 1.0 },
             "RandomGrayscale" => Transform::Grayscale { p: c.number(0, "p", 0.1)? },
-            "GaussianBlur" => {
-                Transform::GaussianBlur { sigma: c.pair(0, "sigma", (0.1, 2.0), twice)?, p: c.number(1, "p", 1.0)? }
+            "GaussianBlur" => Transform::GaussianBlur {
+                sigma: c.pair(NAMED, "sigma", (0.1, 2.0), twice)?,
+                p: c.number(NAMED, "p", 1.0)?,
+            },
+            "GaussianNoise" => {
+                Transform::GaussianNoise { std: c.number(NAMED, "sigma", 0.1)?, p: c.number(NAMED, "p", 1.0)? }
             }
-            "GaussianNoise" => Transform::GaussianNoise { std: c.number(0, "sigma", 0.1)?, p: c.number(1, "p", 1.0)? },
             "AutoAugment" => {
                 let Some(Given::Word(name)) = c.take(0, "policy") else { return Err(c.wrong("a policy is missing")) };
                 let policy = name.parse().map_err(|e: Error| c.wrong(&e.to_string()))?;
@@ -322,7 +328,7 @@ mod tests {
                 "ColorJitter(0.4, hue=0.1)",
                 Transform::ColorJitter { brightness: 0.4, contrast: 0.0, saturation: 0.0, hue: 0.1, p: 1.0 },
             ),
-            ("GaussianNoise(0.05)", Transform::GaussianNoise { std: 0.05, p: 1.0 }),
+            ("GaussianNoise(sigma=0.05)", Transform::GaussianNoise { std: 0.05, p: 1.0 }),
             ("ResizeOpencv(64)", Transform::ResizeOpencv { size: (64, 64) }),
         ] {
             assert_eq!(read(text), want, "{text}");
@@ -358,6 +364,10 @@ mod tests {
             ("RandomRotation()", "degrees"),
             ("RandomHorizontalFlip(p=2)", "p"),
             ("RandomCrop(32, padding_mode=wrap)", "padding_mode `wrap`"),
+            ("GaussianBlur(3)", "too many arguments"),
+            ("GaussianNoise(0.0, 0.1)", "too many arguments"),
+            ("RandomCrop(32, 4, 1)", "too many arguments"),
+            ("RandomRotation(15, nearest, 1)", "too many arguments"),
             ("GaussianBlur(kernel_size=3)", "expected GaussianBlur(sigma="),
             ("ToTensor()", "leave it out"),
             ("Normalize((0.5,), (0.5,))", "mean and std"),
