@@ -13,6 +13,7 @@ pub mod ensemble;
 pub mod evaluate;
 pub mod explain;
 pub mod export;
+mod features;
 pub mod finegrained;
 pub mod gpu_check;
 pub mod inspect;

@@ -2,12 +2,13 @@
 
 use crate::common::{Preset, TrainArgs};
 use crate::data::{Labelled, labelled, share};
+use crate::features::Cache;
 use crate::runs::{self, Run};
 use crate::weights::{self, Pretrained};
-use crate::{Progress, Result, parsed};
+use crate::{Result, parsed};
 use candle_core::Device;
 use candlelight_autograd::ParamStore;
-use candlelight_data::{Dataset, Loader, LoaderConfig, OnBad, Pipeline, few, identity};
+use candlelight_data::{Loader, LoaderConfig, OnBad, Pipeline, few};
 use candlelight_engine::classify::{Classify, ClassifyConfig, LossConfig};
 use candlelight_engine::features::{Features, fingerprint};
 use candlelight_engine::signals::Signals;
@@ -246,24 +247,11 @@ impl Args {
         let folder = self.common.data_path.as_deref().map(std::fs::canonicalize).transpose()?;
         let prepared = serde_json::to_string(&loaders.evaluation)?;
         let made_from = format!("{} {prepared} {} {folder:?}", fingerprint(params, &vit.anatomy())?, run.seed);
-        let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
-            let path = run.output.join(format!("features-{part}.safetensors"));
-            let made_from = format!("{made_from} {part} {}", identity(images)?);
-            if let Some(cached) = Features::load(&path, &made_from)? {
-                tracing::info!("{part} features from {}", path.display());
-                return Ok(cached);
-            }
-            let mut shown = Progress::new(&format!("{part} features"), loader.samples());
-            std::fs::create_dir_all(&run.output)?;
-            Ok(Features::extract_to(&path, &made_from, vit, loader, device, |done| {
-                shown.at(done, "");
-                if signals.caught().is_some() { signals.check() } else { Ok(()) }
-            })?)
-        };
+        let cache = Cache { folder: &run.output, made_from: &made_from, model: vit, device, signals };
         tracing::info!("features are computed once, in f32, from images as in evaluation");
         let of = |l: &Loader| l.dataset().ok_or("features are computed of data with random access");
-        let train = features("train", &*of(&loaders.in_order)?, &loaders.in_order)?;
-        let test = features("test", &*of(&loaders.held_out)?, &loaders.held_out)?;
+        let train = cache.features("train", &*of(&loaders.in_order)?, &loaders.in_order)?;
+        let test = cache.features("test", &*of(&loaders.held_out)?, &loaders.held_out)?;
         Ok((train, test))
     }
 

@@ -87,7 +87,7 @@ impl Place {
         };
         // In a batch script or a shell of salloc Slurm's variables describe the job; only srun starts processes. Its own steps for scripts and shells have
         // numbers from 0xfffffff0 on.
-        let step = number("SLURM_STEP_ID").ok().flatten().or(number("SLURM_STEPID").ok().flatten());
+        let step = first(&["SLURM_STEP_ID", "SLURM_STEPID"])?;
         let shell = step.is_none_or(|s| s >= 0xffff_fff0);
         let found = [
             (Launcher::Torchrun, &["RANK"][..], &["WORLD_SIZE"][..]),
@@ -220,9 +220,9 @@ mod tests {
         // Slurm with PMIx, which knows no count.
         let pmix = format!("PMIX_RANK=8 {slurm}");
         assert_eq!(found(&pmix).5, Launcher::Slurm);
-        // Nothing, one process, or a shell of salloc.
         let pmi2 = format!("PMI_RANK=8 PMI_SIZE=11 {slurm}");
         assert_eq!((found(&pmi2).3, found(&pmi2).5), (3, Launcher::Slurm));
+        // Nothing, one process, a batch script, a shell of salloc.
         for none in [
             "",
             "RANK=0 WORLD_SIZE=1",

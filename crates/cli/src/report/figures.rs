@@ -14,18 +14,6 @@ fn name(classes: &[String], i: usize) -> String {
 /// What pictures need that stand alone.
 const ALONE: &str = "<style>text{font:11px sans-serif;fill:#222}.light{fill:#fff}.axis{stroke:#999}circle{fill:#0072b2}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
 
-/// The pictures of a run's predictions as files of their own: name and content.
-pub(super) fn pictures(
-    said: &Predictions,
-    classes: &[String],
-) -> Result<Vec<(&'static str, String)>, candlelight_metrics::Error> {
-    let (counts, _, sure) = counted(said)?;
-    let drawn = [("confusion.svg", matrix(&counts, classes)), ("reliability.svg", reliability(&sure))];
-    // Of very many classes a matrix is too large to be read.
-    let shown = drawn.into_iter().filter(|(name, _)| counts.classes() <= DRAWN || *name != "confusion.svg");
-    Ok(shown.filter_map(|(name, text)| Some((name, alone(&text)?))).collect())
-}
-
 /// The picture in a part of a page, as a file.
 fn alone(text: &str) -> Option<String> {
     let from = text.find("<svg")?;
@@ -35,21 +23,17 @@ fn alone(text: &str) -> Option<String> {
     Some(format!("{tag}{ALONE}{}\n", &text[inside..end]))
 }
 
-/// What follows from predictions.
-fn counted(said: &Predictions) -> Result<(Confusion, Ranking, Calibration), candlelight_metrics::Error> {
+/// Pictures of a run: the name of each and its content.
+pub(super) type Pictures = Vec<(&'static str, String)>;
+
+/// The figures, the confusion of the classes, their table, and how sure the model is; and the pictures among them as files of their own.
+pub(super) fn all(said: &Predictions, classes: &[String]) -> Result<(String, Pictures), candlelight_metrics::Error> {
     let k = said.classes();
     let p = said.scores();
     let (mut counts, mut ranks, mut sure) = (Confusion::new(k), Ranking::new(k), Calibration::new(k, 15));
     counts.add_scores(&p, said.labels())?;
     ranks.add_labels(&p, said.labels())?;
     sure.add(said.probabilities(), said.labels())?;
-    Ok((counts, ranks, sure))
-}
-
-/// The figures, the confusion of the classes, their table, and how sure the model is.
-pub(super) fn all(said: &Predictions, classes: &[String]) -> Result<String, candlelight_metrics::Error> {
-    let k = said.classes();
-    let (counts, ranks, sure) = counted(said)?;
     let precisions = ranks.average_precisions();
     let mut out = String::new();
     let mut rows = String::new();
@@ -66,13 +50,16 @@ pub(super) fn all(said: &Predictions, classes: &[String]) -> Result<String, cand
         );
     }
     out += "<h3>Confusion of classes</h3>";
-    out += &if k <= DRAWN { matrix(&counts, classes) } else { pairs(&counts, classes) };
+    let confusion = if k <= DRAWN { matrix(&counts, classes) } else { pairs(&counts, classes) };
+    out += &confusion;
     out += &format!(
         "<details{}><summary>Each class</summary><table class=\"classes\"><tr><th></th><th>images</th><th>precision</th><th>recall</th><th>F1</th><th>average precision</th></tr>{rows}</table></details>",
         if k <= DRAWN { " open" } else { "" }
     );
-    out += &reliability(&sure);
-    Ok(out)
+    let sure = reliability(&sure);
+    out += &sure;
+    let drawn = [("confusion.svg", alone(&confusion)), ("reliability.svg", alone(&sure))];
+    Ok((out, drawn.into_iter().filter_map(|(name, svg)| Some((name, svg?))).collect()))
 }
 
 /// A row for each true class; the darker a cell, the larger its share of the row.

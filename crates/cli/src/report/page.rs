@@ -158,8 +158,9 @@ fn run(folder: &Path) -> Result<String> {
     }
     if let Some(said) = said {
         let wrong = |e| format!("{}: {e}", predictions.display());
-        out += &figures::all(&said, &classes).map_err(wrong)?;
-        for (name, svg) in figures::pictures(&said, &classes).map_err(wrong)? {
+        let (text, pictures) = figures::all(&said, &classes).map_err(wrong)?;
+        out += &text;
+        for (name, svg) in pictures {
             write_atomic(&folder.join(name), |f| f.write_all(svg.as_bytes()))?;
         }
     }

@@ -2,30 +2,16 @@
 
 use super::{Args, Data};
 use crate::Result;
-use crate::progress::Progress;
-use candle_core::Tensor;
+use crate::features::Cache;
 use candlelight_autograd::{ParamStore, Tape};
-use candlelight_data::{Dataset, Loader, LoaderConfig, OnBad, identity};
+use candlelight_data::{Loader, LoaderConfig, OnBad};
 use candlelight_engine::classify::{Classify, ClassifyConfig};
-use candlelight_engine::features::{Features, HeadOnly, fingerprint};
+use candlelight_engine::features::{HeadOnly, fingerprint};
 use candlelight_engine::signals::Signals;
 use candlelight_engine::task::Batches;
 use candlelight_models::freeze::Trained;
-use candlelight_models::{Classifier, FeatureExtractor, ModelConfig, Trunk};
+use candlelight_models::{Classifier, Frozen, ModelConfig};
 use std::path::Path;
-
-/// The features that a network's head reads.
-struct Frozen<'a>(&'a dyn Trunk);
-
-impl FeatureExtractor for Frozen<'_> {
-    fn width(&self) -> usize {
-        self.0.widths().1
-    }
-
-    fn extract(&self, images: &Tensor) -> candlelight_models::Result<Tensor> {
-        Ok(self.0.features(&Tape::off().constant(images), None)?.tensor().clone())
-    }
-}
 
 /// The loaders of a run: the images to train on, and those to evaluate on.
 pub type Loaders = (Loader, Option<Loader>);
@@ -67,23 +53,14 @@ impl Args {
         let place = data.collection.path().canonicalize()?;
         let backbone = fingerprint(&params, &net.anatomy())?;
         let made_from = format!("{backbone} {model} {prepared} {:?} {place:?}", data.decode);
-        let features = |part: &str, images: &dyn Dataset, loader: &Loader| -> Result<Features> {
-            let path = folder.join(format!("features-{part}.safetensors"));
-            let made_from = format!("{made_from} {part} {}", identity(images)?);
-            if let Some(cached) = Features::load(&path, &made_from)? {
-                tracing::info!("{part} features from {}", path.display());
-                return Ok(cached);
-            }
-            let mut shown = Progress::new(&format!("{part} features"), loader.samples());
-            Ok(Features::extract_to(&path, &made_from, &Frozen(trunk), loader, &device, |done| {
-                shown.at(done, "");
-                if signals.caught().is_some() { signals.check() } else { Ok(()) }
-            })?)
-        };
+        let frozen = Frozen::new(trunk.widths().1, |images| {
+            Ok(trunk.features(&Tape::off().constant(images), None)?.tensor().clone())
+        });
+        let cache = Cache { folder, made_from: &made_from, model: &frozen, device: &device, signals };
         tracing::info!("features are computed once, in f32, from images as in evaluation: augmentation has no effect");
-        let train = features("train", &*data.train, &in_order)?;
+        let train = cache.features("train", &*data.train, &in_order)?;
         let test = match (held_out, &data.held_out) {
-            (Some(loader), Some(images)) => Some(features("eval", &**images, loader)?),
+            (Some(loader), Some(images)) => Some(cache.features("eval", &**images, loader)?),
             _ => None,
         };
         let task = Classify::new(config, params, Box::new(HeadOnly(net)))?.prepared_by(evaluation);

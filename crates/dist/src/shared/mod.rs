@@ -1,24 +1,20 @@
 //! A group of processes on one machine, over shared memory: nothing to install, no ports.
 
 mod life;
+mod meeting;
 mod memory;
+mod places;
 
 use crate::{Comm, Error, Result};
-use memory::{Memory, Number, failed};
-use std::path::{Path, PathBuf};
+use meeting::{find, folder, make};
+use memory::{Memory, Number};
+use places::{
+    ARRIVED, FULL, GENERATION, HALF, LAST_BEAT, MAIL, MAIL_HEADER, PID, Places, REACHED, STATE, TOTAL, UNTIL, WAITS,
+};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// What the file of a group begins with once it is whole.
-const MAGIC: u64 = u64::from_le_bytes(*b"candled1");
-
-/// Bytes of each of a process's two buffers for calls of the whole group. While some still read one, the other is filled.
-const HALF: usize = 1 << 20;
-
-/// Bytes of the buffer from one process to another.
-const MAIL: usize = 1 << 16;
 
 /// The time between signs of life.
 const BEAT: Duration = Duration::from_millis(200);
@@ -35,27 +31,6 @@ const STOPPED: Duration = Duration::from_secs(1);
 
 /// Most processes of a group.
 const MOST: usize = 256;
-
-// Places in the file: the header, a record of each process, the buffers of each process, the mail of each pair.
-const HEADER: usize = 4096;
-const WORLD: usize = 8;
-const OWNER: usize = 12;
-const OWNER_BORN: usize = 16;
-const ARRIVED: usize = 64;
-const GENERATION: usize = 128;
-const RECORD: usize = 256;
-// Places in a record.
-const PID: usize = 0;
-const STATE: usize = 4;
-const LAST_BEAT: usize = 8;
-const UNTIL: usize = 16;
-const REACHED: usize = 24;
-const WAITS: usize = 28;
-const CALL: usize = 64;
-// Places in a mail.
-const FULL: usize = 0;
-const TOTAL: usize = 8;
-const MAIL_HEADER: usize = 64;
 
 const ABSENT: u32 = 0;
 const JOINED: u32 = 1;
@@ -110,42 +85,6 @@ struct Calls {
     slack: u64,
     /// Until then others may still be waking up.
     waking: u64,
-}
-
-/// Where everything is in the file of a group.
-#[derive(Debug, Clone, Copy)]
-struct Places {
-    world: usize,
-}
-
-impl Places {
-    fn record(self, rank: usize, what: usize) -> usize {
-        HEADER + rank * RECORD + what
-    }
-
-    /// One of the two places in which a process says what it calls.
-    fn call(self, rank: usize, number: u32) -> usize {
-        self.record(rank, CALL) + (number % 2) as usize * 32
-    }
-
-    fn half(self, rank: usize, number: usize) -> usize {
-        let begin = (HEADER + self.world * RECORD).next_multiple_of(4096);
-        begin + (2 * rank + number % 2) * HALF
-    }
-
-    fn mail(self, from: usize, to: usize) -> usize {
-        self.half(self.world, 0) + (from * self.world + to) * (MAIL_HEADER + MAIL)
-    }
-
-    fn len(self) -> usize {
-        self.mail(self.world, 0)
-    }
-}
-
-/// Where groups meet: memory that looks like a folder, where there is one.
-fn folder() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { memory.into() } else { std::env::temp_dir() }
 }
 
 impl Shared {
@@ -434,66 +373,6 @@ impl Shared {
             r if r == self.rank => Err(Error::Config(format!("process {rank} cannot send to itself"))),
             _ => Ok(()),
         }
-    }
-}
-
-/// Whether the process that made a file lives. Numbers of processes are given again, so its start counts, too.
-fn owned(memory: &Memory) -> bool {
-    let (pid, born) = (memory.word(OWNER).load(Ordering::Acquire), memory.long(OWNER_BORN).load(Ordering::Acquire));
-    !life::ended(pid) && life::born(pid) == born
-}
-
-/// Makes the file of a group. It gets its name once it is whole. That of a group whose maker has ended is nobody's.
-fn make(path: &Path, places: Places) -> Result<Memory> {
-    let (name, pid) = (path.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
-    let begun = path.with_file_name(format!(".{name}-{pid}-{:?}", std::thread::current().id()));
-    let memory = Memory::create(&begun, places.len());
-    let memory = memory.map_err(|e| failed(&begun, "the group's memory cannot be made", &e))?;
-    memory.word(WORLD).store(places.world as u32, Ordering::Relaxed);
-    memory.word(OWNER).store(pid, Ordering::Relaxed);
-    memory.long(OWNER_BORN).store(life::born(pid), Ordering::Relaxed);
-    memory.long(0).store(MAGIC, Ordering::Release);
-    let mut named = std::fs::hard_link(&begun, path);
-    if named.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists) {
-        if let Some(other) = Memory::open(path).ok().filter(|m| m.len() >= HEADER && owned(m)) {
-            let owner = other.word(OWNER).load(Ordering::Acquire);
-            let _ = std::fs::remove_file(&begun);
-            return Err(Error::Config(format!(
-                "{}: the name is taken by a group that process {owner} is making: choose another one, such as by another MASTER_PORT",
-                path.display()
-            )));
-        }
-        let _ = std::fs::remove_file(path);
-        named = std::fs::hard_link(&begun, path);
-    }
-    let _ = std::fs::remove_file(&begun);
-    named.map_err(|e| failed(path, "the group's memory cannot be named", &e))?;
-    Ok(memory)
-}
-
-/// Opens the file of a group once it is there and whole.
-fn find(path: &Path, (rank, world): (usize, usize), patience: Duration) -> Result<Memory> {
-    let begun = life::now();
-    loop {
-        if let Ok(memory) = Memory::open(path)
-            && memory.len() >= HEADER
-            && memory.long(0).load(Ordering::Acquire) == MAGIC
-            && owned(&memory)
-        {
-            let theirs = memory.word(WORLD).load(Ordering::Acquire) as usize;
-            if theirs != world || memory.len() != (Places { world }).len() {
-                return Err(Error::Config(format!(
-                    "process {rank} was told of {world} processes, process 0 of {theirs}: all must be told the same"
-                )));
-            }
-            return Ok(memory);
-        }
-        if u128::from(life::now() - begun) > patience.as_millis() {
-            let message =
-                format!("it has not come within {:.1} s ({} is not there)", patience.as_secs_f64(), path.display());
-            return Err(Error::Lost { rank: 0, world, message });
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::image::{Filter, PadMode};
 use std::str::FromStr;
 
-/// The calls that are understood, for errors.
+/// The calls that are understood, for errors. As in Python, what stands behind `*` is given by its name.
 const CALLS: [&str; 19] = [
     "Resize(size, interpolation=bilinear)",
     "ResizeKeepRatio(size, longest=0, interpolation=bilinear)",
@@ -14,18 +14,18 @@ const CALLS: [&str; 19] = [
     "CenterCrop(size)",
     "CenterCropOrPad(size, fill=0)",
     "CenterSquare()",
-    "RandomCrop(size, padding=0, fill=0, padding_mode=constant)",
+    "RandomCrop(size, padding=0, *, fill=0, padding_mode=constant)",
     "RandomResizedCrop(size, scale=(0.08, 1), ratio=(0.75, 1.3333), interpolation=bilinear)",
     "RandomHorizontalFlip(p=0.5)",
     "RandomVerticalFlip(p=0.5)",
-    "RandomRotation(degrees, interpolation=nearest, fill=0)",
+    "RandomRotation(degrees, interpolation=nearest, *, fill=0)",
     "RandomAffine(degrees, translate=None, scale=None, shear=None, interpolation=nearest, fill=0)",
     "RandomPerspective(distortion_scale=0.5, p=0.5, interpolation=bilinear, fill=0)",
-    "ColorJitter(brightness=0, contrast=0, saturation=0, hue=0, p=1)",
+    "ColorJitter(brightness=0, contrast=0, saturation=0, hue=0, *, p=1)",
     "Grayscale()",
     "RandomGrayscale(p=0.1)",
-    "GaussianBlur(sigma=(0.1, 2), p=1)",
-    "GaussianNoise(sigma=0.1, p=1)",
+    "GaussianBlur(*, sigma=(0.1, 2), p=1)",
+    "GaussianNoise(*, sigma=0.1, p=1)",
     "AutoAugment(policy), with timm's names of policies, such as rand-m9-mstd0.5-inc1",
 ];
 
@@ -235,7 +235,7 @@ impl FromStr for Transform {
                 if padding.fract() != 0.0 || !(0.0..=65536.0).contains(&padding) {
                     return Err(c.wrong(&format!("padding {padding} is no number of pixels")));
                 }
-                let (fill, mode) = (c.fill(3)?, c.word(4, "padding_mode", PadMode::Constant)?);
+                let (fill, mode) = (c.fill(NAMED)?, c.word(NAMED, "padding_mode", PadMode::Constant)?);
                 Transform::RandomCrop { size, padding: padding as usize, mode, fill }
             }
             "RandomResizedCrop" => Transform::RandomResizedCrop {
@@ -249,7 +249,7 @@ impl FromStr for Transform {
             "RandomRotation" => Transform::RandomRotation {
                 degrees: c.pair(0, "degrees", (f64::NAN, f64::NAN), symmetric)?,
                 filter: c.filter(1, Filter::Nearest)?,
-                fill: c.fill(4)?,
+                fill: c.fill(NAMED)?,
             },
             "RandomAffine" => Transform::RandomAffine {
                 degrees: c.pair(0, "degrees", (f64::NAN, f64::NAN), symmetric)?,
@@ -368,7 +368,7 @@ mod tests {
             ("GaussianNoise(0.0, 0.1)", "too many arguments"),
             ("RandomCrop(32, 4, 1)", "too many arguments"),
             ("RandomRotation(15, nearest, 1)", "too many arguments"),
-            ("GaussianBlur(kernel_size=3)", "expected GaussianBlur(sigma="),
+            ("GaussianBlur(kernel_size=3)", "expected GaussianBlur(*, sigma="),
             ("ToTensor()", "leave it out"),
             ("Normalize((0.5,), (0.5,))", "mean and std"),
             ("Mirror()", "there are Resize,"),
